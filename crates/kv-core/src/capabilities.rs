@@ -1,0 +1,279 @@
+//! What a store can do beyond the required methods, what it guarantees, and its limits.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+
+use crate::error::{Error, ErrorKind, Result};
+use crate::key::Key;
+
+/// Declares a fieldless enum together with its list, names and descriptions, so that tables,
+/// conformance needs and the enum cannot drift apart.
+macro_rules! declared {
+    ($(#[$meta:meta])* $name:ident { $($variant:ident = $text:literal: $doc:literal,)* }) => {
+        $(#[$meta])*
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+        #[non_exhaustive]
+        pub enum $name { $(#[doc = $doc] $variant,)* }
+
+        impl $name {
+            /// All there are, in the order they are documented.
+            pub const ALL: &'static [Self] = &[$(Self::$variant,)*];
+
+            /// The name used in tables, reports and messages.
+            #[must_use]
+            pub const fn name(self) -> &'static str {
+                match self { $(Self::$variant => $text,)* }
+            }
+
+            /// What it promises, in one sentence.
+            #[must_use]
+            pub const fn promise(self) -> &'static str {
+                match self { $(Self::$variant => $doc,)* }
+            }
+
+            const fn bit(self) -> u32 {
+                1 << self as u32
+            }
+        }
+    };
+}
+
+declared! {
+    /// Something a store can be asked for. Declared absent, asking is `Unsupported` before any change.
+    Power {
+        Transactions = "transactions": "Several keys change at once, under conditions on several keys.",
+        Ttl = "ttl": "A put can carry a time to live.",
+        SessionKeys = "session_keys": "A put can live as long as the store handle's session.",
+        ExpiryChange = "expiry_change": "A put can change how an existing key expires, without the key being absent in between.",
+        ExpiryWithChildren = "expiry_with_children": "An expiring key can have keys below it.",
+        FencedWrites = "fenced_writes": "Writes can be tied to a lock and are applied only while it is held.",
+        WatchHistory = "watch_history": "A watch can begin at an older version and gets the changes since, or `Compacted`.",
+        StaleReads = "stale_reads": "A read can settle for a possibly older state.",
+    }
+}
+
+declared! {
+    /// Something a store promises of what it does. A store may be better than it declares.
+    Guarantee {
+        LinearizableReads = "linearizable_reads": "A read sees every write acknowledged before it began.",
+        ListSnapshot = "list_snapshot": "One list is the state at one version.",
+        ListPaged = "list_paged": "A list takes memory for a page, however large the tree.",
+        DeleteTreeAtomic = "delete_tree_atomic": "delete_tree is all or nothing.",
+        WatchComplete = "watch_complete": "A watch delivers every change and merges none.",
+        WatchExpiry = "watch_expiry": "A watch marks the deletes that were expiries.",
+        WatchPrevious = "watch_previous": "A watch's deletes carry the entry that was deleted.",
+        CasDetectsRecreate = "cas_detects_recreate": "A precondition on a version notices a delete and re-create at any moment.",
+        LockFifo = "lock_fifo": "Waiters get a lock in the order they asked.",
+    }
+}
+
+/// Whose time to live a lock has.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum LockTtl {
+    /// Each lock its own.
+    #[default]
+    PerLock,
+    /// All locks of a handle that of its session; asking for another is `TtlOutOfRange`.
+    PerSession,
+}
+
+/// The times to live a store can keep.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct TtlRange {
+    /// The shortest.
+    pub min: Duration,
+    /// The longest.
+    pub max: Duration,
+    /// What is asked for is rounded up to a multiple of this.
+    pub granularity: Duration,
+}
+
+impl TtlRange {
+    /// A range.
+    #[must_use]
+    pub const fn new(min: Duration, max: Duration, granularity: Duration) -> Self {
+        Self { min, max, granularity }
+    }
+
+    /// `ttl` rounded up to the granularity.
+    ///
+    /// # Errors
+    ///
+    /// `TtlOutOfRange` if `ttl` is outside the range.
+    pub fn check(&self, ttl: Duration) -> Result<Duration> {
+        if ttl < self.min || ttl > self.max {
+            return Err(Error::new(ErrorKind::TtlOutOfRange { min: self.min, max: self.max })
+                .with_detail(format!("asked for {ttl:?}")));
+        }
+        let step = self.granularity.as_nanos().max(1);
+        let rounded = ttl.as_nanos().div_ceil(step) * step;
+        Ok(u64::try_from(rounded).map_or(self.max, Duration::from_nanos).min(self.max))
+    }
+}
+
+/// How late an expired key may go, absent a leader change: `factor` times its time to live plus `slack`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct ExpiryBound {
+    /// Times the time to live.
+    pub factor: u32,
+    /// On top of it.
+    pub slack: Duration,
+}
+
+impl ExpiryBound {
+    /// A bound.
+    #[must_use]
+    pub const fn new(factor: u32, slack: Duration) -> Self {
+        Self { factor, slack }
+    }
+
+    /// The longest a key with this time to live may stay after its last put.
+    #[must_use]
+    pub fn latest(&self, ttl: Duration) -> Duration {
+        ttl.saturating_mul(self.factor).saturating_add(self.slack)
+    }
+}
+
+/// The sizes and times a store can keep. Checked before any I/O.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Limits {
+    /// The largest value, in bytes.
+    pub max_value: usize,
+    /// The most conditions plus operations of the larger branch of a transaction.
+    pub max_txn_ops: usize,
+    /// The most bytes of keys and values in a transaction.
+    pub max_txn_bytes: usize,
+    /// The times to live of keys; meaningful with [`Power::Ttl`].
+    pub ttl: TtlRange,
+    /// How late a key goes after its time to live.
+    pub ttl_bound: ExpiryBound,
+    /// How long session keys and locks of a process that died stay at most.
+    pub session_bound: Duration,
+    /// The times to live of locks.
+    pub lock_ttl: TtlRange,
+}
+
+impl Limits {
+    /// Refuses a value that is too large.
+    ///
+    /// # Errors
+    ///
+    /// `TooLarge`.
+    pub fn check_value(&self, key: &Key, value: &Bytes) -> Result<()> {
+        if value.len() > self.max_value {
+            return Err(Error::new(ErrorKind::TooLarge { size: value.len(), max: self.max_value })
+                .with_key(key.as_str())
+                .with_detail("bytes of value"));
+        }
+        Ok(())
+    }
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        const YEAR: Duration = Duration::from_secs(365 * 24 * 3600);
+        let ttl = TtlRange::new(Duration::from_millis(1), YEAR, Duration::from_millis(1));
+        Self {
+            max_value: 1 << 20,
+            max_txn_ops: 128,
+            max_txn_bytes: 1 << 20,
+            ttl,
+            ttl_bound: ExpiryBound::new(1, Duration::from_secs(1)),
+            session_bound: Duration::from_secs(30),
+            lock_ttl: ttl,
+        }
+    }
+}
+
+/// What a store can do. Start from [`new`](Self::new) and add what is true.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Capabilities {
+    /// The backend's name, as in errors: `etcd`, `mem`, …
+    pub backend: &'static str,
+    powers: u32,
+    guarantees: u32,
+    /// Whose time to live a lock has.
+    pub lock_ttl: LockTtl,
+    /// Sizes and times.
+    pub limits: Limits,
+}
+
+impl Capabilities {
+    /// A store that declares nothing.
+    #[must_use]
+    pub fn new(backend: &'static str) -> Self {
+        Self { backend, powers: 0, guarantees: 0, lock_ttl: LockTtl::default(), limits: Limits::default() }
+    }
+
+    /// The same with these powers.
+    #[must_use]
+    pub fn with_powers(mut self, powers: &[Power]) -> Self {
+        self.powers = powers.iter().fold(self.powers, |set, power| set | power.bit());
+        self
+    }
+
+    /// The same without this power.
+    #[must_use]
+    pub fn without_power(mut self, power: Power) -> Self {
+        self.powers &= !power.bit();
+        self
+    }
+
+    /// The same with these guarantees.
+    #[must_use]
+    pub fn with_guarantees(mut self, guarantees: &[Guarantee]) -> Self {
+        self.guarantees = guarantees.iter().fold(self.guarantees, |set, guarantee| set | guarantee.bit());
+        self
+    }
+
+    /// The same without this guarantee.
+    #[must_use]
+    pub fn without_guarantee(mut self, guarantee: Guarantee) -> Self {
+        self.guarantees &= !guarantee.bit();
+        self
+    }
+
+    /// The same with locks that live so.
+    #[must_use]
+    pub fn with_lock_ttl(mut self, lock_ttl: LockTtl) -> Self {
+        self.lock_ttl = lock_ttl;
+        self
+    }
+
+    /// The same with these limits.
+    #[must_use]
+    pub fn with_limits(mut self, limits: Limits) -> Self {
+        self.limits = limits;
+        self
+    }
+
+    /// Whether the store has this power.
+    #[must_use]
+    pub fn has(&self, power: Power) -> bool {
+        self.powers & power.bit() != 0
+    }
+
+    /// Whether the store gives this guarantee.
+    #[must_use]
+    pub fn guarantees(&self, guarantee: Guarantee) -> bool {
+        self.guarantees & guarantee.bit() != 0
+    }
+
+    /// `Unsupported` unless the store has this power.
+    ///
+    /// # Errors
+    ///
+    /// `Unsupported`, naming the power.
+    pub fn require(&self, power: Power) -> Result<()> {
+        if self.has(power) {
+            return Ok(());
+        }
+        Err(Error::unsupported(power.name()).with_backend(self.backend))
+    }
+}

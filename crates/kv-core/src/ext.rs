@@ -1,0 +1,380 @@
+//! What people call daily: short forms over [`Store`], written once for every backend.
+
+use std::ops::ControlFlow;
+use std::pin::pin;
+use std::task::Poll;
+
+use bytes::Bytes;
+
+use crate::entry::Entry;
+use crate::error::{Error, ErrorKind, Operation, Result};
+use crate::key::{Key, Prefix};
+use crate::list::{ListItem, Listing};
+use crate::lock::{LockGuard, LockOptions, LockWait};
+use crate::options::{DeleteOptions, DeleteTreeOptions, GetOptions, ListOptions, Precondition, PutOptions};
+use crate::store::Store;
+use crate::txn::{Txn, TxnResult};
+use crate::version::Version;
+use crate::watch::{Watch, WatchEvent, WatchOptions, WatchTarget};
+
+/// Short forms of the [`Store`] methods, for every store. Not to be implemented by hand.
+///
+/// Keys and prefixes are taken as text and checked before any I/O; a bad one is `InvalidKey`.
+pub trait StoreExt: Store {
+    /// The entry under `key`, or `None`.
+    fn get<K>(&self, key: K) -> impl Future<Output = Result<Option<Entry>>> + Send
+    where
+        K: TryInto<Key, Error: Into<Error>> + Send,
+    {
+        async move { self.get_with(&to_key(key, Operation::Get)?, GetOptions::default()).await }
+    }
+
+    /// Whether `key` exists. An outage is an error, never "no".
+    fn exists<K>(&self, key: K) -> impl Future<Output = Result<bool>> + Send
+    where
+        K: TryInto<Key, Error: Into<Error>> + Send,
+    {
+        async move { Ok(self.get(key).await?.is_some()) }
+    }
+
+    /// Puts a permanent value, whether the key exists or not.
+    fn put<K>(&self, key: K, value: impl Into<Bytes> + Send) -> impl Future<Output = Result<Version>> + Send
+    where
+        K: TryInto<Key, Error: Into<Error>> + Send,
+    {
+        put_if(self, key, value.into(), Precondition::Any)
+    }
+
+    /// Puts a permanent value if the key does not exist; else `AlreadyExists`.
+    fn create<K>(
+        &self,
+        key: K,
+        value: impl Into<Bytes> + Send,
+    ) -> impl Future<Output = Result<Version>> + Send
+    where
+        K: TryInto<Key, Error: Into<Error>> + Send,
+    {
+        put_if(self, key, value.into(), Precondition::Absent)
+    }
+
+    /// Puts a permanent value if the key exists; else `NotFound`.
+    fn update<K>(
+        &self,
+        key: K,
+        value: impl Into<Bytes> + Send,
+    ) -> impl Future<Output = Result<Version>> + Send
+    where
+        K: TryInto<Key, Error: Into<Error>> + Send,
+    {
+        put_if(self, key, value.into(), Precondition::Present)
+    }
+
+    /// Puts a permanent value if the key is still at `version`; else `PreconditionFailed`.
+    fn compare_and_set<K>(
+        &self,
+        key: K,
+        version: Version,
+        value: impl Into<Bytes> + Send,
+    ) -> impl Future<Output = Result<Version>> + Send
+    where
+        K: TryInto<Key, Error: Into<Error>> + Send,
+    {
+        put_if(self, key, value.into(), Precondition::At(version))
+    }
+
+    /// Puts a permanent value if the key's value is `expected`; else `PreconditionFailed`.
+    fn compare_value_and_set<K>(
+        &self,
+        key: K,
+        expected: impl Into<Bytes> + Send,
+        value: impl Into<Bytes> + Send,
+    ) -> impl Future<Output = Result<Version>> + Send
+    where
+        K: TryInto<Key, Error: Into<Error>> + Send,
+    {
+        put_if(self, key, value.into(), Precondition::Value(expected.into()))
+    }
+
+    /// Deletes `key` and tells whether it existed.
+    fn delete<K>(&self, key: K) -> impl Future<Output = Result<bool>> + Send
+    where
+        K: TryInto<Key, Error: Into<Error>> + Send,
+    {
+        async move {
+            let key = to_key(key, Operation::Delete)?;
+            Ok(self.delete_with(&key, DeleteOptions::default()).await?.existed)
+        }
+    }
+
+    /// Deletes `key` if it is still at `version`; else `PreconditionFailed`.
+    fn compare_and_delete<K>(&self, key: K, version: Version) -> impl Future<Output = Result<()>> + Send
+    where
+        K: TryInto<Key, Error: Into<Error>> + Send,
+    {
+        async move {
+            let key = to_key(key, Operation::Delete)?;
+            let options = DeleteOptions::default().with_precondition(Precondition::At(version));
+            self.delete_with(&key, options).await.map(drop)
+        }
+    }
+
+    /// The entries strictly below `prefix`, as a stream in key order.
+    fn list<P>(&self, prefix: P) -> impl Future<Output = Result<Listing>> + Send
+    where
+        P: TryInto<Prefix, Error: Into<Error>> + Send,
+    {
+        async move { self.list_with(&to_prefix(prefix, Operation::List)?, ListOptions::default()).await }
+    }
+
+    /// The entries strictly below `prefix`, all in memory.
+    fn entries<P>(&self, prefix: P) -> impl Future<Output = Result<Vec<Entry>>> + Send
+    where
+        P: TryInto<Prefix, Error: Into<Error>> + Send,
+    {
+        async move {
+            let listing = self.list(prefix).await?;
+            collect(listing, |item| match item {
+                ListItem::Entry(entry) => Some(entry),
+                ListItem::Key(_) | ListItem::Prefix(_) => None,
+            })
+            .await
+        }
+    }
+
+    /// The keys strictly below `prefix`, all in memory.
+    fn keys<P>(&self, prefix: P) -> impl Future<Output = Result<Vec<Key>>> + Send
+    where
+        P: TryInto<Prefix, Error: Into<Error>> + Send,
+    {
+        async move {
+            let prefix = to_prefix(prefix, Operation::List)?;
+            let listing = self.list_with(&prefix, ListOptions::default().with_keys_only()).await?;
+            collect(listing, |item| match item {
+                ListItem::Key(key) => Some(key),
+                ListItem::Entry(_) | ListItem::Prefix(_) => None,
+            })
+            .await
+        }
+    }
+
+    /// What lies directly below `prefix`: entries, and prefixes for what lies deeper.
+    fn children<P>(&self, prefix: P) -> impl Future<Output = Result<Vec<ListItem>>> + Send
+    where
+        P: TryInto<Prefix, Error: Into<Error>> + Send,
+    {
+        async move {
+            let prefix = to_prefix(prefix, Operation::List)?;
+            let listing = self.list_with(&prefix, ListOptions::default().with_one_level()).await?;
+            collect(listing, Some).await
+        }
+    }
+
+    /// Deletes everything strictly below `prefix` and returns how many entries went.
+    fn delete_tree<P>(&self, prefix: P) -> impl Future<Output = Result<u64>> + Send
+    where
+        P: TryInto<Prefix, Error: Into<Error>> + Send,
+    {
+        async move {
+            let prefix = to_prefix(prefix, Operation::DeleteTree)?;
+            self.delete_tree_with(&prefix, DeleteTreeOptions::default()).await
+        }
+    }
+
+    /// Watches everything strictly below `prefix`, from now on.
+    fn watch<P>(&self, prefix: P) -> impl Future<Output = Result<Watch>> + Send
+    where
+        P: TryInto<Prefix, Error: Into<Error>> + Send,
+    {
+        async move {
+            let prefix = to_prefix(prefix, Operation::Watch)?;
+            self.watch_with(prefix.into(), WatchOptions::default()).await
+        }
+    }
+
+    /// Watches one key, from now on.
+    fn watch_key<K>(&self, key: K) -> impl Future<Output = Result<Watch>> + Send
+    where
+        K: TryInto<Key, Error: Into<Error>> + Send,
+    {
+        async move {
+            let key = to_key(key, Operation::Watch)?;
+            self.watch_with(key.into(), WatchOptions::default()).await
+        }
+    }
+
+    /// Calls back for each event until the callback breaks, the watch fails or the future is dropped.
+    fn watch_each<F>(
+        &self,
+        target: WatchTarget,
+        options: WatchOptions,
+        mut callback: F,
+    ) -> impl Future<Output = Result<()>> + Send
+    where
+        F: FnMut(WatchEvent) -> ControlFlow<()> + Send,
+    {
+        async move {
+            let mut watch = self.watch_with(target, options).await?;
+            while let Some(event) = watch.next().await {
+                if callback(event?).is_break() {
+                    return Ok(());
+                }
+            }
+            Err(ended_silently())
+        }
+    }
+
+    /// Waits until what is stored under `key` satisfies `wanted`, and returns it. Looks at the
+    /// present state first. States that were there only for a moment can be missed.
+    fn wait_for<K, F>(&self, key: K, mut wanted: F) -> impl Future<Output = Result<Option<Entry>>> + Send
+    where
+        K: TryInto<Key, Error: Into<Error>> + Send,
+        F: FnMut(Option<&Entry>) -> bool + Send,
+    {
+        async move {
+            let key = to_key(key, Operation::Watch)?;
+            let mut watch = self.watch_with(key.into(), WatchOptions::default().with_initial()).await?;
+            let mut state: Option<Entry> = None;
+            let mut complete = false;
+            while let Some(event) = watch.next().await {
+                match event? {
+                    WatchEvent::Put(entry) => state = Some(entry),
+                    WatchEvent::Delete(_) => state = None,
+                    WatchEvent::Resync => (state, complete) = (None, false),
+                    WatchEvent::Synced => complete = true,
+                }
+                if complete && wanted(state.as_ref()) {
+                    return Ok(state);
+                }
+            }
+            Err(ended_silently())
+        }
+    }
+
+    /// Waits until `key` is at another version than `known` (`None`: absent) and returns what is
+    /// there then.
+    fn wait_for_change<K>(
+        &self,
+        key: K,
+        known: Option<Version>,
+    ) -> impl Future<Output = Result<Option<Entry>>> + Send
+    where
+        K: TryInto<Key, Error: Into<Error>> + Send,
+    {
+        self.wait_for(key, move |entry| entry.map(|entry| entry.version) != known)
+    }
+
+    /// Waits for the lock named `key`, however long it takes.
+    fn lock<K>(&self, key: K) -> impl Future<Output = Result<LockGuard>> + Send
+    where
+        K: TryInto<Key, Error: Into<Error>> + Send,
+    {
+        async move { self.lock_with(&to_key(key, Operation::Lock)?, LockOptions::default()).await }
+    }
+
+    /// Takes the lock named `key` if it is free, else `None`.
+    fn try_lock<K>(&self, key: K) -> impl Future<Output = Result<Option<LockGuard>>> + Send
+    where
+        K: TryInto<Key, Error: Into<Error>> + Send,
+    {
+        async move {
+            let key = to_key(key, Operation::Lock)?;
+            match self.lock_with(&key, LockOptions::default().with_wait(LockWait::Try)).await {
+                Ok(guard) => Ok(Some(guard)),
+                Err(error) if *error.kind() == ErrorKind::Locked => Ok(None),
+                Err(error) => Err(error),
+            }
+        }
+    }
+
+    /// Runs `work` while holding the lock named `key`, and releases it afterwards.
+    ///
+    /// `work` gets the guard. If the lock is lost, the work is dropped where it is and the result is
+    /// `NotHeld`.
+    fn with_lock<K, T, F, W>(
+        &self,
+        key: K,
+        options: LockOptions,
+        work: F,
+    ) -> impl Future<Output = Result<T>> + Send
+    where
+        K: TryInto<Key, Error: Into<Error>> + Send,
+        F: FnOnce(&LockGuard) -> W + Send,
+        W: Future<Output = T> + Send,
+        T: Send,
+    {
+        async move {
+            let key = to_key(key, Operation::Lock)?;
+            let guard = self.lock_with(&key, options).await?;
+            let done = {
+                let mut work = pin!(work(&guard));
+                let mut lost = pin!(guard.lost());
+                std::future::poll_fn(|cx| {
+                    // The loss is looked at first: work must not go on after it.
+                    if let Poll::Ready(loss) = lost.as_mut().poll(cx) {
+                        return Poll::Ready(Err(loss));
+                    }
+                    work.as_mut().poll(cx).map(Ok)
+                })
+                .await
+            };
+            match done {
+                Ok(value) => guard.unlock().await.map(|()| value),
+                Err(loss) => Err(Error::new(ErrorKind::NotHeld)
+                    .with_operation(Operation::Lock)
+                    .with_key(key.as_str())
+                    .with_detail(loss.to_string())),
+            }
+        }
+    }
+
+    /// Carries out a transaction; `Unsupported` where the store has none.
+    fn transact(&self, txn: Txn) -> impl Future<Output = Result<TxnResult>> + Send {
+        async move {
+            match self.as_transact() {
+                Some(power) => power.transact(txn).await,
+                None => Err(Error::unsupported(crate::Power::Transactions.name())
+                    .with_operation(Operation::Transact)
+                    .with_backend(self.capabilities().backend)),
+            }
+        }
+    }
+}
+
+impl<S: Store + ?Sized> StoreExt for S {}
+
+async fn put_if<S, K>(store: &S, key: K, value: Bytes, precondition: Precondition) -> Result<Version>
+where
+    S: Store + ?Sized,
+    K: TryInto<Key, Error: Into<Error>> + Send,
+{
+    let key = to_key(key, Operation::Put)?;
+    let options = PutOptions::default().with_precondition(precondition);
+    Ok(store.put_with(&key, value, options).await?.version)
+}
+
+pub(crate) fn to_key<K: TryInto<Key, Error: Into<Error>>>(key: K, operation: Operation) -> Result<Key> {
+    key.try_into().map_err(|error| error.into().with_operation(operation))
+}
+
+fn to_prefix<P: TryInto<Prefix, Error: Into<Error>>>(prefix: P, operation: Operation) -> Result<Prefix> {
+    prefix.try_into().map_err(|error| error.into().with_operation(operation))
+}
+
+async fn collect<T>(
+    mut listing: Listing,
+    mut pick: impl FnMut(ListItem) -> Option<T> + Send,
+) -> Result<Vec<T>> {
+    let mut items = Vec::new();
+    while let Some(item) =
+        std::future::poll_fn(|cx| futures_core::Stream::poll_next(std::pin::Pin::new(&mut listing), cx)).await
+    {
+        items.extend(pick(item?));
+    }
+    Ok(items)
+}
+
+fn ended_silently() -> Error {
+    Error::new(ErrorKind::Internal)
+        .with_operation(Operation::Watch)
+        .with_detail("the watch ended without an error")
+}

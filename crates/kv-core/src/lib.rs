@@ -1,0 +1,51 @@
+#![doc = include_str!("../README.md")]
+#![cfg_attr(docsrs, feature(doc_cfg))]
+//!
+//! # Where things are
+//!
+//! Each idea has a file of its name; everything public is at the crate's root.
+
+mod capabilities;
+mod codec;
+mod driver;
+mod entry;
+mod error;
+mod ext;
+mod key;
+mod list;
+mod lock;
+mod options;
+mod secret;
+mod session;
+mod store;
+mod txn;
+mod url;
+mod version;
+mod watch;
+
+pub use bytes::Bytes;
+pub use capabilities::{Capabilities, ExpiryBound, Guarantee, Limits, LockTtl, Power, TtlRange};
+#[cfg(feature = "serde")]
+pub use codec::Json;
+pub use codec::{Codec, CodecError, Typed, TypedExt};
+pub use driver::{Driver, Opening, Registry};
+pub use entry::{Entry, EntryExpiry};
+pub use error::{Applied, Error, ErrorKind, Operation, Result};
+pub use ext::StoreExt;
+pub use futures_core::Stream;
+pub use key::{Key, MAX_KEY_BYTES, MAX_NAMESPACE_BYTES, Prefix};
+pub use list::{ListItem, Listing};
+pub use lock::{Fence, Hold, LockGuard, LockHolder, LockLoss, LockOptions, LockWait};
+pub use options::{
+    Consistency, DeleteOptions, DeleteResult, DeleteTreeOptions, Expiry, GetOptions, ListOptions,
+    Precondition, PutOptions, PutResult,
+};
+pub use secret::Secret;
+pub use session::{SessionState, SessionStates};
+pub use store::{ServerInfo, Store};
+pub use txn::{Compare, Condition, Test, Transact, Txn, TxnOp, TxnOutcome, TxnResult};
+pub use url::{Host, Params, StoreUrl};
+pub use version::{FencingToken, Version};
+pub use watch::{
+    DeleteCause, Deletion, Watch, WatchEvent, WatchFilter, WatchOptions, WatchStart, WatchTarget,
+};

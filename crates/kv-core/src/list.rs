@@ -1,0 +1,81 @@
+//! What a list delivers.
+
+use std::fmt;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use futures_core::Stream;
+
+use crate::entry::Entry;
+use crate::error::Result;
+use crate::key::{Key, Prefix};
+use crate::version::Version;
+
+/// One item of a [`Listing`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum ListItem {
+    /// An entry.
+    Entry(Entry),
+    /// A key, of a list that asked for keys only.
+    Key(Key),
+    /// In a list of one level: there are keys below this path. An entry at the path itself is an
+    /// item of its own. It stands where the first key below it would: behind `a-b` for `a/`.
+    Prefix(Prefix),
+}
+
+impl ListItem {
+    /// The path it stands for.
+    #[must_use]
+    pub fn path(&self) -> &str {
+        match self {
+            Self::Entry(entry) => entry.key.as_str(),
+            Self::Key(key) => key.as_str(),
+            Self::Prefix(prefix) => prefix.as_str(),
+        }
+    }
+}
+
+/// The stream a list returns: items in byte order of the canonical key.
+///
+/// It fetches as it is read. It ends after the last item, or after an error. Dropping it stops the
+/// fetching.
+pub struct Listing {
+    as_of: Option<Version>,
+    items: Pin<Box<dyn Stream<Item = Result<ListItem>> + Send>>,
+}
+
+impl Listing {
+    /// A listing of these items; watching from `as_of` loses nothing that happens after it.
+    pub fn new(as_of: Option<Version>, items: impl Stream<Item = Result<ListItem>> + Send + 'static) -> Self {
+        Self { as_of, items: Box::pin(items) }
+    }
+
+    /// The version to watch from, so that list and watch together lose nothing.
+    ///
+    /// Where the store declares [`Guarantee::ListSnapshot`](crate::Guarantee::ListSnapshot) the list
+    /// is the state at exactly this version; else every change after it is delivered by that watch,
+    /// and some of them may be in the list already.
+    #[must_use]
+    pub fn as_of(&self) -> Option<Version> {
+        self.as_of
+    }
+}
+
+impl Stream for Listing {
+    type Item = Result<ListItem>;
+
+    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        self.items.as_mut().poll_next(cx)
+    }
+
+    fn size_hint(&self) -> (usize, Option<usize>) {
+        self.items.size_hint()
+    }
+}
+
+impl fmt::Debug for Listing {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Listing").field("as_of", &self.as_of).finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,281 @@
+//! Locks: what is asked for, the guard that is returned, and the fence that protects writes.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+
+use crate::error::Result;
+use crate::key::Key;
+use crate::version::FencingToken;
+
+/// How long to wait for a lock.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum LockWait {
+    /// Until it is had, the store is closed or the backend refuses.
+    #[default]
+    Forever,
+    /// Not at all: `Locked` if somebody else holds it.
+    Try,
+    /// This long, then `Locked`.
+    UpTo(Duration),
+}
+
+/// Options of a lock.
+#[derive(Clone, Debug, Default)]
+#[non_exhaustive]
+pub struct LockOptions {
+    /// What others see as the holder; any bytes, not interpreted.
+    pub owner: Bytes,
+    /// How long the lock outlives a holder that died. The default is the store's. Renewal while the
+    /// holder lives is automatic. Stores whose locks live by the session
+    /// ([`LockTtl::PerSession`](crate::LockTtl)) refuse another value than the session's.
+    pub ttl: Option<Duration>,
+    /// How long to wait.
+    pub wait: LockWait,
+    /// The longest time it may be held: then the hold ends, reported as
+    /// [`LockLoss::HeldTooLong`].
+    pub max_hold: Option<Duration>,
+    /// Deadline of each request, in place of the store's default.
+    pub timeout: Option<Duration>,
+}
+
+impl LockOptions {
+    /// The same with this owner value.
+    #[must_use]
+    pub fn with_owner(mut self, owner: impl Into<Bytes>) -> Self {
+        self.owner = owner.into();
+        self
+    }
+
+    /// The same with this time to live.
+    #[must_use]
+    pub fn with_ttl(mut self, ttl: Duration) -> Self {
+        self.ttl = Some(ttl);
+        self
+    }
+
+    /// The same with this wait.
+    #[must_use]
+    pub fn with_wait(mut self, wait: LockWait) -> Self {
+        self.wait = wait;
+        self
+    }
+
+    /// The same with this maximum hold.
+    #[must_use]
+    pub fn with_max_hold(mut self, max_hold: Duration) -> Self {
+        self.max_hold = Some(max_hold);
+        self
+    }
+
+    /// The same with a deadline for each request, in place of the store's default.
+    #[must_use]
+    pub fn with_timeout(mut self, timeout: Duration) -> Self {
+        self.timeout = Some(timeout);
+        self
+    }
+}
+
+/// Why a hold ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum LockLoss {
+    /// It was unlocked, or its guard was dropped.
+    Released,
+    /// It could not be renewed in time.
+    Expired,
+    /// Its record was removed from outside.
+    Removed,
+    /// The session it lived by was lost.
+    SessionLost,
+    /// It was held longer than `max_hold`.
+    HeldTooLong,
+    /// The store handle was closed.
+    Closed,
+    /// The backend withdrew the right to hold it.
+    PermissionDenied,
+}
+
+impl fmt::Display for LockLoss {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Released => "it was released",
+            Self::Expired => "it could not be renewed in time",
+            Self::Removed => "its record was removed from outside",
+            Self::SessionLost => "the session it lived by was lost",
+            Self::HeldTooLong => "it was held longer than its maximum",
+            Self::Closed => "the store was closed",
+            Self::PermissionDenied => "the right to hold it was withdrawn",
+        })
+    }
+}
+
+/// What proves to the backend that a lock is still held, for writes that depend on it.
+///
+/// Cloneable and cheap; it does not keep the lock. A write that carries it is applied only while that
+/// very acquisition holds, by the server's account.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Fence {
+    key: Key,
+    token: FencingToken,
+    record: Arc<str>,
+}
+
+impl Fence {
+    /// For store authors: the fence of this acquisition. `record` is the backend's own name for it
+    /// (a lock key, a session, a node path) and is meaningless to anybody else.
+    pub fn new(key: Key, token: FencingToken, record: impl Into<Arc<str>>) -> Self {
+        Self { key, token, record: record.into() }
+    }
+
+    /// The lock's key.
+    #[must_use]
+    pub fn key(&self) -> &Key {
+        &self.key
+    }
+
+    /// The number of the acquisition.
+    #[must_use]
+    pub fn token(&self) -> FencingToken {
+        self.token
+    }
+
+    /// For store authors: the backend's own name for the acquisition.
+    #[must_use]
+    pub fn record(&self) -> &str {
+        &self.record
+    }
+}
+
+impl fmt::Debug for Fence {
+    // The record can be a session id, with which a stranger could release the lock.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Fence").field("key", &self.key).field("token", &self.token).finish_non_exhaustive()
+    }
+}
+
+/// Who holds a lock.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct LockHolder {
+    /// The owner value it was locked with.
+    pub owner: Bytes,
+    /// The number of the acquisition.
+    pub token: FencingToken,
+}
+
+impl LockHolder {
+    /// A holder.
+    #[must_use]
+    pub fn new(owner: Bytes, token: FencingToken) -> Self {
+        Self { owner, token }
+    }
+}
+
+/// For store authors: one hold, as a [`LockGuard`] drives it.
+#[async_trait]
+pub trait Hold: Send + Sync + 'static {
+    /// The fence of this acquisition.
+    fn fence(&self) -> Fence;
+
+    /// Why it is not held any more, or `None` while it is. Must look at the clock: after a stopped
+    /// process goes on, the first call tells the truth.
+    fn loss(&self) -> Option<LockLoss>;
+
+    /// Resolves once it is lost, at once if it already is. Cancel-safe.
+    async fn lost(&self) -> LockLoss;
+
+    /// Releases it and waits until the backend has confirmed; `NotHeld` if it was lost before.
+    async fn unlock(&self) -> Result<()>;
+
+    /// Releases it without waiting; called when the guard is dropped. Must not panic without a
+    /// runtime.
+    fn release(&self);
+}
+
+/// A lock that is held. Dropping it releases the lock in the background.
+///
+/// The guard tells what this process knows, which another process cannot wait for: see
+/// [`fence`](Self::fence) for what protects a resource.
+pub struct LockGuard {
+    hold: Arc<dyn Hold>,
+    fence: Fence,
+}
+
+impl LockGuard {
+    /// For store authors: a guard of this hold.
+    pub fn new(hold: impl Hold) -> Self {
+        let hold: Arc<dyn Hold> = Arc::new(hold);
+        Self { fence: hold.fence(), hold }
+    }
+
+    /// The lock's key.
+    #[must_use]
+    pub fn key(&self) -> &Key {
+        self.fence.key()
+    }
+
+    /// The number of this acquisition: greater than that of every earlier one of the same lock.
+    #[must_use]
+    pub fn token(&self) -> FencingToken {
+        self.fence.token()
+    }
+
+    /// Whether it is held, as far as this process can know now. It turns false before the server can
+    /// give an expired lock to another.
+    #[must_use]
+    pub fn is_held(&self) -> bool {
+        self.hold.loss().is_none()
+    }
+
+    /// Why it is not held any more; `None` while it is.
+    #[must_use]
+    pub fn loss(&self) -> Option<LockLoss> {
+        self.hold.loss()
+    }
+
+    /// Resolves once it is lost or released. Cancel-safe, and independent of the guard's lifetime.
+    pub fn lost(&self) -> impl Future<Output = LockLoss> + Send + 'static {
+        let hold = Arc::clone(&self.hold);
+        async move { hold.lost().await }
+    }
+
+    /// What to give to writes that must happen only while this lock is held.
+    #[must_use]
+    pub fn fence(&self) -> Fence {
+        self.fence.clone()
+    }
+
+    /// Releases it and waits until the backend has confirmed. When it returns, another can have it.
+    ///
+    /// If this future is dropped, the release goes on in the background.
+    ///
+    /// # Errors
+    ///
+    /// `NotHeld` if it was lost before: then nothing was touched, and least of all the next
+    /// holder's lock. Any other error: the release was not confirmed, and the lock ends with its
+    /// time to live at the latest.
+    pub async fn unlock(self) -> Result<()> {
+        self.hold.unlock().await
+    }
+}
+
+impl Drop for LockGuard {
+    fn drop(&mut self) {
+        self.hold.release();
+    }
+}
+
+impl fmt::Debug for LockGuard {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("LockGuard")
+            .field("key", self.key())
+            .field("token", &self.token())
+            .field("loss", &self.loss())
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,246 @@
+//! Watches: what is asked for and what is delivered.
+
+use std::fmt;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use futures_core::Stream;
+
+use crate::entry::Entry;
+use crate::error::Result;
+use crate::key::{Key, Prefix};
+use crate::version::Version;
+
+/// What a watch is about.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum WatchTarget {
+    /// One key, existing or not.
+    Key(Key),
+    /// Every key strictly below a path, existing or not.
+    Prefix(Prefix),
+}
+
+impl WatchTarget {
+    /// Whether changes of `key` belong to it.
+    #[must_use]
+    pub fn matches(&self, key: &Key) -> bool {
+        match self {
+            Self::Key(own) => own == key,
+            Self::Prefix(prefix) => prefix.covers(key),
+        }
+    }
+
+    /// The path of the key or prefix.
+    #[must_use]
+    pub fn path(&self) -> &str {
+        match self {
+            Self::Key(key) => key.as_str(),
+            Self::Prefix(prefix) => prefix.as_str(),
+        }
+    }
+}
+
+impl From<Key> for WatchTarget {
+    fn from(key: Key) -> Self {
+        Self::Key(key)
+    }
+}
+
+impl From<Prefix> for WatchTarget {
+    fn from(prefix: Prefix) -> Self {
+        Self::Prefix(prefix)
+    }
+}
+
+/// Where a watch begins.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum WatchStart {
+    /// With the first change after the watch call has returned.
+    #[default]
+    Now,
+    /// With the entries there are, then `Synced`, then changes; nothing between is lost or doubled.
+    Initial,
+    /// With the first change after this version. With
+    /// [`Power::WatchHistory`](crate::Power::WatchHistory) the changes themselves, or `Compacted`
+    /// from the watch call; without it `Resync`, the state and `Synced`.
+    After(Version),
+}
+
+/// Which changes a watch delivers. `Resync` and `Synced` are always delivered, and the state between
+/// them comes as puts unless puts are filtered out.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum WatchFilter {
+    /// Puts and deletes.
+    #[default]
+    All,
+    /// Puts only.
+    Puts,
+    /// Deletes only.
+    Deletes,
+}
+
+impl WatchFilter {
+    /// Whether it lets this event through.
+    #[must_use]
+    pub fn admits(self, event: &WatchEvent) -> bool {
+        match event {
+            WatchEvent::Put(_) => self != Self::Deletes,
+            WatchEvent::Delete(_) => self != Self::Puts,
+            WatchEvent::Resync | WatchEvent::Synced => true,
+        }
+    }
+}
+
+/// Options of a watch.
+#[derive(Clone, Debug, Default)]
+#[non_exhaustive]
+pub struct WatchOptions {
+    /// Where it begins.
+    pub start: WatchStart,
+    /// Which changes it delivers.
+    pub filter: WatchFilter,
+    /// Deadline of starting it and of each reconnect, in place of the store's default. The stream
+    /// itself has none.
+    pub timeout: Option<Duration>,
+}
+
+impl WatchOptions {
+    /// The same, beginning after this version.
+    #[must_use]
+    pub fn with_from(mut self, version: Version) -> Self {
+        self.start = WatchStart::After(version);
+        self
+    }
+
+    /// The same, beginning with the entries there are.
+    #[must_use]
+    pub fn with_initial(mut self) -> Self {
+        self.start = WatchStart::Initial;
+        self
+    }
+
+    /// The same with this filter.
+    #[must_use]
+    pub fn with_filter(mut self, filter: WatchFilter) -> Self {
+        self.filter = filter;
+        self
+    }
+
+    /// The same with a deadline for each request, in place of the store's default.
+    #[must_use]
+    pub fn with_timeout(mut self, timeout: Duration) -> Self {
+        self.timeout = Some(timeout);
+        self
+    }
+}
+
+/// One item of a [`Watch`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum WatchEvent {
+    /// The key was put; or, before the first and after each `Resync` up to `Synced`, it exists.
+    Put(Entry),
+    /// The key was deleted.
+    Delete(Deletion),
+    /// There was a gap. Forget what you hold: the full state follows as puts, then `Synced`. A key
+    /// not named by then is gone.
+    Resync,
+    /// The state is complete; what follows are changes.
+    Synced,
+}
+
+/// How a key went.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Deletion {
+    /// The key.
+    pub key: Key,
+    /// The version of the deletion, where the backend tells.
+    pub version: Option<Version>,
+    /// What was deleted, where the backend tells.
+    pub previous: Option<Entry>,
+    /// Why it went.
+    pub cause: DeleteCause,
+}
+
+impl Deletion {
+    /// A deletion of which nothing else is known.
+    #[must_use]
+    pub fn new(key: Key) -> Self {
+        Self { key, version: None, previous: None, cause: DeleteCause::Unknown }
+    }
+
+    /// The same with its version.
+    #[must_use]
+    pub fn with_version(mut self, version: Version) -> Self {
+        self.version = Some(version);
+        self
+    }
+
+    /// The same with what was deleted.
+    #[must_use]
+    pub fn with_previous(mut self, previous: Entry) -> Self {
+        self.previous = Some(previous);
+        self
+    }
+
+    /// The same with its cause.
+    #[must_use]
+    pub fn with_cause(mut self, cause: DeleteCause) -> Self {
+        self.cause = cause;
+        self
+    }
+}
+
+/// Why a key went.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum DeleteCause {
+    /// The backend does not tell.
+    Unknown,
+    /// Somebody deleted it.
+    Deleted,
+    /// Its time to live or its session ended.
+    Expired,
+}
+
+/// The stream a watch returns.
+///
+/// Events of one key come in version order, without duplicates, nothing older than the start, and
+/// the last one equals the final state. It never ends without an error that says why. Dropping it
+/// ends the watch and releases everything.
+pub struct Watch {
+    events: Pin<Box<dyn Stream<Item = Result<WatchEvent>> + Send>>,
+}
+
+impl Watch {
+    /// A watch delivering these events.
+    pub fn new(events: impl Stream<Item = Result<WatchEvent>> + Send + 'static) -> Self {
+        Self { events: Box::pin(events) }
+    }
+
+    /// The next event, without needing a stream library. `None` only after an error.
+    ///
+    /// Cancel-safe: dropping the future loses no event.
+    pub async fn next(&mut self) -> Option<Result<WatchEvent>> {
+        std::future::poll_fn(|cx| self.events.as_mut().poll_next(cx)).await
+    }
+}
+
+impl Stream for Watch {
+    type Item = Result<WatchEvent>;
+
+    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        self.events.as_mut().poll_next(cx)
+    }
+}
+
+impl fmt::Debug for Watch {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Watch").finish_non_exhaustive()
+    }
+}

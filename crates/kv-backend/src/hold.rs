@@ -1,0 +1,167 @@
+//! What a process knows about a lock it holds: lost when told so, and lost when the clock says so.
+
+use std::time::Duration;
+
+use kv_core::LockLoss;
+use tokio::sync::watch;
+use tokio::time::Instant;
+
+/// The state of one hold, shared by the guard and the task that renews it.
+///
+/// It is lost at the first of: [`lose`](Self::lose); the end of what the last acknowledged renewal
+/// vouches for; the maximum hold. Time is monotonic and is looked at on every question, so a process
+/// that was stopped is told the truth the first time it asks.
+#[derive(Debug)]
+pub struct HoldState {
+    inner: watch::Sender<Inner>,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Inner {
+    loss: Option<LockLoss>,
+    /// Until when the last acknowledged renewal vouches for the hold; `None`: it needs no renewal.
+    valid_until: Option<Instant>,
+    /// When the maximum hold ends.
+    hold_until: Option<Instant>,
+}
+
+impl Inner {
+    fn loss_at(&self, now: Instant) -> Option<LockLoss> {
+        let passed = |at: Option<Instant>| at.is_some_and(|at| now >= at);
+        // Of two that have passed, the earlier is the reason.
+        let by_clock = match (passed(self.valid_until), passed(self.hold_until)) {
+            (true, true) if self.hold_until < self.valid_until => Some(LockLoss::HeldTooLong),
+            (true, _) => Some(LockLoss::Expired),
+            (false, true) => Some(LockLoss::HeldTooLong),
+            (false, false) => None,
+        };
+        self.loss.or(by_clock)
+    }
+
+    fn next_deadline(&self) -> Option<Instant> {
+        [self.valid_until, self.hold_until].into_iter().flatten().min()
+    }
+}
+
+impl HoldState {
+    /// A hold that begins now and needs no renewal until [`renewed`](Self::renewed) is called.
+    #[must_use]
+    pub fn new(max_hold: Option<Duration>) -> Self {
+        let hold_until = max_hold.and_then(|max_hold| Instant::now().checked_add(max_hold));
+        Self { inner: watch::Sender::new(Inner { loss: None, valid_until: None, hold_until }) }
+    }
+
+    /// Notes an acknowledged renewal: it vouches for `ttl` from the moment it was *sent*, less
+    /// `margin` for what clocks and scheduling may cost. Returns whether the hold still stands; an
+    /// acknowledgement that comes too late does not bring a lost hold back.
+    pub fn renewed(&self, sent_at: Instant, ttl: Duration, margin: Duration) -> bool {
+        let now = Instant::now();
+        let mut stands = false;
+        self.inner.send_if_modified(|inner| {
+            inner.loss = inner.loss_at(now);
+            stands = inner.loss.is_none();
+            if stands {
+                inner.valid_until = Some(sent_at + ttl.saturating_sub(margin));
+            }
+            true
+        });
+        stands
+    }
+
+    /// Ends the hold, unless it had ended before. Returns whether this call ended it.
+    pub fn lose(&self, loss: LockLoss) -> bool {
+        let now = Instant::now();
+        let mut first = false;
+        self.inner.send_if_modified(|inner| {
+            first = inner.loss_at(now).is_none();
+            inner.loss = Some(inner.loss_at(now).unwrap_or(loss));
+            true
+        });
+        first
+    }
+
+    /// Why it is lost; `None` while it is held.
+    #[must_use]
+    pub fn loss(&self) -> Option<LockLoss> {
+        self.inner.borrow().loss_at(Instant::now())
+    }
+
+    /// Until when the last acknowledged renewal vouches for the hold.
+    #[must_use]
+    pub fn valid_until(&self) -> Option<Instant> {
+        self.inner.borrow().valid_until
+    }
+
+    /// Resolves once it is lost. Cancel-safe.
+    pub async fn lost(&self) -> LockLoss {
+        let mut changes = self.inner.subscribe();
+        loop {
+            let now = *changes.borrow_and_update();
+            if let Some(loss) = now.loss_at(Instant::now()) {
+                return loss;
+            }
+            let changed = changes.changed();
+            match now.next_deadline() {
+                // The sender lives in `self`, so `changed` cannot fail: only its wake-up counts.
+                Some(deadline) => drop(tokio::time::timeout_at(deadline, changed).await),
+                None => drop(changed.await),
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SECOND: Duration = Duration::from_secs(1);
+
+    #[tokio::test(start_paused = true)]
+    async fn it_is_lost_when_renewals_stop() {
+        let hold = HoldState::new(None);
+        assert!(hold.renewed(Instant::now(), 10 * SECOND, SECOND));
+        tokio::time::advance(8 * SECOND).await;
+        assert_eq!(hold.loss(), None);
+        let begin = Instant::now();
+        assert_eq!(hold.lost().await, LockLoss::Expired);
+        assert_eq!(begin.elapsed().as_secs(), 1);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_late_acknowledgement_does_not_bring_it_back() {
+        let hold = HoldState::new(None);
+        let sent = Instant::now();
+        hold.renewed(sent, 3 * SECOND, SECOND);
+        tokio::time::advance(2 * SECOND).await;
+        assert!(!hold.renewed(Instant::now(), 10 * SECOND, SECOND));
+        assert_eq!(hold.loss(), Some(LockLoss::Expired));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_renewal_prolongs_a_wait_for_the_loss() {
+        let hold = std::sync::Arc::new(HoldState::new(None));
+        hold.renewed(Instant::now(), 3 * SECOND, Duration::ZERO);
+        let begin = Instant::now();
+        let waiting = tokio::spawn({
+            let hold = hold.clone();
+            async move { hold.lost().await }
+        });
+        tokio::time::sleep(2 * SECOND).await;
+        hold.renewed(Instant::now(), 3 * SECOND, Duration::ZERO);
+        assert_eq!(waiting.await.unwrap(), LockLoss::Expired);
+        assert_eq!(begin.elapsed().as_secs(), 5);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_first_reason_stays() {
+        let hold = HoldState::new(Some(5 * SECOND));
+        assert!(hold.lose(LockLoss::Removed));
+        assert!(!hold.lose(LockLoss::Closed));
+        assert_eq!(hold.lost().await, LockLoss::Removed);
+
+        let hold = HoldState::new(Some(5 * SECOND));
+        tokio::time::advance(6 * SECOND).await;
+        assert!(!hold.lose(LockLoss::Removed));
+        assert_eq!(hold.loss(), Some(LockLoss::HeldTooLong));
+    }
+}

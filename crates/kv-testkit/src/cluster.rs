@@ -189,16 +189,28 @@ impl Cluster {
         Ok(())
     }
 
-    /// The node that leads the others, waited for up to 30 s. A node that stands still or is cut
-    /// off from its clients is not asked.
+    /// The node that leads the others, waited for up to 30 s.
     ///
     /// # Errors
     /// If none says it leads, or `servers.toml` has no `leader` probe.
     pub async fn leader(&self) -> Result<&Node> {
+        self.leader_where(|_| true).await
+    }
+
+    /// The node that leads, as [`Cluster::leader`], but not this one: one that was cut off from
+    /// its peers goes on saying that it leads for a while.
+    ///
+    /// # Errors
+    /// As [`Cluster::leader`].
+    pub async fn leader_other_than(&self, node: &Node) -> Result<&Node> {
+        self.leader_where(|other| other.index() != node.index()).await
+    }
+
+    async fn leader_where(&self, wanted: impl Fn(&Node) -> bool) -> Result<&Node> {
         let deadline = Instant::now() + LEADER_LIMIT;
         loop {
             let mut answers = Vec::new();
-            for node in &self.nodes {
+            for node in self.nodes.iter().filter(|node| wanted(node)) {
                 match node.leads().await {
                     Ok(()) => return Ok(node),
                     Err(error) => answers.push(format!("{}: {error:#}", node.name())),

@@ -143,8 +143,13 @@ pub fn build(engine: &Engine, spec: &Spec, version: &Version, say: &dyn Fn(&str)
     if is_built(engine, &reference, &recipe) {
         say(&format!("{reference}: there already"));
     } else {
+        let replaced = engine.docker(&["image", "inspect", "--format", "{{.Id}}", &reference]);
         debian::build(engine, spec, version, &reference, &recipe, say)
             .with_context(|| format!("cannot build {reference}"))?;
+        if let Ok(id) = replaced {
+            // A container may still run from it; then it stays, without a name.
+            let _ = engine.docker(&["image", "rm", &id]);
+        }
     }
     Ok(Image { reference, source: "debian" })
 }

@@ -260,8 +260,11 @@ impl Node {
     pub async fn logs(&self) -> Result<String> {
         let node = self.clone();
         blocking(move || {
-            let file = node.save_log()?;
-            Ok(String::from_utf8_lossy(&fs::read(file)?).into_owned())
+            let file = workspace::output_dir("files")?.join(format!("{:x}.log", random()));
+            node.inner.plan.engine.save_log(node.name(), &file)?;
+            let log = fs::read(&file)?;
+            fs::remove_file(&file)?;
+            Ok(String::from_utf8_lossy(&log).into_owned())
         })
         .await
     }
@@ -331,10 +334,11 @@ impl Node {
 
     async fn last_words(&self) -> Result<(String, PathBuf)> {
         const LINES: usize = 12;
-        let log = self.logs().await?;
+        let node = self.clone();
+        let file = blocking(move || node.save_log()).await?;
+        let log = String::from_utf8_lossy(&fs::read(&file)?).into_owned();
         let lines: Vec<_> = log.lines().collect();
-        let last = lines[lines.len().saturating_sub(LINES)..].join("\n");
-        Ok((last, log_file(self.name())?))
+        Ok((lines[lines.len().saturating_sub(LINES)..].join("\n"), file))
     }
 
     async fn docker(&self, verb: &'static str) -> Result<()> {

@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
+use tokio::net::tcp::{ReadHalf, WriteHalf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio::task::{AbortHandle, JoinSet};
@@ -231,40 +231,37 @@ async fn connection(client: TcpStream, shared: Arc<Shared>) {
     shared.counters.open.fetch_add(1, Ordering::Relaxed);
     let open = Open(Arc::clone(&shared));
     let mut cuts = shared.cuts.subscribe();
-    // Closing resets instead of saying goodbye, unless both directions end in order.
-    let _ = client.set_zero_linger();
     tokio::select! {
         _ = cuts.changed() => {}
-        ended = relay(client, &shared) => if let Ok((client, server)) = ended {
-            for stream in [client, server] {
-                #[allow(deprecated)] // It blocks only for a linger time other than none.
-                let _ = stream.set_linger(None);
-            }
-        }
+        _ = relay(client, &shared) => {}
     }
     drop(open);
 }
 
-/// Relays until both directions have ended in order, or one has failed.
-async fn relay(client: TcpStream, shared: &Shared) -> io::Result<(TcpStream, TcpStream)> {
+/// Relays until both directions have ended in order; ending otherwise resets both sides.
+async fn relay(mut client: TcpStream, shared: &Shared) -> io::Result<()> {
+    let _ = client.set_zero_linger();
     let mut mode = shared.mode.subscribe();
     // A connection taken during a hold reaches the server only after it.
     if mode.wait_for(|mode| *mode != Mode::Hold).await.is_err() {
-        return Err(io::ErrorKind::Interrupted.into());
+        return Ok(());
     }
     let address = shared.server.borrow().clone();
-    let server = TcpStream::connect(address).await?;
+    let mut server = TcpStream::connect(address).await?;
     let _ = server.set_zero_linger();
     client.set_nodelay(true)?;
     server.set_nodelay(true)?;
-    let (mut from_client, mut to_client) = client.into_split();
-    let (mut from_server, mut to_server) = server.into_split();
+    let (mut from_client, mut to_client) = client.split();
+    let (mut from_server, mut to_server) = server.split();
     tokio::try_join!(
         Pump::new(shared, Direction::ToServer).run(&mut from_client, &mut to_server),
         Pump::new(shared, Direction::ToClient).run(&mut from_server, &mut to_client),
     )?;
-    let reunite = |read: OwnedReadHalf, write| read.reunite(write).map_err(io::Error::other);
-    Ok((reunite(from_client, to_client)?, reunite(from_server, to_server)?))
+    for stream in [client, server] {
+        #[allow(deprecated)] // It blocks only for a linger time other than none.
+        let _ = stream.set_linger(None);
+    }
+    Ok(())
 }
 
 /// One direction of one connection.
@@ -295,7 +292,7 @@ impl<'a> Pump<'a> {
         }
     }
 
-    async fn run(mut self, from: &mut OwnedReadHalf, to: &mut OwnedWriteHalf) -> io::Result<()> {
+    async fn run(mut self, from: &mut ReadHalf<'_>, to: &mut WriteHalf<'_>) -> io::Result<()> {
         let mut chunk = vec![0; CHUNK];
         loop {
             let mode = *self.mode.borrow_and_update();
@@ -340,7 +337,7 @@ impl<'a> Pump<'a> {
         self.buffered += piece.len();
     }
 
-    async fn pass_on(&mut self, mode: Mode, to: &mut OwnedWriteHalf) -> io::Result<()> {
+    async fn pass_on(&mut self, mode: Mode, to: &mut WriteHalf<'_>) -> io::Result<()> {
         let Some((_, mut piece)) = self.waiting.pop_front() else { return Ok(()) };
         self.buffered -= piece.len();
         let mut cut = false;

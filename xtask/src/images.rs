@@ -14,7 +14,7 @@ pub(crate) struct Args {
     only: Option<String>,
 }
 
-pub(crate) fn run(args: Args) -> Result<ExitCode> {
+pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     let engine = Engine::detect()?;
     let wanted = |name: &str| args.only.as_ref().is_none_or(|only| name.contains(only));
     let mut count = 0;
@@ -28,6 +28,6 @@ pub(crate) fn run(args: Args) -> Result<ExitCode> {
             }
         }
     }
-    ensure!(count > 0, "no image has `{}` in its name", args.only.unwrap_or_default());
+    ensure!(count > 0, "no image has `{}` in its name", args.only.as_deref().unwrap_or_default());
     Ok(ExitCode::SUCCESS)
 }

@@ -2,7 +2,17 @@
 // These commands talk to the person at the terminal.
 #![allow(clippy::print_stdout, clippy::print_stderr)]
 
+mod backend;
+mod ci;
+mod conformance;
+mod executables;
 mod images;
+mod job;
+mod plan;
+mod report;
+mod tally;
+mod test;
+mod tidy;
 
 use std::process::ExitCode;
 
@@ -18,17 +28,20 @@ struct Args {
 #[derive(Debug, Subcommand)]
 enum Command {
     Images(images::Args),
+    Conformance(conformance::Args),
+    Test(test::Args),
+    Ci(ci::Args),
 }
 
 fn main() -> ExitCode {
     let result = match Args::parse().command {
-        Command::Images(args) => images::run(args),
+        Command::Images(args) => images::run(&args),
+        Command::Conformance(args) => conformance::run(args),
+        Command::Test(args) => test::run(args),
+        Command::Ci(args) => ci::run(args),
     };
-    match result {
-        Ok(code) => code,
-        Err(error) => {
-            eprintln!("error: {error:#}");
-            ExitCode::FAILURE
-        }
-    }
+    result.unwrap_or_else(|error| {
+        eprintln!("error: {error:#}");
+        ExitCode::FAILURE
+    })
 }

@@ -83,7 +83,7 @@ impl Engine {
     /// Writes a container's log to a file.
     pub(crate) fn save_log(&self, container: &str, file: &Path) -> Result<()> {
         let out = File::create(file).with_context(|| format!("cannot write {}", file.display()))?;
-        let child = Command::new("docker")
+        let child = docker()
             .args(["logs", "--timestamps", container])
             .stdin(Stdio::null())
             .stdout(out.try_clone()?)
@@ -151,9 +151,18 @@ fn columns(line: &str) -> Option<(&str, &str, &str)> {
     Some((columns.next()?, columns.next()?, columns.next()?))
 }
 
+/// In a process group of its own, so that an interrupt from the terminal does not tear a command
+/// of ours in the middle.
+fn docker() -> Command {
+    let mut docker = Command::new("docker");
+    #[cfg(unix)]
+    std::os::unix::process::CommandExt::process_group(&mut docker, 0);
+    docker
+}
+
 fn run(limit: Duration, args: &[&str]) -> Result<String> {
     let what = || format!("`docker {}`", args.first().copied().unwrap_or_default());
-    let child = Command::new("docker")
+    let child = docker()
         .args(args)
         .stdin(Stdio::null())
         .stdout(Stdio::piped())

@@ -1,1 +1,104 @@
 #![doc = include_str!("../README.md")]
+
+mod cli;
+mod commands;
+mod exit;
+mod formats;
+mod input;
+mod output;
+mod progress;
+mod session;
+mod signals;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+use kv_core::Registry;
+use tracing_subscriber::filter::{LevelFilter, Targets};
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::util::SubscriberInitExt;
+
+use crate::cli::{Cli, Command};
+use crate::exit::Failure;
+use crate::session::Session;
+use crate::signals::Ending;
+
+/// Runs the `kv` command of this process with these drivers: reads the command line, does what it
+/// says, tells on standard error what went wrong, and returns the exit code.
+///
+/// The `kv` program is this with [`kv_any::registry`]; a program with other drivers is as short.
+#[must_use]
+pub fn run(registry: Registry) -> ExitCode {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => {
+            // A closed output leaves nobody to tell; the code says it.
+            let _ = error.print();
+            return if error.use_stderr() { ExitCode::from(exit::USAGE) } else { ExitCode::SUCCESS };
+        }
+    };
+    log(cli.global.verbose);
+    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => return report(&Failure::io("cannot start", error)),
+    };
+    let done = runtime.block_on(dispatch(cli, registry));
+    // A thread may still wait for input that does not come.
+    runtime.shutdown_background();
+    match done {
+        Ok(code) => ExitCode::from(code),
+        Err(failure) => report(&failure),
+    }
+}
+
+fn report(failure: &Failure) -> ExitCode {
+    if let Some(text) = failure.report() {
+        output::say(&text);
+    }
+    ExitCode::from(failure.code())
+}
+
+/// What the stores have to say goes to standard error: warnings, and more for each `-v`.
+fn log(verbose: u8) {
+    let level = match verbose {
+        0 => LevelFilter::WARN,
+        1 => LevelFilter::INFO,
+        2 => LevelFilter::DEBUG,
+        _ => LevelFilter::TRACE,
+    };
+    let ours = Targets::new().with_default(LevelFilter::ERROR).with_target("kv", level);
+    let lines = tracing_subscriber::fmt::layer().with_writer(std::io::stderr).without_time();
+    tracing_subscriber::registry().with(lines).with(ours).init();
+}
+
+async fn dispatch(cli: Cli, registry: Registry) -> Result<u8, Failure> {
+    let Cli { global, command } = cli;
+    if let Command::Completions { shell } = command {
+        return commands::completions::run(shell).map(|()| 0);
+    }
+    let session = Session::new(registry, global);
+    let done = match command {
+        // It runs until its command ends, and passes signals on to it.
+        Command::Lock(args) if !args.holder => commands::lock::run(&session, args).await,
+        command => Ending::listen()?.or(other(command, &session)).await.map(|()| 0),
+    };
+    session.close().await;
+    done
+}
+
+async fn other(command: Command, session: &Session) -> Result<(), Failure> {
+    match command {
+        Command::Get(args) => commands::get::run(session, args).await,
+        Command::Put(args) => commands::put::run(session, args).await,
+        Command::Del(args) => commands::del::run(session, args).await,
+        Command::Ls(args) => commands::ls::run(session, args).await,
+        Command::Tree(args) => commands::tree::run(session, args).await,
+        Command::Watch(args) => commands::watch::run(session, args).await,
+        Command::Lock(args) => commands::holder::run(session, args).await,
+        Command::Import(args) => commands::import::run(session, args).await,
+        Command::Export(args) => commands::export::run(session, args).await,
+        Command::Capabilities => commands::capabilities::run(session).await,
+        Command::Doctor(args) => commands::doctor::run(session, args).await,
+        Command::Completions { shell } => commands::completions::run(shell),
+    }
+}

@@ -1,0 +1,96 @@
+//! `kv del`: one key, or a tree after saying how much it is.
+
+use std::io::{self, BufRead, IsTerminal, Write};
+
+use futures_util::TryStreamExt;
+use kv_core::{DeleteOptions, DeleteTreeOptions, ListOptions, Operation, Precondition, Prefix};
+use serde::Serialize;
+
+use super::shown;
+use crate::cli::Del;
+use crate::exit::Failure;
+use crate::output::{Format, Output, say};
+use crate::session::Session;
+
+#[derive(Serialize)]
+struct Deleted<'d> {
+    key: &'d str,
+    existed: bool,
+}
+
+#[derive(Serialize)]
+struct DeletedTree<'d> {
+    prefix: &'d str,
+    deleted: u64,
+}
+
+pub(crate) async fn run(session: &Session, args: Del) -> Result<(), Failure> {
+    if args.tree {
+        return tree(session, &super::prefix(&args.key, Operation::DeleteTree)?, args.yes).await;
+    }
+    let key = super::key(&args.key, Operation::Delete)?;
+    let mut options = DeleteOptions::default().with_precondition(match args.if_version {
+        Some(version) => Precondition::At(version),
+        None if args.if_present => Precondition::Present,
+        None => Precondition::Any,
+    });
+    options.timeout = session.timeout();
+    let done = session.store().await?.delete_with(&key, options).await?;
+    let mut out = Output::stdout();
+    match session.output() {
+        Some(Format::Json | Format::Jsonl) => {
+            out.json(&Deleted { key: key.as_str(), existed: done.existed })?;
+        }
+        Some(Format::Table) | None if done.existed => out.line("deleted")?,
+        Some(Format::Table) | None => out.line("was not there")?,
+    }
+    out.flush()
+}
+
+async fn tree(session: &Session, prefix: &Prefix, yes: bool) -> Result<(), Failure> {
+    let store = session.store().await?;
+    let mut options = ListOptions::default().with_keys_only();
+    options.timeout = session.timeout();
+    let count = store
+        .list_with(prefix, options)
+        .await?
+        .try_fold(0_u64, |count, _| std::future::ready(Ok(count + 1)))
+        .await?;
+    let what = format!("{count} {} below {}", if count == 1 { "key" } else { "keys" }, shown(prefix));
+    if prefix.is_root() && !yes {
+        return Err(Failure::Usage(format!("this deletes {what}: say --yes if it is meant")));
+    }
+    if !yes && io::stdin().is_terminal() && io::stderr().is_terminal() {
+        if !tokio::task::spawn_blocking(move || confirm(&what))
+            .await
+            .map_err(|error| Failure::io("asking stopped", error.into()))??
+        {
+            return Err(Failure::Incomplete {
+                message: "nothing was deleted".to_owned(),
+                code: crate::exit::OTHER,
+            });
+        }
+    } else {
+        say(&format!("kv: deleting {what}"));
+    }
+    let mut options = DeleteTreeOptions::default();
+    options.timeout = session.timeout();
+    let deleted = store.delete_tree_with(prefix, options).await?;
+    let mut out = Output::stdout();
+    match session.output() {
+        Some(Format::Json | Format::Jsonl) => {
+            out.json(&DeletedTree { prefix: prefix.as_str(), deleted })?;
+        }
+        Some(Format::Table) | None => out.line(&format!("deleted {deleted}"))?,
+    }
+    out.flush()
+}
+
+fn confirm(what: &str) -> Result<bool, Failure> {
+    let failed = |error| Failure::io("cannot ask", error);
+    let mut ask = io::stderr();
+    write!(ask, "Delete {what}? [y/N] ").and_then(|()| ask.flush()).map_err(failed)?;
+    let mut answer = String::new();
+    io::stdin().lock().read_line(&mut answer).map_err(failed)?;
+    Ok(matches!(answer.trim(), "y" | "Y" | "yes"))
+}

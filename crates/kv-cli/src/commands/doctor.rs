@@ -1,0 +1,199 @@
+//! `kv doctor`: is the store there, does it let us in, does it do what it is for, and how fast.
+
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use futures_util::TryStreamExt;
+use kv_core::{
+    DeleteOptions, Error, ErrorKind, GetOptions, Guarantee, Key, ListOptions, Operation, Power, Precondition,
+    Prefix, PutOptions, Store,
+};
+use serde::Serialize;
+
+use crate::cli::Doctor;
+use crate::exit::Failure;
+use crate::output::{Format, JsonItems, Output};
+use crate::session::Session;
+
+/// How many times a read is timed.
+const TIMED: u32 = 5;
+
+#[derive(Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+enum Outcome {
+    Ok,
+    Failed,
+    Skipped,
+}
+
+#[derive(Serialize)]
+struct Check {
+    check: &'static str,
+    outcome: Outcome,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    ms: Option<f64>,
+    detail: String,
+}
+
+/// Shows each check when it is done, and keeps the first failure's code.
+struct Report {
+    out: Output,
+    items: Option<JsonItems>,
+    code: Option<u8>,
+}
+
+impl Report {
+    fn begin(format: Option<Format>) -> Result<Self, Failure> {
+        let mut out = Output::stdout();
+        let items = match format {
+            None | Some(Format::Table) => None,
+            Some(format) => Some(JsonItems::begin(format, &mut out)?),
+        };
+        Ok(Self { out, items, code: None })
+    }
+
+    /// Takes the result of a check that took this long; the words for success are the caller's.
+    fn add(
+        &mut self,
+        check: &'static str,
+        took: Duration,
+        done: Result<String, Failure>,
+    ) -> Result<(), Failure> {
+        let ms = Some((took.as_secs_f64() * 1e5).round() / 100.0);
+        let (outcome, detail) = match done {
+            Ok(detail) => (Outcome::Ok, detail),
+            Err(failure) => {
+                self.code.get_or_insert(failure.code());
+                let words = failure.report().unwrap_or_default();
+                (Outcome::Failed, words.trim_start_matches("kv: ").to_owned())
+            }
+        };
+        self.show(&Check { check, outcome, ms, detail })
+    }
+
+    fn skip(&mut self, check: &'static str, detail: &str) -> Result<(), Failure> {
+        self.show(&Check { check, outcome: Outcome::Skipped, ms: None, detail: detail.to_owned() })
+    }
+
+    fn show(&mut self, check: &Check) -> Result<(), Failure> {
+        if let Some(items) = &mut self.items {
+            items.item(&mut self.out, check)?;
+        } else {
+            let mark = match check.outcome {
+                Outcome::Ok => "ok",
+                Outcome::Failed => "FAILED",
+                Outcome::Skipped => "skipped",
+            };
+            let ms = check.ms.map_or_else(String::new, |ms| format!("{ms:.1} ms"));
+            self.out.line(&format!("{mark:<8} {:<13} {ms:>10}  {}", check.check, check.detail))?;
+        }
+        self.out.flush()
+    }
+
+    fn end(mut self) -> Result<(), Failure> {
+        if let Some(items) = self.items {
+            items.end(&mut self.out)?;
+        }
+        self.out.flush()?;
+        match self.code {
+            None => Ok(()),
+            Some(code) => Err(Failure::Incomplete { message: "not everything is well".to_owned(), code }),
+        }
+    }
+}
+
+async fn timed<T>(work: impl Future<Output = T>) -> (Duration, T) {
+    let begin = Instant::now();
+    let done = work.await;
+    (begin.elapsed(), done)
+}
+
+pub(crate) async fn run(session: &Session, args: Doctor) -> Result<(), Failure> {
+    let mut report = Report::begin(session.output())?;
+    let url = session.shown_url()?;
+    let (took, opened) = timed(session.store()).await;
+    let store = match opened {
+        Ok(store) => {
+            report.add("open", took, Ok(url))?;
+            store
+        }
+        Err(failure) => {
+            report.add("open", took, Err(failure))?;
+            return report.end();
+        }
+    };
+    let (took, server) = timed(store.server()).await;
+    let server = server.map(|server| format!("{} {}", server.product, server.version));
+    report.add("server", took, server.map_err(Failure::from))?;
+
+    let scratch = scratch_key()?;
+    let (took, read) = timed(read(&**store, &scratch, session.timeout())).await;
+    report.add("read", took / TIMED, read)?;
+    let (took, listed) = timed(list(&**store, session.timeout())).await;
+    report.add("list", took, listed)?;
+    if args.write {
+        let (took, written) = timed(write(&**store, &scratch, session.timeout())).await;
+        report.add("write", took, written)?;
+    } else {
+        report.skip("write", &format!("--write puts, reads and deletes {scratch:?}"))?;
+    }
+    report.add("capabilities", Duration::ZERO, Ok(absences(&**store)))?;
+    report.end()
+}
+
+fn scratch_key() -> Result<Key, Failure> {
+    Ok(Key::new(&format!("kv-doctor/{}", super::lock::default_owner().replace(['/', ':'], "-")))?)
+}
+
+async fn read(store: &dyn Store, key: &Key, timeout: Option<Duration>) -> Result<String, Failure> {
+    let mut slowest = Duration::ZERO;
+    for _ in 0..TIMED {
+        let mut options = GetOptions::default();
+        options.timeout = timeout;
+        let (took, got) = timed(store.get_with(key, options)).await;
+        got?;
+        slowest = slowest.max(took);
+    }
+    Ok(format!("mean of {TIMED}; the slowest took {:.1} ms", slowest.as_secs_f64() * 1e3))
+}
+
+async fn list(store: &dyn Store, timeout: Option<Duration>) -> Result<String, Failure> {
+    let mut options = ListOptions::default().with_one_level().with_keys_only().with_limit(1);
+    options.timeout = timeout;
+    let mut listing = store.list_with(&Prefix::root(), options).await?;
+    Ok(match listing.try_next().await? {
+        Some(_) => "there are keys".to_owned(),
+        None => "the namespace is empty".to_owned(),
+    })
+}
+
+/// A round trip that leaves nothing behind.
+async fn write(store: &dyn Store, key: &Key, timeout: Option<Duration>) -> Result<String, Failure> {
+    let value = Bytes::from_static(b"kv doctor \0\xff");
+    let mut options = PutOptions::default().with_precondition(Precondition::Absent);
+    options.timeout = timeout;
+    let put = store.put_with(key, value.clone(), options).await?;
+    let mut options = GetOptions::default();
+    options.timeout = timeout;
+    let got = store.get_with(key, options).await;
+    let mut options = DeleteOptions::default().with_precondition(Precondition::At(put.version));
+    options.timeout = timeout;
+    // Before the read is judged: nothing stays behind.
+    store.delete_with(key, options).await?;
+    if got?.is_none_or(|entry| entry.value != value || entry.version != put.version) {
+        let wrong = Error::new(ErrorKind::Corrupt).with_operation(Operation::Get).with_key(key.as_str());
+        return Err(wrong.with_detail("what was read is not what was put").into());
+    }
+    Ok("put, read back and deleted".to_owned())
+}
+
+fn absences(store: &dyn Store) -> String {
+    let declared = store.capabilities();
+    let powers = Power::ALL.iter().filter(|power| !declared.has(**power)).map(|power| power.name());
+    let guarantees = Guarantee::ALL
+        .iter()
+        .filter(|guarantee| !declared.guarantees(**guarantee))
+        .map(|guarantee| guarantee.name());
+    let absent: Vec<_> = powers.chain(guarantees).collect();
+    if absent.is_empty() { "nothing is absent".to_owned() } else { format!("absent: {}", absent.join(", ")) }
+}

@@ -1,0 +1,120 @@
+//! `kv lock KEY -- COMMAND`: the command runs while the lock is held, and not a moment longer.
+
+mod group;
+mod signals;
+mod terminal;
+
+use std::pin::pin;
+use std::time::Instant;
+
+use kv_core::{ErrorKind, Key, LockGuard, LockLoss, LockOptions, LockWait, Operation, Store};
+
+use self::group::Group;
+use self::signals::Signals;
+use crate::cli::Lock;
+use crate::exit::Failure;
+use crate::output::say;
+use crate::session::{Session, Wait};
+
+/// How the command ended.
+enum End {
+    /// By itself, with this exit code.
+    Exited(u8),
+    /// By us, because the lock was lost.
+    Lost(LockLoss),
+}
+
+/// Takes the lock, runs the command and returns its exit code.
+pub(crate) async fn run(session: &Session, args: Lock) -> Result<u8, Failure> {
+    let key = super::key(&args.key, Operation::Lock)?;
+    let mut signals = Signals::listen()?;
+    let guard = tokio::select! {
+        biased;
+        signal = signals.next() => return Err(Failure::Signal(signals::number(signal))),
+        guard = acquire(session, &args, &key) => guard?,
+    };
+    let end = hold(&guard, &args, &mut signals).await;
+    let unlocked = guard.unlock().await;
+    let code = match end? {
+        End::Exited(code) => code,
+        End::Lost(loss) => {
+            return Err(Failure::NoLock(format!(
+                "the lock {key:?} was lost: {loss}. The command was stopped"
+            )));
+        }
+    };
+    match unlocked {
+        Ok(()) => Ok(code),
+        Err(error) if *error.kind() == ErrorKind::NotHeld => Err(Failure::NoLock(format!(
+            "the lock {key:?} was lost while the command ended, with code {code}"
+        ))),
+        Err(error) => {
+            say(&format!("kv: warning: {error}; the lock ends with its time to live at the latest"));
+            Ok(code)
+        }
+    }
+}
+
+async fn acquire(session: &Session, args: &Lock, key: &Key) -> Result<LockGuard, Failure> {
+    let begin = Instant::now();
+    // A sled directory is had by one process at a time, so waiting for the lock begins with it.
+    let store = session
+        .store_within(match args.wait {
+            _ if args.attempt => Wait::UpTo(std::time::Duration::ZERO),
+            Some(wait) => Wait::UpTo(wait),
+            None => Wait::Forever,
+        })
+        .await?;
+    let owner = args.owner.clone().unwrap_or_else(default_owner);
+    let mut options = LockOptions::default().with_owner(owner).with_wait(match args.wait {
+        _ if args.attempt => LockWait::Try,
+        Some(wait) => LockWait::UpTo(wait.saturating_sub(begin.elapsed())),
+        None => LockWait::Forever,
+    });
+    options.ttl = args.ttl;
+    options.max_hold = args.max_hold;
+    options.timeout = session.timeout();
+    match store.lock_with(key, options).await {
+        Err(error) if *error.kind() == ErrorKind::Locked => {
+            let advice = holder(&**store, key).await;
+            Err(Failure::Advised { error, advice })
+        }
+        done => Ok(done?),
+    }
+}
+
+/// Who has the lock, in words.
+async fn holder(store: &dyn Store, key: &Key) -> String {
+    match store.lock_holder(key).await {
+        Ok(Some(holder)) => {
+            format!("{} holds it (token {})", holder.owner.escape_ascii(), holder.token)
+        }
+        Ok(None) => "It is free again by now".to_owned(),
+        Err(error) => format!("Who holds it could not be asked: {error}"),
+    }
+}
+
+/// Runs the command until it ends or the lock does. Afterwards nothing of it is left.
+async fn hold(guard: &LockGuard, args: &Lock, signals: &mut Signals) -> Result<End, Failure> {
+    let environment =
+        [("KV_LOCK_KEY", guard.key().as_str().to_owned()), ("KV_LOCK_TOKEN", guard.token().to_string())];
+    let mut group = Group::spawn(&args.command, environment)?;
+    let mut lost = pin!(guard.lost());
+    let end = loop {
+        tokio::select! {
+            biased;
+            loss = &mut lost => break End::Lost(loss),
+            code = group.leader() => break End::Exited(code),
+            signal = signals.next() => group.signal(signal),
+        }
+    };
+    group.end(args.grace).await;
+    Ok(end)
+}
+
+/// What others see as the holder.
+pub(crate) fn default_owner() -> String {
+    let host = nix::unistd::gethostname().ok();
+    let host = host.as_ref().map_or_else(|| "localhost".into(), |host| host.to_string_lossy());
+    format!("{host}:{}", std::process::id())
+}

@@ -1,0 +1,84 @@
+//! `kv ls`: the keys directly below a prefix, or all of them, as they come.
+
+use futures_util::TryStreamExt;
+use kv_core::{Consistency, ListItem, ListOptions, Operation};
+use serde::Serialize;
+
+use crate::cli::Ls;
+use crate::exit::Failure;
+use crate::output::{Format, JsonEntry, JsonItems, Output};
+use crate::session::Session;
+
+#[derive(Serialize)]
+#[serde(untagged)]
+enum JsonItem<'i> {
+    Entry(JsonEntry<'i>),
+    Key { key: &'i str },
+    Prefix { prefix: &'i str },
+}
+
+impl<'i> JsonItem<'i> {
+    fn new(item: &'i ListItem) -> Self {
+        match item {
+            ListItem::Entry(entry) => Self::Entry(JsonEntry::without_value(entry)),
+            ListItem::Prefix(prefix) => Self::Prefix { prefix: prefix.as_str() },
+            other => Self::Key { key: other.path() },
+        }
+    }
+}
+
+pub(crate) async fn run(session: &Session, args: Ls) -> Result<(), Failure> {
+    let prefix = super::prefix(&args.prefix, Operation::List)?;
+    let mut options = ListOptions::default();
+    if let Some(after) = &args.start_after {
+        options = options.with_start_after(super::key(after, Operation::List)?);
+    }
+    if !args.recursive {
+        options = options.with_one_level();
+    }
+    if !args.long {
+        options = options.with_keys_only();
+    }
+    if args.stale {
+        options = options.with_consistency(Consistency::Stale);
+    }
+    options.limit = args.limit;
+    options.timeout = session.timeout();
+    let mut listing = session.store().await?.list_with(&prefix, options).await?;
+
+    let mut out = Output::stdout();
+    match session.output() {
+        None | Some(Format::Table) => {
+            if args.long {
+                out.line(&columns("VERSION", "BYTES", "KEY"))?;
+            }
+            while let Some(item) = listing.try_next().await? {
+                out.line(&line(&item, args.long))?;
+            }
+        }
+        Some(format) => {
+            let mut items = JsonItems::begin(format, &mut out)?;
+            while let Some(item) = listing.try_next().await? {
+                items.item(&mut out, &JsonItem::new(&item))?;
+            }
+            items.end(&mut out)?;
+        }
+    }
+    out.flush()
+}
+
+fn line(item: &ListItem, long: bool) -> String {
+    match item {
+        ListItem::Entry(entry) => {
+            columns(&entry.version.to_string(), &entry.value.len().to_string(), entry.key.as_str())
+        }
+        ListItem::Prefix(prefix) if long => columns("-", "-", &format!("{prefix}/")),
+        ListItem::Prefix(prefix) => format!("{prefix}/"),
+        other => other.path().to_owned(),
+    }
+}
+
+/// Columns of a fixed width, so that lines can be written before the last one is known.
+fn columns(version: &str, bytes: &str, key: &str) -> String {
+    format!("{version:>12} {bytes:>10}  {key}")
+}

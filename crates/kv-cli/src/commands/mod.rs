@@ -1,0 +1,38 @@
+//! The commands, one file each.
+
+pub(crate) mod capabilities;
+pub(crate) mod completions;
+pub(crate) mod del;
+pub(crate) mod doctor;
+pub(crate) mod export;
+pub(crate) mod get;
+pub(crate) mod holder;
+pub(crate) mod import;
+#[cfg(unix)]
+pub(crate) mod lock;
+#[cfg(not(unix))]
+#[path = "lock_unsupported.rs"]
+pub(crate) mod lock;
+pub(crate) mod ls;
+pub(crate) mod put;
+pub(crate) mod tree;
+pub(crate) mod watch;
+
+use kv_core::{Key, Operation, Prefix};
+
+use crate::exit::Failure;
+
+/// The key an argument names.
+fn key(argument: &str, operation: Operation) -> Result<Key, Failure> {
+    Ok(Key::new(argument).map_err(|error| error.with_operation(operation))?)
+}
+
+/// The prefix an argument names.
+fn prefix(argument: &str, operation: Operation) -> Result<Prefix, Failure> {
+    Ok(Prefix::new(argument).map_err(|error| error.with_operation(operation))?)
+}
+
+/// A prefix in words.
+fn shown(prefix: &Prefix) -> String {
+    if prefix.is_root() { "the whole namespace".to_owned() } else { format!("{:?}", prefix.as_str()) }
+}

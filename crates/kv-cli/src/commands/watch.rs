@@ -1,0 +1,104 @@
+//! `kv watch`: changes as JSON lines, each written as it happens.
+
+use std::io::{self, IsTerminal};
+
+use kv_core::{DeleteCause, Error, ErrorKind, Operation, WatchEvent, WatchFilter, WatchOptions, WatchTarget};
+use serde::Serialize;
+
+use super::shown;
+use crate::cli::Watch;
+use crate::exit::Failure;
+use crate::output::{Format, JsonEntry, Output, say};
+use crate::session::Session;
+
+#[derive(Serialize)]
+#[serde(tag = "event", rename_all = "lowercase")]
+enum JsonEvent<'e> {
+    Put(JsonEntry<'e>),
+    Delete {
+        key: &'e str,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        version: Option<u64>,
+        cause: &'static str,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        previous: Option<JsonEntry<'e>>,
+    },
+    Resync,
+    Synced,
+}
+
+impl<'e> JsonEvent<'e> {
+    /// `None` for a kind of event this version does not know.
+    fn new(event: &'e WatchEvent) -> Option<Self> {
+        Some(match event {
+            WatchEvent::Put(entry) => Self::Put(JsonEntry::full(entry)),
+            WatchEvent::Delete(deletion) => Self::Delete {
+                key: deletion.key.as_str(),
+                version: deletion.version.map(|version| version.get()),
+                cause: match deletion.cause {
+                    DeleteCause::Deleted => "deleted",
+                    DeleteCause::Expired => "expired",
+                    _ => "unknown",
+                },
+                previous: deletion.previous.as_ref().map(JsonEntry::full),
+            },
+            WatchEvent::Resync => Self::Resync,
+            WatchEvent::Synced => Self::Synced,
+            _ => return None,
+        })
+    }
+}
+
+pub(crate) async fn run(session: &Session, args: Watch) -> Result<(), Failure> {
+    if session.output() == Some(Format::Table) {
+        return Err(Failure::Usage("watch writes JSON lines; leave out --output".to_owned()));
+    }
+    let target: WatchTarget = if args.key {
+        super::key(&args.target, Operation::Watch)?.into()
+    } else {
+        super::prefix(&args.target, Operation::Watch)?.into()
+    };
+    let mut options = WatchOptions::default().with_filter(match (args.puts, args.deletes) {
+        (true, _) => WatchFilter::Puts,
+        (_, true) => WatchFilter::Deletes,
+        (false, false) => WatchFilter::All,
+    });
+    if args.initial {
+        options = options.with_initial();
+    }
+    if let Some(version) = args.from {
+        options = options.with_from(version);
+    }
+    options.timeout = session.timeout();
+    let store = session.store().await?;
+    let mut watch = store.watch_with(target.clone(), options).await?;
+    if io::stderr().is_terminal() {
+        say(&match &target {
+            WatchTarget::Prefix(prefix) => {
+                format!("kv: watching what is below {}; --key watches one key", shown(prefix))
+            }
+            other => format!("kv: watching {:?}", other.path()),
+        });
+    }
+
+    let mut out = Output::stdout();
+    let mut left = args.count;
+    while left != Some(0) {
+        let event = watch.next().await.unwrap_or_else(|| Err(ended_silently()))?;
+        let Some(line) = JsonEvent::new(&event) else {
+            say("kv: warning: the store sent an event this kv does not know");
+            continue;
+        };
+        out.json(&line)?;
+        // Whoever reads this acts on it now.
+        out.flush()?;
+        left = left.map(|left| left - 1);
+    }
+    Ok(())
+}
+
+fn ended_silently() -> Error {
+    Error::new(ErrorKind::Internal)
+        .with_operation(Operation::Watch)
+        .with_detail("the watch ended without saying why")
+}

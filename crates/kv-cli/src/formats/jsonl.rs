@@ -1,0 +1,193 @@
+//! JSON lines: one object a row, `{"key":"a/b","value":"text"}`, or `"base64"` in place of `"value"`
+//! for what is not UTF-8.
+
+use std::io::{BufRead, Read};
+
+use bytes::Bytes;
+use data_encoding::BASE64;
+use kv_core::{Entry, Prefix};
+use serde::de::IgnoredAny;
+use serde::{Deserialize, Serialize};
+
+use super::{Emit, Row};
+use crate::exit::Failure;
+use crate::output::JsonValue;
+
+/// What a JSON escape makes of one byte at worst: `\u0000`.
+const ESCAPE: usize = 6;
+/// Room for the key and the rest of a row.
+const AROUND: usize = 16 << 10;
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Line {
+    key: String,
+    value: Option<String>,
+    base64: Option<String>,
+    // Written by `export --meta` and `get -o json`; a put gives its own.
+    #[serde(rename = "version")]
+    _version: Option<IgnoredAny>,
+    #[serde(rename = "created")]
+    _created: Option<IgnoredAny>,
+    #[serde(rename = "expiry")]
+    _expiry: Option<IgnoredAny>,
+}
+
+/// One row as it is written.
+#[derive(Debug, Serialize)]
+pub(crate) struct Written<'r> {
+    key: &'r str,
+    #[serde(flatten)]
+    value: JsonValue<'r>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    version: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    created: Option<u64>,
+}
+
+impl<'r> Written<'r> {
+    /// The row of an entry under this name, with its versions or without.
+    pub(crate) fn new(name: &'r str, entry: &'r Entry, meta: bool) -> Self {
+        Self {
+            key: name,
+            value: JsonValue::new(&entry.value),
+            version: meta.then_some(entry.version.get()),
+            created: meta.then_some(entry.created.get()),
+        }
+    }
+}
+
+/// Reads rows line by line. A line that is no row ends it: the file is not what it should be.
+pub(super) fn read(
+    mut reader: impl BufRead,
+    below: &Prefix,
+    max_value: usize,
+    emit: Emit<'_>,
+) -> Result<(), Failure> {
+    let longest = max_value.saturating_mul(ESCAPE).saturating_add(AROUND) as u64;
+    let mut number = 0_u64;
+    let mut line = Vec::new();
+    loop {
+        number += 1;
+        line.clear();
+        let read = (&mut reader).take(longest).read_until(b'\n', &mut line);
+        match read.map_err(|error| Failure::io(format!("cannot read line {number}"), error))? {
+            0 => return Ok(()),
+            _ if line.trim_ascii().is_empty() => continue,
+            length if length as u64 == longest && !line.ends_with(b"\n") => {
+                emit(Row::refused(format!("line {number}"), format!("more than {longest} bytes long")))?;
+                skip_line(&mut reader).map_err(|error| Failure::io("cannot read on", error))?;
+            }
+            _ => emit(row(&line, below).map_err(|why| Failure::Usage(format!("line {number}: {why}")))?)?,
+        }
+    }
+}
+
+fn row(line: &[u8], below: &Prefix) -> Result<Row, String> {
+    // serde_json counts lines itself, and this one is always its first.
+    let line: Line = serde_json::from_slice(line)
+        .map_err(|error| error.to_string().replace("at line 1 column", "at column"))?;
+    let value: Bytes = match (line.value, line.base64) {
+        (Some(text), None) => text.into(),
+        (None, Some(code)) => match BASE64.decode(code.as_bytes()) {
+            Ok(bytes) => bytes.into(),
+            Err(error) => return Err(format!("the key {:?} has bad base64: {error}", line.key)),
+        },
+        _ => return Err(format!("the key {:?} needs either \"value\" or \"base64\"", line.key)),
+    };
+    Ok(match below.join(&line.key) {
+        Ok(key) => Row::Entry { key, value },
+        Err(error) => Row::refused(format!("{:?}", line.key), error.kind().to_string()),
+    })
+}
+
+fn skip_line(reader: &mut impl BufRead) -> std::io::Result<()> {
+    loop {
+        let bytes = reader.fill_buf()?;
+        let (skip, done) = match bytes.iter().position(|byte| *byte == b'\n') {
+            Some(at) => (at + 1, true),
+            None => (bytes.len(), bytes.is_empty()),
+        };
+        reader.consume(skip);
+        if done {
+            return Ok(());
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use kv_core::{Key, Version};
+
+    use super::*;
+
+    fn rows(text: &[u8], max_value: usize) -> Result<Vec<Row>, Failure> {
+        let mut rows = Vec::new();
+        let mut emit = |row| {
+            rows.push(row);
+            Ok(())
+        };
+        read(text, &Prefix::root(), max_value, &mut emit)?;
+        Ok(rows)
+    }
+
+    fn entry(key: &str, value: &[u8]) -> Row {
+        Row::Entry { key: Key::new(key).unwrap(), value: Bytes::copy_from_slice(value) }
+    }
+
+    #[test]
+    fn rows_are_read() {
+        let text = br#"{"key":"a","value":"text"}
+
+{"base64":"AP8=","key":"/a//b/","version":7,"created":5,"expiry":{"kind":"never"}}
+{"key":"empty","value":""}"#;
+        let expected = [entry("a", b"text"), entry("a/b", &[0, 255]), entry("empty", b"")];
+        assert_eq!(rows(text, 100).unwrap(), expected);
+    }
+
+    #[test]
+    fn what_is_written_is_read() {
+        for value in [&b""[..], b"text\n\"\\\0", "ü\u{2028}".as_bytes(), &[0, 159, 146, 150], b"\xff"] {
+            let key = Key::new("a b/ü").unwrap();
+            let value = Bytes::copy_from_slice(value);
+            let stored = Entry::new(key.clone(), value.clone(), Version::new(7), Version::new(5));
+            for meta in [false, true] {
+                let text = serde_json::to_vec(&Written::new(key.as_str(), &stored, meta)).unwrap();
+                assert_eq!(rows(&text, 100).unwrap(), [entry("a b/ü", &value)]);
+            }
+        }
+    }
+
+    #[test]
+    fn a_bad_name_is_refused_and_the_rest_goes_on() {
+        let text = b"{\"key\":\"a/../b\",\"value\":\"\"}\n{\"key\":\"c\",\"value\":\"\"}\n";
+        let found = rows(text, 100).unwrap();
+        assert!(matches!(&found[0], Row::Refused { name, .. } if name == "\"a/../b\""), "{found:?}");
+        assert_eq!(found[1], entry("c", b""));
+    }
+
+    #[test]
+    fn a_line_without_end_is_refused_without_being_kept() {
+        let mut text = vec![b'x'; 1 << 20];
+        text.extend_from_slice(b"\n{\"key\":\"c\",\"value\":\"\"}\n");
+        let found = rows(&text, 1).unwrap();
+        assert!(matches!(&found[0], Row::Refused { name, .. } if name == "line 1"), "{found:?}");
+        assert_eq!(found[1..], [entry("c", b"")]);
+    }
+
+    #[test]
+    fn what_is_no_row_ends_it_with_its_line() {
+        for text in [
+            "{\"key\":\"a\",\"value\":\"\"}\nnonsense",
+            "\n{\"key\":\"a\"}",
+            "\n{\"key\":\"a\",\"value\":\"\",\"base64\":\"\"}",
+            "\n{\"key\":\"a\",\"base64\":\"x\"}",
+            "\n{\"key\":\"a\",\"value\":\"\",\"more\":1}",
+            "\n{\"value\":\"a\"}",
+        ] {
+            let failure = rows(text.as_bytes(), 100).unwrap_err();
+            assert_eq!(failure.code(), crate::exit::USAGE);
+            assert!(failure.to_string().starts_with("line 2: "), "{failure}");
+        }
+    }
+}

@@ -1,0 +1,129 @@
+//! Reading values: from the command line, a file or standard input, byte for byte.
+
+use std::fs::File;
+use std::io::{self, Read};
+use std::time::Duration;
+
+use bytes::Bytes;
+use data_encoding::{BASE64, HEXLOWER_PERMISSIVE};
+
+use crate::exit::Failure;
+
+/// More than any store takes; what is larger is refused without being read to its end.
+const MOST: u64 = 256 << 20;
+
+/// How a value is written where it is given.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Encoding {
+    Bytes,
+    Hex,
+    Base64,
+}
+
+impl Encoding {
+    /// The encoding two flags choose; the command line has refused both at once.
+    pub(crate) fn of(hex: bool, base64: bool) -> Self {
+        match (hex, base64) {
+            (true, _) => Self::Hex,
+            (_, true) => Self::Base64,
+            (false, false) => Self::Bytes,
+        }
+    }
+
+    fn decode(self, bytes: Vec<u8>) -> Result<Vec<u8>, Failure> {
+        let decoded = match self {
+            Self::Bytes => return Ok(bytes),
+            Self::Hex => HEXLOWER_PERMISSIVE.decode(&without_space(bytes)),
+            Self::Base64 => BASE64.decode(&without_space(bytes)),
+        };
+        let name = if self == Self::Hex { "hex digits" } else { "base64" };
+        decoded.map_err(|error| Failure::Usage(format!("the value is not {name}: {error}")))
+    }
+
+    /// The text of `bytes` in this encoding; bytes as they are have none.
+    pub(crate) fn encode(self, bytes: &[u8]) -> Option<String> {
+        match self {
+            Self::Bytes => None,
+            Self::Hex => Some(HEXLOWER_PERMISSIVE.encode(bytes)),
+            Self::Base64 => Some(BASE64.encode(bytes)),
+        }
+    }
+}
+
+fn without_space(mut bytes: Vec<u8>) -> Vec<u8> {
+    bytes.retain(|byte| !byte.is_ascii_whitespace());
+    bytes
+}
+
+/// The value an argument stands for: `-` is standard input, `@FILE` a file, anything else itself.
+pub(crate) fn value(argument: &str, raw: bool, encoding: Encoding) -> Result<Bytes, Failure> {
+    let bytes = if raw {
+        argument.as_bytes().to_vec()
+    } else if argument == "-" {
+        read(io::stdin().lock(), "standard input")?
+    } else if let Some(path) = argument.strip_prefix('@') {
+        let name = format!("{path:?}");
+        let file = File::open(path).map_err(|error| Failure::io(format!("cannot read {name}"), error))?;
+        read(file, &name)?
+    } else {
+        argument.as_bytes().to_vec()
+    };
+    encoding.decode(bytes).map(Bytes::from)
+}
+
+fn read(source: impl Read, name: &str) -> Result<Vec<u8>, Failure> {
+    let mut bytes = Vec::new();
+    source
+        .take(MOST + 1)
+        .read_to_end(&mut bytes)
+        .map_err(|error| Failure::io(format!("cannot read {name}"), error))?;
+    if bytes.len() as u64 > MOST {
+        return Err(Failure::Usage(format!(
+            "{name} has more than {MOST} bytes; no store takes such a value"
+        )));
+    }
+    Ok(bytes)
+}
+
+/// A time such as `5s` or `1m30s`, for the command line.
+pub(crate) fn duration(text: &str) -> Result<Duration, String> {
+    humantime::parse_duration(text).map_err(|error| format!("not a time such as 5s or 1m30s: {error}"))
+}
+
+/// The same, above zero.
+pub(crate) fn positive_duration(text: &str) -> Result<Duration, String> {
+    match duration(text)? {
+        Duration::ZERO => Err("must be more than zero".to_owned()),
+        duration => Ok(duration),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_literal_is_itself() {
+        assert_eq!(value("a b", false, Encoding::Bytes).unwrap(), "a b");
+        assert_eq!(value("@x", true, Encoding::Bytes).unwrap(), "@x");
+        assert_eq!(value("-", true, Encoding::Bytes).unwrap(), "-");
+        assert_eq!(value("", false, Encoding::Bytes).unwrap(), "");
+    }
+
+    #[test]
+    fn encodings_are_undone() {
+        assert_eq!(value("00fF 10\n", false, Encoding::Hex).unwrap(), &[0, 0xff, 0x10][..]);
+        assert_eq!(value("AP8Q\n", false, Encoding::Base64).unwrap(), &[0, 0xff, 0x10][..]);
+        for (text, encoding) in [("0", Encoding::Hex), ("zz", Encoding::Hex), ("A", Encoding::Base64)] {
+            assert_eq!(value(text, false, encoding).unwrap_err().code(), crate::exit::USAGE);
+        }
+    }
+
+    #[test]
+    fn times_need_a_unit() {
+        assert_eq!(duration("0s"), Ok(Duration::ZERO));
+        assert_eq!(positive_duration("1m30s"), Ok(Duration::from_secs(90)));
+        assert!(positive_duration("0s").is_err());
+        assert!(duration("5").is_err());
+    }
+}

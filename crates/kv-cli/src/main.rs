@@ -1,0 +1,7 @@
+//! The `kv` command.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    kv_cli::run(kv_any::registry())
+}

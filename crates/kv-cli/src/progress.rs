@@ -1,0 +1,59 @@
+//! The progress bar: on a terminal, on standard error, and nowhere else.
+
+use std::time::Duration;
+
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+
+/// How far an import or export has come.
+pub(crate) struct Progress {
+    bar: ProgressBar,
+    keys: u64,
+    bytes: u64,
+}
+
+impl Progress {
+    /// Begins; `verb` is what is being done, in the present tense.
+    ///
+    /// `on` is false where the output goes to the same terminal and would be torn apart.
+    pub(crate) fn begin(verb: &'static str, on: bool) -> Self {
+        // Draws nothing where standard error is not a terminal.
+        let target = if on { ProgressDrawTarget::stderr() } else { ProgressDrawTarget::hidden() };
+        let bar = ProgressBar::with_draw_target(None, target).with_prefix(verb);
+        if let Ok(style) =
+            ProgressStyle::with_template("{spinner} {prefix} {pos} keys, {msg} ({per_sec}, {elapsed})")
+        {
+            bar.set_style(style);
+        }
+        bar.enable_steady_tick(Duration::from_millis(200));
+        Self { bar, keys: 0, bytes: 0 }
+    }
+
+    /// One key with this many bytes of value is done.
+    pub(crate) fn done(&mut self, bytes: usize) {
+        self.keys += 1;
+        self.bytes += bytes as u64;
+        self.bar.set_position(self.keys);
+        if !self.bar.is_hidden() {
+            self.bar.set_message(indicatif::HumanBytes(self.bytes).to_string());
+        }
+    }
+
+    pub(crate) fn keys(&self) -> u64 {
+        self.keys
+    }
+
+    pub(crate) fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
+    /// A line on standard error that does not tear the bar.
+    pub(crate) fn say(&self, line: &str) {
+        self.bar.suspend(|| crate::output::say(line));
+    }
+}
+
+impl Drop for Progress {
+    fn drop(&mut self) {
+        self.bar.finish_and_clear();
+    }
+}

@@ -1,0 +1,152 @@
+//! What every command has: the store it is about, opened when it is needed, and how to answer.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use etcetera::BaseStrategy;
+use kv_core::{Error, ErrorKind, Operation, Registry, Store, StoreUrl};
+use percent_encoding::{AsciiSet, CONTROLS, utf8_percent_encode};
+use tokio::sync::OnceCell;
+
+use crate::cli::Global;
+use crate::exit::Failure;
+use crate::output::{Format, say};
+
+/// How long a command waits for a directory another process has, unless told otherwise.
+const PATIENCE: Duration = Duration::from_secs(5);
+/// How long a store may take to say good-bye.
+const FAREWELL: Duration = Duration::from_secs(5);
+/// How often it is tried meanwhile.
+const EVERY: Duration = Duration::from_millis(50);
+
+/// How long to wait for a directory another process has.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Wait {
+    /// As long as any request may take.
+    Timeout,
+    /// This long.
+    UpTo(Duration),
+    /// Until it is had.
+    Forever,
+}
+
+/// One run of the command.
+pub(crate) struct Session {
+    registry: Registry,
+    url: Option<String>,
+    timeout: Option<Duration>,
+    output: Option<Format>,
+    store: OnceCell<Arc<dyn Store>>,
+}
+
+impl Session {
+    pub(crate) fn new(registry: Registry, global: Global) -> Self {
+        let Global { store, timeout, output, verbose: _ } = global;
+        // An empty variable is as good as none.
+        let url = store.filter(|url| !url.is_empty());
+        Self { registry, url, timeout, output, store: OnceCell::new() }
+    }
+
+    /// The form of output that was asked for, if one was.
+    pub(crate) fn output(&self) -> Option<Format> {
+        self.output
+    }
+
+    /// The deadline that was asked for, if one was.
+    pub(crate) fn timeout(&self) -> Option<Duration> {
+        self.timeout
+    }
+
+    /// The store's URL, fit to be shown.
+    pub(crate) fn shown_url(&self) -> Result<String, Failure> {
+        Ok(StoreUrl::parse(&self.url()?)?.to_string())
+    }
+
+    /// The store, opened at the first call.
+    pub(crate) async fn store(&self) -> Result<&Arc<dyn Store>, Failure> {
+        self.store_within(Wait::Timeout).await
+    }
+
+    /// The same, waiting this long if another process has its directory.
+    pub(crate) async fn store_within(&self, wait: Wait) -> Result<&Arc<dyn Store>, Failure> {
+        self.store.get_or_try_init(|| self.open(wait)).await
+    }
+
+    /// Closes the store, if it was opened. Whatever the command did is done: what goes wrong now is
+    /// told and changes nothing.
+    pub(crate) async fn close(&self) {
+        let Some(store) = self.store.get() else { return };
+        match tokio::time::timeout(FAREWELL, store.close()).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => say(&format!("kv: warning: {error}")),
+            Err(_) => {
+                say(&format!("kv: warning: closing the store took more than {FAREWELL:?}; left it open"))
+            }
+        }
+    }
+
+    fn url(&self) -> Result<String, Failure> {
+        self.url.clone().map_or_else(default_url, Ok)
+    }
+
+    async fn open(&self, wait: Wait) -> Result<Arc<dyn Store>, Failure> {
+        let url = self.url()?;
+        let patience = match wait {
+            Wait::Timeout => Some(self.timeout.unwrap_or(PATIENCE)),
+            Wait::UpTo(patience) => Some(patience),
+            Wait::Forever => None,
+        };
+        let begin = Instant::now();
+        let mut told = false;
+        loop {
+            let error = match self.open_once(&url).await {
+                Ok(store) => return Ok(store),
+                Err(error) => error,
+            };
+            let ErrorKind::InUse { holder } = *error.kind() else { return Err(error.into()) };
+            if patience.is_some_and(|patience| begin.elapsed() >= patience) {
+                return Err(Failure::Advised { error, advice: in_use_advice(holder) });
+            }
+            if !told && patience.is_none() {
+                told = true;
+                say(&format!("kv: waiting: {error}"));
+            }
+            tokio::time::sleep(EVERY).await;
+        }
+    }
+
+    async fn open_once(&self, url: &str) -> Result<Arc<dyn Store>, Error> {
+        let opening = self.registry.open(url);
+        let Some(timeout) = self.timeout else { return opening.await };
+        // A store has a connect timeout of its own, which its URL sets and whose words are better.
+        match tokio::time::timeout(timeout, opening).await {
+            Ok(opened) => opened,
+            Err(_) => Err(Error::new(ErrorKind::Timeout)
+                .with_operation(Operation::Open)
+                .with_endpoint(StoreUrl::parse(url)?.to_string())
+                .with_detail(format!("not open within {timeout:?}"))),
+        }
+    }
+}
+
+/// What to do about a directory another process has.
+fn in_use_advice(holder: Option<u32>) -> String {
+    let who = holder.map_or_else(|| "the other process".to_owned(), |pid| format!("process {pid}"));
+    format!(
+        "One process at a time can have a sled directory. Wait for {who} to end (--timeout says how \
+         long), or use a store many processes share: --store etcd://…, consul://… or zk://…"
+    )
+}
+
+/// The store of somebody who named none.
+fn default_url() -> Result<String, Failure> {
+    /// What means something in a URL.
+    const MARKS: &AsciiSet = &CONTROLS.add(b'%').add(b'?').add(b'#');
+    let nowhere = |why: &str| {
+        Failure::Usage(format!("there is no place for the default store: {why}; name one with --store"))
+    };
+    let base = etcetera::choose_base_strategy().map_err(|error| nowhere(&error.to_string()))?;
+    let path = base.data_dir().join("kv");
+    let path = path.to_str().ok_or_else(|| nowhere("the data directory's path is not UTF-8"))?;
+    Ok(format!("sled:{}", utf8_percent_encode(path, MARKS)))
+}

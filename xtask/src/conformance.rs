@@ -38,7 +38,7 @@ pub(crate) struct Args {
     pub(crate) filter: Option<String>,
     /// The seed of the suite's random choices
     #[arg(long)]
-    pub(crate) seed: Option<u64>,
+    pub(crate) seed: Option<String>,
     /// Write all outcomes to this file, as JSON
     #[arg(long, value_name = "FILE")]
     pub(crate) report: Option<PathBuf>,
@@ -171,8 +171,8 @@ impl Run<'_> {
         if let Some(filter) = &self.args.filter {
             command.args(["--filter", filter]);
         }
-        if let Some(seed) = self.args.seed {
-            command.args(["--seed", &seed.to_string()]);
+        if let Some(seed) = &self.args.seed {
+            command.args(["--seed", seed]);
         }
         if let (Some(url), Some(spec)) = (&target.url, &item.backend.spec) {
             command.env(&spec.url_env, with_query(url, &item.variant.query));

@@ -1,11 +1,27 @@
 #![doc = include_str!("../README.md")]
 
+mod clock;
 mod deadline;
+mod handle;
 mod hold;
+mod hub;
+mod lock_table;
 mod namespace;
 mod session;
+mod sweeper;
+mod table_hold;
+mod ttl;
+mod wakes;
 
+pub use clock::{Clock, ManualClock, Sleep, Timestamp, TokioClock};
 pub use deadline::{Deadline, within};
+pub use handle::HandleId;
 pub use hold::HoldState;
+pub use hub::{Change, Hub, HubOptions, Page, Pages, State, StateFor};
+pub use lock_table::{Grant, LockRequest, LockTable, Ticket};
 pub use namespace::Namespace;
 pub use session::SessionCell;
+pub use sweeper::{Sweep, Sweeper};
+pub use table_hold::{LockAccess, lock_in_table};
+pub use ttl::TtlQueue;
+pub use wakes::Wakes;

@@ -1,0 +1,228 @@
+//! Who watches what: the index that leads a change to the watches it matches, and to no other.
+
+use std::collections::{HashMap, VecDeque};
+use std::task::Waker;
+
+use kv_core::WatchFilter;
+use slab::Slab;
+
+use super::log::{Change, Log};
+use crate::handle::HandleId;
+use crate::wakes::Wakes;
+
+pub(super) type TopicId = usize;
+
+/// One watch. Never used again, unlike a [`TopicId`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(super) struct WatchId(pub(super) u64);
+
+/// All watches of one target with one filter. They share the list of the changes that match, so a
+/// watch costs the same however many changes it has not read.
+#[derive(Debug)]
+pub(super) struct Topic {
+    path: Box<str>,
+    filter: WatchFilter,
+    /// Where in the log the matching changes are, from `known_from` on.
+    matching: VecDeque<u64>,
+    known_from: u64,
+    /// Matching changes before this place are gone from the log.
+    lost_before: u64,
+    members: HashMap<WatchId, HandleId>,
+    /// The members that have read everything, and whom to wake.
+    parked: HashMap<WatchId, Waker>,
+}
+
+impl Topic {
+    /// Whether a watch that has read up to `position` has missed a matching change.
+    pub(super) fn has_lost(&self, position: u64) -> bool {
+        position < self.lost_before
+    }
+
+    /// The first matching change at or behind `position`.
+    pub(super) fn next_match(&self, position: u64) -> Option<u64> {
+        // Who is up to date or one behind is the usual case.
+        let at = match self.matching.back() {
+            Some(last) if *last < position => return None,
+            _ => self.matching.partition_point(|place| *place < position),
+        };
+        self.matching.get(at).copied()
+    }
+
+    pub(super) fn park(&mut self, watch: WatchId, waker: &Waker) {
+        self.parked
+            .entry(watch)
+            .and_modify(|parked| parked.clone_from(waker))
+            .or_insert_with(|| waker.clone());
+    }
+
+    pub(super) fn has_member(&self, watch: WatchId) -> bool {
+        self.members.contains_key(&watch)
+    }
+}
+
+/// The topics, by native path: a key's name, or a prefix with its slash (empty for everything), so
+/// the two never meet.
+#[derive(Debug, Default)]
+pub(super) struct Topics {
+    topics: Slab<Topic>,
+    by_path: HashMap<Box<str>, Vec<TopicId>>,
+}
+
+impl Topics {
+    pub(super) fn get_mut(&mut self, id: TopicId) -> Option<&mut Topic> {
+        self.topics.get_mut(id)
+    }
+
+    pub(super) fn watches(&self) -> usize {
+        self.topics.iter().map(|(_, topic)| topic.members.len()).sum()
+    }
+
+    #[cfg(test)]
+    pub(super) fn is_empty(&self) -> bool {
+        self.topics.is_empty() && self.by_path.is_empty()
+    }
+
+    /// How many places in the log all topics together list.
+    #[cfg(test)]
+    pub(super) fn listed(&self) -> usize {
+        self.topics.iter().map(|(_, topic)| topic.matching.len()).sum()
+    }
+
+    /// Adds a watch that reads the log from `from` on.
+    pub(super) fn join(
+        &mut self,
+        path: &str,
+        filter: WatchFilter,
+        watch: WatchId,
+        handle: HandleId,
+        log: &Log,
+        from: u64,
+    ) -> TopicId {
+        let same = |id: &TopicId| self.topics.get(*id).is_some_and(|topic| topic.filter == filter);
+        let found = self.by_path.get(path).and_then(|ids| ids.iter().copied().find(same));
+        let id = found.unwrap_or_else(|| {
+            let id = self.topics.insert(Topic {
+                path: path.into(),
+                filter,
+                matching: VecDeque::new(),
+                known_from: log.next(),
+                lost_before: 0,
+                members: HashMap::new(),
+                parked: HashMap::new(),
+            });
+            self.by_path.entry(path.into()).or_default().push(id);
+            id
+        });
+        if let Some(topic) = self.topics.get_mut(id) {
+            if from < topic.known_from {
+                let earlier = log.between(from, topic.known_from).filter(|(_, change)| topic.matches(change));
+                let mut matching: VecDeque<u64> = earlier.map(|(place, _)| place).collect();
+                matching.append(&mut topic.matching);
+                topic.matching = matching;
+                topic.known_from = from;
+            }
+            topic.members.insert(watch, handle);
+        }
+        id
+    }
+
+    /// Takes a watch out, and its topic with the last one.
+    pub(super) fn leave(&mut self, id: TopicId, watch: WatchId) {
+        let Some(topic) = self.topics.get_mut(id) else { return };
+        // The topic of a watch that was closed may be gone and its number another's.
+        if topic.members.remove(&watch).is_none() {
+            return;
+        }
+        topic.parked.remove(&watch);
+        self.remove_if_empty(id);
+    }
+
+    /// Takes all watches of a handle out.
+    pub(super) fn close(&mut self, handle: HandleId) -> Wakes {
+        let mut wakes = Wakes::none();
+        let mut empty = Vec::new();
+        for (id, topic) in &mut self.topics {
+            let Topic { members, parked, .. } = topic;
+            members.retain(|watch, owner| {
+                let stays = *owner != handle;
+                if !stays && let Some(waker) = parked.remove(watch) {
+                    wakes.push(waker);
+                }
+                stays
+            });
+            if topic.members.is_empty() {
+                empty.push(id);
+            }
+        }
+        for id in empty {
+            self.remove_if_empty(id);
+        }
+        wakes
+    }
+
+    /// Notes the change at `place` with the watches it matches.
+    pub(super) fn publish(&mut self, place: u64, change: &Change, wakes: &mut Wakes) {
+        self.for_each_match(change, |topic| {
+            topic.matching.push_back(place);
+            for (_, waker) in topic.parked.drain() {
+                wakes.push(waker);
+            }
+        });
+    }
+
+    /// Notes that the change at `place` is gone from the log.
+    pub(super) fn forget(&mut self, place: u64, change: &Change) {
+        self.for_each_match(change, |topic| {
+            if topic.matching.front() == Some(&place) {
+                topic.matching.pop_front();
+                topic.lost_before = place + 1;
+            }
+        });
+    }
+
+    /// One look-up for the key and one for each prefix above it, however many topics there are.
+    fn for_each_match(&mut self, change: &Change, mut matched: impl FnMut(&mut Topic)) {
+        if self.topics.is_empty() {
+            return;
+        }
+        let Self { topics, by_path } = self;
+        change.with_native(|native| {
+            let slashes = native.match_indices('/').map(|(at, _)| &native[..=at]);
+            for path in std::iter::once("").chain(slashes).chain([native]) {
+                for id in by_path.get(path).into_iter().flatten() {
+                    if let Some(topic) =
+                        topics.get_mut(*id).filter(|topic| topic.filter.admits(change.event()))
+                    {
+                        matched(topic);
+                    }
+                }
+            }
+        });
+    }
+
+    fn remove_if_empty(&mut self, id: TopicId) {
+        if self.topics.get(id).is_none_or(|topic| !topic.members.is_empty()) {
+            return;
+        }
+        let topic = self.topics.remove(id);
+        if let Some(ids) = self.by_path.get_mut(&topic.path) {
+            ids.retain(|other| *other != id);
+            if ids.is_empty() {
+                self.by_path.remove(&topic.path);
+            }
+        }
+    }
+}
+
+impl Topic {
+    fn matches(&self, change: &Change) -> bool {
+        self.filter.admits(change.event())
+            && change.with_native(|native| {
+                if self.path.is_empty() || self.path.ends_with('/') {
+                    native.starts_with(&*self.path)
+                } else {
+                    native == &*self.path
+                }
+            })
+    }
+}

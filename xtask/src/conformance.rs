@@ -21,7 +21,7 @@ pub(crate) struct Args {
     /// Backends to test, separated by commas; all of them if not given
     #[arg(long, value_name = "NAMES", value_delimiter = ',')]
     pub(crate) backend: Vec<String>,
-    /// Where servers come from: started here, or named by KV_<BACKEND>_URL
+    /// Where servers come from: started here, or named by KV_ETCD_URL and its like
     #[arg(long, value_enum, default_value_t = Provider::Docker)]
     pub(crate) provider: Provider,
     /// Images to use: whatever is here (auto), upstream or debian
@@ -95,7 +95,7 @@ impl Run<'_> {
         let Some(spec) = &item.backend.spec else { return Ok(()) };
         match std::env::var(&spec.url_env) {
             Ok(url) => {
-                let place = format!("{} from {}", spec.product, spec.url_env);
+                let place = format!("{} at {}", item.label(), spec.url_env);
                 self.suite(item, &Target { url: Some(url), place, ..Target::default() }).await?;
             }
             Err(_) => self.not_run(item.label(), format!("{} is not set", spec.url_env)),
@@ -298,7 +298,10 @@ impl Run<'_> {
 
     /// Prints the summary, writes the report.
     fn finish(mut self, took: Duration, built: Duration) -> Result<Tally> {
-        println!("\nconformance, suite {}:", self.report.suite);
+        match self.report.suite.as_str() {
+            "" => println!("\nconformance: no suite ran"),
+            version => println!("\nconformance, suite {version}:"),
+        }
         for line in &self.summary {
             println!("  {line}");
         }

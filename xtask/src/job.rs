@@ -104,6 +104,9 @@ pub(crate) fn run<F: Future<Output = Result<ExitCode>>>(work: F) -> Result<ExitC
             _ = terminate.recv() => Ok(ExitCode::from(INTERRUPTED)),
         }
     });
+    if matches!(&result, Ok(code) if *code == ExitCode::from(INTERRUPTED)) {
+        eprintln!("interrupted: removing what was started");
+    }
     // Waits for docker commands under way.
     drop(runtime);
     if let Ok(engine) = Engine::detect() {

@@ -29,7 +29,7 @@ pub(crate) fn run(args: Args) -> Result<ExitCode> {
 
 /// Runs all of it and tells how it went, all but the closing line.
 pub(crate) async fn all(require: bool) -> Result<Tally> {
-    let (mut tally, skips) = workspace_tests(require).await?;
+    let (mut tally, remarks) = workspace_tests(require).await?;
     let tests = tally;
     let conformance = conformance::conform(&conformance::Args {
         backend: Vec::new(),
@@ -44,18 +44,18 @@ pub(crate) async fn all(require: bool) -> Result<Tally> {
     .await?;
     tally += conformance;
     println!("\nworkspace tests: {tests}");
-    for skip in skips {
-        println!("  skipped: {skip}");
+    for remark in remarks {
+        println!("  {remark}");
     }
     println!("conformance: {conformance}\n");
     Ok(tally)
 }
 
-/// Everything but what [`conformance::conform`] runs.
+/// Everything but what [`conformance::conform`] runs. Says what failed and what was skipped.
 async fn workspace_tests(require: bool) -> Result<(Tally, Vec<String>)> {
     let backends = backend::all()?;
     let mut tally = Tally::default();
-    let mut skips = Vec::new();
+    let mut remarks = Vec::new();
     for program in executables::build(&["--workspace"]).await? {
         if backends.iter().any(|backend| is_of_conformance(&program, backend)) {
             continue;
@@ -66,16 +66,20 @@ async fn workspace_tests(require: bool) -> Result<(Tally, Vec<String>)> {
         command.env("KV_REQUIRE", u8::from(require).to_string());
         let (ended, said) = job::tests_with_skips(command).await?;
         if ended.failed > 0 {
-            println!("FAILED: {package}: {}", program.target);
+            remarks.push(format!("FAILED: {package}: {}", program.target));
         }
         tally += ended;
-        skips.extend(said);
+        remarks.extend(said.into_iter().map(|skip| format!("skipped: {package}: {skip}")));
     }
     println!("\ndocumentation tests");
     let mut docs = job::cargo();
     docs.args(["test", "--workspace", "--doc"]);
-    tally += job::tests(docs).await?;
-    Ok((tally, skips))
+    let ended = job::tests(docs).await?;
+    if ended.failed > 0 {
+        remarks.push("FAILED: documentation tests".to_owned());
+    }
+    tally += ended;
+    Ok((tally, remarks))
 }
 
 fn is_of_conformance(program: &Executable, backend: &Backend) -> bool {

@@ -30,16 +30,24 @@ pub(crate) struct Global {
     /// The store, as a URL: sled:PATH, etcd://HOST:2379/NAMESPACE, consul://…, zk://…, mem:
     /// [default: a sled store in your data directory]
     // The URL can hold a password, so its value is never shown.
-    #[arg(long, short, global = true, env = "KV_STORE", hide_env_values = true, value_name = "URL")]
+    #[arg(
+        long,
+        short,
+        global = true,
+        help_heading = "For every command",
+        env = "KV_STORE",
+        hide_env_values = true,
+        value_name = "URL"
+    )]
     pub(crate) store: Option<String>,
     /// Deadline of each request, such as 5s; also how long to wait for a sled directory
-    #[arg(long, global = true, value_name = "TIME", value_parser = positive_duration)]
+    #[arg(long, global = true, help_heading = "For every command", value_name = "TIME", value_parser = positive_duration)]
     pub(crate) timeout: Option<Duration>,
     /// Form of the output
-    #[arg(long, short, global = true, value_enum, value_name = "FORM")]
+    #[arg(long, short, global = true, help_heading = "For every command", value_enum, value_name = "FORM")]
     pub(crate) output: Option<Format>,
     /// Say more on standard error; twice and three times for yet more
-    #[arg(long, short, global = true, action = clap::ArgAction::Count)]
+    #[arg(long, short, global = true, help_heading = "For every command", action = clap::ArgAction::Count)]
     pub(crate) verbose: u8,
 }
 

@@ -5,6 +5,7 @@ mod commands;
 mod exit;
 mod formats;
 mod input;
+mod native;
 mod output;
 mod progress;
 mod session;
@@ -76,7 +77,7 @@ async fn dispatch(cli: Cli, registry: Registry) -> Result<u8, Failure> {
     if let Command::Completions { shell } = command {
         return commands::completions::run(shell).map(|()| 0);
     }
-    let session = Session::new(registry, global);
+    let session = Session::new(registry, global)?;
     let done = match command {
         // It runs until its command ends, and passes signals on to it.
         Command::Lock(args) if !args.holder => commands::lock::run(&session, args).await,

@@ -10,6 +10,7 @@ use tokio::sync::OnceCell;
 
 use crate::cli::Global;
 use crate::exit::Failure;
+use crate::native;
 use crate::output::{Format, say};
 
 /// How long a command waits for a directory another process has, unless told otherwise.
@@ -33,18 +34,21 @@ pub(crate) enum Wait {
 /// One run of the command.
 pub(crate) struct Session {
     registry: Registry,
-    url: Option<String>,
+    url: String,
     timeout: Option<Duration>,
     output: Option<Format>,
     store: OnceCell<Arc<dyn Store>>,
 }
 
 impl Session {
-    pub(crate) fn new(registry: Registry, global: Global) -> Self {
+    pub(crate) fn new(registry: Registry, global: Global) -> Result<Self, Failure> {
         let Global { store, timeout, output, verbose: _ } = global;
         // An empty variable is as good as none.
-        let url = store.filter(|url| !url.is_empty());
-        Self { registry, url, timeout, output, store: OnceCell::new() }
+        let url = match store.filter(|url| !url.is_empty()) {
+            Some(url) => complete(url)?,
+            None => default_url()?,
+        };
+        Ok(Self { registry, url, timeout, output, store: OnceCell::new() })
     }
 
     /// The form of output that was asked for, if one was.
@@ -59,7 +63,7 @@ impl Session {
 
     /// The store's URL, fit to be shown.
     pub(crate) fn shown_url(&self) -> Result<String, Failure> {
-        Ok(StoreUrl::parse(&self.url()?)?.to_string())
+        Ok(StoreUrl::parse(&self.url)?.to_string())
     }
 
     /// The store, opened at the first call.
@@ -85,12 +89,7 @@ impl Session {
         }
     }
 
-    fn url(&self) -> Result<String, Failure> {
-        self.url.clone().map_or_else(default_url, Ok)
-    }
-
     async fn open(&self, wait: Wait) -> Result<Arc<dyn Store>, Failure> {
-        let url = self.url()?;
         let patience = match wait {
             Wait::Timeout => Some(self.timeout.unwrap_or(PATIENCE)),
             Wait::UpTo(patience) => Some(patience),
@@ -99,7 +98,7 @@ impl Session {
         let begin = Instant::now();
         let mut told = false;
         loop {
-            let error = match self.open_once(&url).await {
+            let error = match self.open_once().await {
                 Ok(store) => return Ok(store),
                 Err(error) => error,
             };
@@ -115,15 +114,15 @@ impl Session {
         }
     }
 
-    async fn open_once(&self, url: &str) -> Result<Arc<dyn Store>, Error> {
-        let opening = self.registry.open(url);
+    async fn open_once(&self) -> Result<Arc<dyn Store>, Error> {
+        let opening = self.registry.open(&self.url);
         let Some(timeout) = self.timeout else { return opening.await };
         // A store has a connect timeout of its own, which its URL sets and whose words are better.
         match tokio::time::timeout(timeout, opening).await {
             Ok(opened) => opened,
             Err(_) => Err(Error::new(ErrorKind::Timeout)
                 .with_operation(Operation::Open)
-                .with_endpoint(StoreUrl::parse(url)?.to_string())
+                .with_endpoint(StoreUrl::parse(&self.url)?.to_string())
                 .with_detail(format!("not open within {timeout:?}"))),
         }
     }
@@ -136,6 +135,18 @@ fn in_use_advice(holder: Option<u32>) -> String {
         "One process at a time can have a sled directory. Wait for {who} to end (--timeout says how \
          long), or use a store many processes share: --store etcd://…, consul://… or zk://…"
     )
+}
+
+/// Takes what a URL leaves out from the variables of the native tools, and says so.
+fn complete(url: String) -> Result<String, Failure> {
+    let variable = |name: &str| std::env::var(name).ok();
+    let Some(completed) = native::complete(&url, variable)? else { return Ok(url) };
+    let shown = StoreUrl::parse(&completed.url)?;
+    say(&format!("kv: {shown}, from {}", completed.from.join(", ")));
+    for unused in completed.unused {
+        say(&format!("kv: warning: {unused} is set, and kv does not use it"));
+    }
+    Ok(completed.url)
 }
 
 /// The store of somebody who named none.

@@ -39,6 +39,12 @@ impl Sweeper {
         Self { clock, armed: Arc::new(Notify::new()), running: Arc::new(AtomicBool::new(false)) }
     }
 
+    /// Whether its task runs: whether it will sweep without being armed again.
+    #[must_use]
+    pub fn is_running(&self) -> bool {
+        self.running.load(Ordering::Acquire)
+    }
+
     /// Says that the next deadline may have come nearer. `sweep` is what the task runs: it lets go
     /// what is due and tells when to come again. It is used only where no task runs yet.
     pub fn arm<F, W>(&self, sweep: F)
@@ -46,7 +52,7 @@ impl Sweeper {
         F: Fn() -> W + Send + 'static,
         W: Future<Output = Sweep> + Send,
     {
-        if self.running.load(Ordering::Acquire) {
+        if self.is_running() {
             self.armed.notify_one();
             return;
         }
@@ -164,7 +170,7 @@ mod tests {
     fn it_survives_the_end_of_a_runtime_and_does_without_one() {
         let toy = Toy::new();
         toy.expire(1, toy.clock.now());
-        assert!(!toy.sweeper.running.load(Ordering::Acquire));
+        assert!(!toy.sweeper.is_running());
         for key in 2..4 {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
             runtime.block_on(async {

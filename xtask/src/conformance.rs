@@ -95,6 +95,7 @@ impl Run<'_> {
         let Some(spec) = &item.backend.spec else { return Ok(()) };
         match std::env::var(&spec.url_env) {
             Ok(url) => {
+                let url = item.variant.add_to(&url);
                 let place = format!("{} at {}", item.label(), spec.url_env);
                 self.suite(item, &Target { url: Some(url), place, ..Target::default() }).await?;
             }
@@ -135,7 +136,9 @@ impl Run<'_> {
         let version = spec.version(&setup.version)?.clone();
         let say = |what: &str| println!("{what}");
         let image = image::provide(engine, &spec, &version, self.args.images, &say)?;
-        Ok(Servers::new(engine.clone(), spec, &version, image).nodes(setup.nodes))
+        Ok(Servers::new(engine.clone(), spec, &version, image)
+            .nodes(setup.nodes)
+            .variant(item.variant.clone()))
     }
 
     async fn suite_on(&mut self, item: &Item, setup: &Setup, servers: &Servers) -> Result<()> {
@@ -175,7 +178,7 @@ impl Run<'_> {
             command.args(["--seed", seed]);
         }
         if let (Some(url), Some(spec)) = (&target.url, &item.backend.spec) {
-            command.env(&spec.url_env, with_query(url, &item.variant.query));
+            command.env(&spec.url_env, url);
         }
         let start = Instant::now();
         let ended = tokio::time::timeout(TEST_LIMIT, job::status(command)).await;
@@ -269,7 +272,6 @@ impl Run<'_> {
         env.insert("KV_TIER".into(), self.args.tier.to_string());
         env.insert("KV_IMAGES".into(), self.args.images.to_string());
         env.insert("KV_VARIANT".into(), item.variant.name.clone());
-        env.insert("KV_VARIANT_QUERY".into(), item.variant.query.clone());
         env.insert("KV_REQUIRE".into(), u8::from(self.args.require).to_string());
         env
     }
@@ -338,7 +340,7 @@ fn budget(tier: Tier) -> Duration {
     Duration::from_secs(60 * minutes)
 }
 
-fn minutes(time: Duration) -> String {
+pub(crate) fn minutes(time: Duration) -> String {
     format!("{}:{:02} min", time.as_secs() / 60, time.as_secs() % 60)
 }
 
@@ -349,12 +351,4 @@ fn place(item: &Item, setup: &Setup) -> String {
 
 fn file_name(place: &str) -> String {
     place.chars().map(|c| if c.is_ascii_alphanumeric() { c } else { '-' }).collect()
-}
-
-fn with_query(url: &str, query: &str) -> String {
-    match (query, url.contains('?')) {
-        ("", _) => url.to_owned(),
-        (query, true) => format!("{url}&{query}"),
-        (query, false) => format!("{url}?{query}"),
-    }
 }

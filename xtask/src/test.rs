@@ -1,6 +1,7 @@
 //! `cargo xtask test`: every test of the workspace, then the suite on every backend.
 
 use std::process::ExitCode;
+use std::time::Instant;
 
 use anyhow::Result;
 use kv_testkit::{ImagePolicy, Tier};
@@ -29,6 +30,7 @@ pub(crate) fn run(args: Args) -> Result<ExitCode> {
 
 /// Runs all of it and tells how it went, all but the closing line.
 pub(crate) async fn all(require: bool) -> Result<Tally> {
+    let start = Instant::now();
     let (mut tally, remarks) = workspace_tests(require).await?;
     let tests = tally;
     let conformance = conformance::conform(&conformance::Args {
@@ -47,7 +49,8 @@ pub(crate) async fn all(require: bool) -> Result<Tally> {
     for remark in remarks {
         println!("  {remark}");
     }
-    println!("conformance: {conformance}\n");
+    println!("conformance: {conformance}");
+    println!("all of it took {}\n", conformance::minutes(start.elapsed()));
     Ok(tally)
 }
 

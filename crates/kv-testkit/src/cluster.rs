@@ -10,7 +10,7 @@ use crate::engine::{Engine, blocking};
 use crate::node::{Node, Plan};
 use crate::ports;
 use crate::servers::Servers;
-use crate::spec::Spec;
+use crate::spec::{Spec, Variant};
 use crate::template::fill;
 use crate::workspace;
 
@@ -28,6 +28,7 @@ const POLL: Duration = Duration::from_millis(100);
 #[derive(Debug)]
 pub struct Cluster {
     spec: Arc<Spec>,
+    variant: Variant,
     version: String,
     nodes: Vec<Node>,
     _remains: Remains,
@@ -84,7 +85,7 @@ fn launch_once(servers: &Servers) -> Result<Cluster> {
         network = Some((name, subnet));
     }
     let client_port = servers.changes.port.unwrap_or(spec.node.port);
-    let container_ports = spec.node.ports(client_port);
+    let container_ports = spec.node.ports(client_port, servers.changes.ready.as_ref());
     let host_ports = ports::pick(engine, container_ports.len() * servers.nodes)?;
     let mut plans = Vec::new();
     for (index, host_ports) in (1..).zip(host_ports.chunks(container_ports.len())) {
@@ -107,8 +108,13 @@ fn launch_once(servers: &Servers) -> Result<Cluster> {
         remains.containers.push(plan.container.clone());
         nodes.push(Node::create(servers, plan, &id, &ips)?);
     }
-    let version = servers.version.clone();
-    let cluster = Cluster { spec: Arc::clone(spec), version, nodes, _remains: remains };
+    let cluster = Cluster {
+        spec: Arc::clone(spec),
+        variant: servers.variant.clone(),
+        version: servers.version.clone(),
+        nodes,
+        _remains: remains,
+    };
     for node in &cluster.nodes {
         node.start_now()?;
     }
@@ -161,7 +167,7 @@ impl Cluster {
         self.nodes.iter().map(Node::endpoint).collect()
     }
 
-    /// The store URL that names every node.
+    /// The store URL that names every node, with the variant's query parameters.
     ///
     /// # Errors
     /// If the URL in `servers.toml` has an unknown placeholder.
@@ -169,13 +175,14 @@ impl Cluster {
         self.url_of(&self.endpoints())
     }
 
-    /// The store URL that names these addresses, e.g. those of proxies.
+    /// As [`Cluster::url`], but names these addresses, e.g. those of proxies.
     ///
     /// # Errors
     /// If the URL in `servers.toml` has an unknown placeholder.
     pub fn url_of<S: AsRef<str>>(&self, endpoints: &[S]) -> Result<String> {
         let endpoints: Vec<_> = endpoints.iter().map(AsRef::as_ref).collect();
-        fill(&self.spec.url, &[("endpoints", &endpoints.join(","))])
+        let url = fill(&self.spec.url, &[("endpoints", &endpoints.join(","))])?;
+        Ok(self.variant.add_to(&url))
     }
 
     /// Waits until every node is ready.

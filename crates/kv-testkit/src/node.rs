@@ -111,7 +111,7 @@ impl Node {
             bail!("there is no file `{file}` in servers.toml to append to");
         }
         files.extend(changes.files.iter().cloned());
-        let ready = fill_probe(&spec.ready, &values)?;
+        let ready = fill_probe(changes.ready.as_ref().unwrap_or(&spec.ready), &values)?;
         let leader = spec.leader.as_ref().map(|probe| fill_probe(probe, &values)).transpose()?;
         let inner = Inner {
             plan,

@@ -8,7 +8,7 @@ use anyhow::{Context, Result, ensure};
 use crate::cluster::{self, Cluster};
 use crate::engine::{Engine, blocking};
 use crate::image::{self, Image, ImagePolicy};
-use crate::spec::{Spec, Version};
+use crate::spec::{Probe, Spec, Variant, Version};
 
 /// Servers of one version that can be started on this machine: the engine answers and the image
 /// is here. Each [`Servers::start`] starts another, independent cluster.
@@ -18,6 +18,7 @@ pub struct Servers {
     pub(crate) spec: Arc<Spec>,
     pub(crate) version: String,
     pub(crate) image: Image,
+    pub(crate) variant: Variant,
     pub(crate) nodes: usize,
     pub(crate) changes: Changes,
 }
@@ -25,6 +26,7 @@ pub struct Servers {
 /// What a test wants other than `servers.toml` says.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Changes {
+    pub(crate) ready: Option<Probe>,
     pub(crate) port: Option<u16>,
     pub(crate) scheme: Option<String>,
     pub(crate) args: Vec<String>,
@@ -34,18 +36,19 @@ pub(crate) struct Changes {
 }
 
 impl Servers {
-    /// One node of a version, from an image chosen before.
+    /// One node of a version, from an image chosen before, for the backend as it comes.
     #[must_use]
     pub fn new(engine: Engine, spec: Arc<Spec>, version: &Version, image: Image) -> Self {
         let version = version.name.clone();
-        Self { engine, spec, version, image, nodes: 1, changes: Changes::default() }
+        let (variant, changes) = Default::default();
+        Self { engine, spec, version, image, variant, nodes: 1, changes }
     }
 
     /// What the crate in this folder is tested on, as the environment chooses:
-    /// `KV_SERVER_VERSION` (default: the version every run tests) and `KV_IMAGES`.
+    /// `KV_SERVER_VERSION` (default: the version every run tests), `KV_VARIANT` and `KV_IMAGES`.
     ///
     /// # Errors
-    /// If there is no engine, no such version, or no image on this machine.
+    /// If there is no engine, no such version or variant, or no image on this machine.
     pub fn available(crate_dir: &Path) -> Result<Self> {
         let spec = Spec::load(crate_dir)?;
         let version = match std::env::var("KV_SERVER_VERSION") {
@@ -54,7 +57,8 @@ impl Servers {
         };
         let engine = Engine::detect()?;
         let image = image::find(&engine, &spec, &version, ImagePolicy::current()?)?;
-        Ok(Self::new(engine, Arc::new(spec), &version, image))
+        let variant = spec.current_variant()?;
+        Ok(Self::new(engine, Arc::new(spec), &version, image).variant(variant))
     }
 
     /// The version that will run, as `servers.toml` calls it.
@@ -69,6 +73,13 @@ impl Servers {
         &self.image
     }
 
+    /// The variant of the backend whose query parameters [`Cluster::url`] has.
+    #[must_use]
+    pub fn variant(mut self, variant: Variant) -> Self {
+        self.variant = variant;
+        self
+    }
+
     /// One, two or three nodes that form a cluster; one if not said.
     #[must_use]
     pub fn nodes(mut self, count: usize) -> Self {
@@ -80,6 +91,13 @@ impl Servers {
     #[must_use]
     pub fn port(mut self, port: u16) -> Self {
         self.changes.port = Some(port);
+        self
+    }
+
+    /// Another way to see that a node serves clients, e.g. where passwords stand before the usual one.
+    #[must_use]
+    pub fn ready_when(mut self, probe: Probe) -> Self {
+        self.changes.ready = Some(probe);
         self
     }
 

@@ -145,6 +145,18 @@ pub enum Tier {
     Nightly,
 }
 
+impl Variant {
+    /// The URL with this variant's query parameters added.
+    #[must_use]
+    pub fn add_to(&self, url: &str) -> String {
+        match (self.query.as_str(), url.contains('?')) {
+            ("", _) => url.to_owned(),
+            (query, true) => format!("{url}&{query}"),
+            (query, false) => format!("{url}?{query}"),
+        }
+    }
+}
+
 impl Tier {
     /// The tier of this run, from `KV_TIER`.
     ///
@@ -253,6 +265,22 @@ impl Spec {
         })
     }
 
+    /// The variant this run tests, from `KV_VARIANT`; without it the backend as it comes.
+    ///
+    /// # Errors
+    /// If there is no variant of that name.
+    pub fn current_variant(&self) -> Result<Variant> {
+        match std::env::var("KV_VARIANT") {
+            Ok(name) if !name.is_empty() => self
+                .variants
+                .iter()
+                .find(|variant| variant.name == name)
+                .cloned()
+                .with_context(|| format!("{} has no variant `{name}`", self.product)),
+            _ => Ok(Variant::default()),
+        }
+    }
+
     /// The version every run tests: the first in the commit tier.
     #[must_use]
     pub fn default_version(&self) -> &Version {
@@ -263,9 +291,9 @@ impl Spec {
 
 impl NodeSpec {
     /// Every port of a node that the host must reach: the client port first, then probes' own.
-    pub(crate) fn ports(&self, client_port: u16) -> Vec<u16> {
+    pub(crate) fn ports(&self, client_port: u16, ready: Option<&Probe>) -> Vec<u16> {
         let mut ports = vec![client_port];
-        for probe in [Some(&self.ready), self.leader.as_ref()].into_iter().flatten() {
+        for probe in [Some(&self.ready), self.leader.as_ref(), ready].into_iter().flatten() {
             let port = probe.port.unwrap_or(client_port);
             if !ports.contains(&port) {
                 ports.push(port);

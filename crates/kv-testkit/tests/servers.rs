@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // Tests fail by panicking.
 #![allow(clippy::print_stdout)] // How long servers take is worth reading.
 
+use std::io::{ErrorKind, Read};
 use std::net::TcpStream;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -82,8 +83,12 @@ async fn one_node_survives_every_verb_at_its_address() {
 
         node.restart().await.unwrap();
 
+        let mut open = TcpStream::connect(&endpoint).unwrap();
         node.disconnect(Link::Clients).await.unwrap();
         assert!(refuses(node));
+        open.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+        let end = open.read(&mut [0]).map_err(|error| error.kind());
+        assert!(matches!(end, Ok(0) | Err(ErrorKind::ConnectionReset)), "{end:?}");
         assert!(node.is_running().await.unwrap());
         node.reconnect(Link::Clients).await.unwrap();
         node.ready().await.unwrap();

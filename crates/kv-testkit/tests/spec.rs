@@ -1,6 +1,7 @@
 //! What `servers.toml` may say, and the words in which a wrong one is refused.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // Tests fail by panicking.
 
+use kv_testkit::spec::Variant;
 use kv_testkit::{Spec, Tier, workspace};
 
 const GOOD: &str = r#"
@@ -69,6 +70,14 @@ fn nonsense_is_refused() {
     let no_question = "ready = { expect = \"imok\" }";
     let error = refused("ready = { tcp = \"ruok\", expect = \"imok\" }", no_question);
     assert!(error.contains("`http` or `tcp`"), "{error}");
+}
+
+#[test]
+fn a_variant_adds_its_query() {
+    let variant = Variant { query: "client=b".into(), ..Variant::default() };
+    assert_eq!(variant.add_to("zk://h:1/app"), "zk://h:1/app?client=b");
+    assert_eq!(variant.add_to("zk://h:1/app?a=1"), "zk://h:1/app?a=1&client=b");
+    assert_eq!(Variant::default().add_to("zk://h:1/app"), "zk://h:1/app");
 }
 
 #[test]

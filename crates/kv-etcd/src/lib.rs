@@ -1,1 +1,27 @@
 #![doc = include_str!("../README.md")]
+//!
+//! # Where things are
+//!
+//! `client` and `error` contain the native client; nothing else names it. `store` turns operations
+//! into requests, with `write`, `txn` and `list`. `hub` is the one stream behind all watches, `watch`
+//! what a reader of one sees. `lease`, `session`, `lock` and `hold` keep things alive; `handle` ends them.
+
+mod client;
+mod config;
+mod error;
+mod handle;
+mod hold;
+mod hub;
+mod lease;
+mod list;
+mod lock;
+mod record;
+mod session;
+mod store;
+mod txn;
+mod watch;
+mod write;
+
+pub use config::{DRIVER, EtcdConfig};
+pub use kv_core;
+pub use store::EtcdStore;

@@ -1,0 +1,351 @@
+//! The native client, made safe: deadlines, failover, signing in again, and no write sent twice.
+//!
+//! Each endpoint has a native client of its own, because only so a failure says which endpoint it
+//! was and whether the request had been sent. One endpoint is used until it fails.
+
+mod member;
+mod stream;
+mod wire;
+
+use std::hash::{BuildHasher, RandomState};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::time::Duration;
+
+use etcd_client as native;
+use kv_backend::Deadline;
+use kv_core::{Error, ErrorKind, Result};
+
+use crate::config::EtcdConfig;
+use crate::error::{self, Next};
+use member::{Dial, Member, Native};
+pub(crate) use stream::{Answer, ChangesIn, ChangesOut, WatchRequest};
+pub(crate) use wire::{
+    Change, Check, Done, Field, Name, Order, Page, Range, Read, Record, Step, Tree, TreeDone, behind,
+};
+
+/// The pause before a request is repeated for want of a leader or after a broken connection.
+const PAUSE: Duration = Duration::from_millis(100);
+/// How often a harmless request is repeated after its connection broke.
+const REPEATS: usize = 3;
+
+/// Why an attempt failed and what it leaves to do.
+pub(crate) struct Failure {
+    error: Error,
+    next: Next,
+}
+
+impl From<native::Error> for Failure {
+    fn from(error: native::Error) -> Self {
+        let (error, next) = error::classify(error);
+        Self { error, next }
+    }
+}
+
+impl From<Error> for Failure {
+    fn from(error: Error) -> Self {
+        Self { error, next: Next::Stop }
+    }
+}
+
+/// Whether a request may be sent again when it is unknown what became of it.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Repeat {
+    Harmless,
+    Never,
+}
+
+/// The cluster, as one handle sees it.
+pub(crate) struct Client {
+    members: Vec<Member>,
+    /// The member requests go to.
+    current: AtomicUsize,
+    /// Requests made so far, for tests that count round trips.
+    requests: AtomicU64,
+}
+
+impl Client {
+    /// A client for these endpoints, not connected yet.
+    pub(crate) fn new(config: &EtcdConfig) -> Result<Self> {
+        let endpoints = config.endpoints();
+        let each = config.connect_timeout / u32::try_from(endpoints.len()).unwrap_or(u32::MAX).max(1);
+        let dial = Dial {
+            tls: config.tls.as_ref().map(stream::tls).transpose()?,
+            user: config.user.clone(),
+            connect_timeout: each,
+            keep_alive: config.keep_alive,
+        };
+        let members: Vec<_> =
+            endpoints.into_iter().map(|endpoint| Member::new(endpoint, dial.clone())).collect();
+        if members.is_empty() {
+            return Err(Error::invalid_config("etcd needs at least one endpoint"));
+        }
+        // Handles spread over the members, as etcd's own clients do.
+        let first = RandomState::new().hash_one(0) % members.len() as u64;
+        let current = AtomicUsize::new(usize::try_from(first).unwrap_or_default());
+        Ok(Self { members, current, requests: AtomicU64::new(0) })
+    }
+
+    /// Finds a member that answers, within `timeout`.
+    pub(crate) async fn probe(&self, timeout: Duration) -> Result<()> {
+        let count = self.members.len();
+        let share = timeout / u32::try_from(count).unwrap_or(u32::MAX);
+        let first = self.current.load(Ordering::Relaxed);
+        let mut failures = Vec::new();
+        for at in (0..count).map(|step| (first + step) % count) {
+            self.current.store(at, Ordering::Relaxed);
+            let member = &self.members[at];
+            let status = |native: Arc<Native>| async move {
+                native.maintenance.clone().status().await?;
+                Ok(())
+            };
+            let sent = AtomicBool::new(false);
+            let asking = async {
+                let (asked, _) = self.attempt(member, &status, &sent).await;
+                Ok(asked.map_err(|failure| self.hint(failure)))
+            };
+            let error = match Deadline::after(share).run(asking).await {
+                Ok(Ok(())) => return Ok(()),
+                Ok(Err(error)) | Err(error) => error.not_applied().with_endpoint(&member.endpoint),
+            };
+            // The next endpoint would say the same.
+            if matches!(error.kind(), ErrorKind::Unauthenticated | ErrorKind::InvalidConfig { .. }) {
+                return Err(error);
+            }
+            failures.push(error);
+        }
+        let words: Vec<_> = failures.iter().map(ToString::to_string).collect();
+        match failures.pop() {
+            Some(only) if count == 1 => Err(only),
+            Some(last) => Err(Error::new(last.kind().clone())
+                .not_applied()
+                .with_detail(format!("none of the {count} endpoints answers: {}", words.join("; ")))
+                .with_source(last)),
+            None => Err(Error::invalid_config("etcd needs at least one endpoint")),
+        }
+    }
+
+    /// What a failure of the very first request most likely means.
+    fn hint(&self, Failure { error, next }: Failure) -> Error {
+        match error::misconfigured(&error) {
+            Some(reason) => Error::invalid_config(reason).with_source(error),
+            None if next == Next::Again && *error.kind() == ErrorKind::Unavailable => {
+                Error::new(ErrorKind::Unavailable)
+                    .with_detail(
+                        "the connection broke at the first request: \
+                         is it an etcd server, and does it speak TLS (etcd+tls://)?",
+                    )
+                    .with_source(error)
+            }
+            None => error,
+        }
+    }
+
+    /// How many requests were made so far, repeats included.
+    #[doc(hidden)]
+    pub(crate) fn requests(&self) -> u64 {
+        self.requests.load(Ordering::Relaxed)
+    }
+
+    /// Lets go of all connections.
+    pub(crate) fn disconnect(&self) {
+        self.members.iter().for_each(Member::disconnect);
+    }
+
+    pub(crate) async fn read(&self, deadline: Deadline, read: &Read) -> Result<Page> {
+        let (name, options) = read.native();
+        let ask = move |native: Arc<Native>| {
+            let (name, options) = (name.clone(), options.clone());
+            async move { Ok(wire::page(native.kv.clone().get(name, Some(options)).await?.0)?) }
+        };
+        self.call(deadline, Repeat::Harmless, ask).await
+    }
+
+    pub(crate) async fn commit(&self, deadline: Deadline, tree: Tree) -> Result<TreeDone> {
+        let repeat = if tree.writes() { Repeat::Never } else { Repeat::Harmless };
+        let ask = move |native: Arc<Native>| {
+            let tree = tree.clone();
+            async move { Ok(wire::tree_done(native.kv.clone().txn(tree.native()).await?.0)?) }
+        };
+        self.call(deadline, repeat, ask).await
+    }
+
+    /// Grants the lease `id`, which nobody else may have, and returns its time to live in seconds.
+    pub(crate) async fn grant(&self, deadline: Deadline, id: i64, seconds: i64) -> Result<i64> {
+        let ask = move |native: Arc<Native>| async move {
+            let options = native::LeaseGrantOptions::new().with_id(id);
+            let granted = native.lease.clone().grant(seconds, Some(options)).await?;
+            if granted.id() != id || granted.ttl() < 1 {
+                return Err(error::nonsense("another lease than was asked for").into());
+            }
+            Ok(granted.ttl())
+        };
+        self.call(deadline, Repeat::Never, ask).await
+    }
+
+    /// Revokes a lease and so deletes its keys; that it is gone already is no error.
+    pub(crate) async fn revoke(&self, deadline: Deadline, id: i64) -> Result<()> {
+        let ask = move |native: Arc<Native>| async move {
+            native.lease.clone().revoke(id).await?;
+            Ok(())
+        };
+        match self.call(deadline, Repeat::Harmless, ask).await {
+            Err(error) if error::lease_gone(&error) => Ok(()),
+            other => other,
+        }
+    }
+
+    /// Renews a lease; `false` if there is none any more.
+    pub(crate) async fn renew(&self, deadline: Deadline, id: i64) -> Result<bool> {
+        let ask = move |native: Arc<Native>| async move {
+            match native.lease.clone().keep_alive(id).await {
+                Ok(_) => Ok(true),
+                Err(native::Error::LeaseKeepAliveError(text)) if text.contains("not found") => Ok(false),
+                Err(error) => Err(error.into()),
+            }
+        };
+        self.call(deadline, Repeat::Harmless, ask).await
+    }
+
+    /// The granted and the remaining time of a lease in seconds; `None` if there is none any more.
+    pub(crate) async fn time_to_live(&self, deadline: Deadline, id: i64) -> Result<Option<(u64, u64)>> {
+        let ask = move |native: Arc<Native>| async move {
+            let left = native.lease.clone().time_to_live(id, None).await?;
+            let granted = u64::try_from(left.granted_ttl()).unwrap_or(0);
+            // Below zero: it is gone.
+            Ok(u64::try_from(left.ttl()).ok().map(|left| (granted, left)))
+        };
+        self.call(deadline, Repeat::Harmless, ask).await
+    }
+
+    /// The version the server tells.
+    pub(crate) async fn version(&self, deadline: Deadline) -> Result<String> {
+        let ask = |native: Arc<Native>| async move {
+            Ok(native.maintenance.clone().status().await?.version().to_owned())
+        };
+        self.call(deadline, Repeat::Harmless, ask).await
+    }
+
+    /// Opens a stream of changes that begins with one watch.
+    pub(crate) async fn open_watch(
+        &self,
+        deadline: Deadline,
+        first: &WatchRequest,
+    ) -> Result<(ChangesOut, ChangesIn)> {
+        let ask = |native: Arc<Native>| {
+            let (name, options) = first.native();
+            async move {
+                let opened = native.watch.clone().watch(name, Some(options)).await?;
+                Ok(stream::split(opened, native))
+            }
+        };
+        self.call(deadline, Repeat::Harmless, ask).await
+    }
+
+    /// Makes a request, on another member or again where that is allowed, until the deadline.
+    async fn call<T, F, Fut>(&self, deadline: Deadline, repeat: Repeat, ask: F) -> Result<T>
+    where
+        F: Fn(Arc<Native>) -> Fut + Sync,
+        Fut: Future<Output = Result<T, Failure>> + Send,
+    {
+        let count = self.members.len();
+        let (mut tried, mut repeats, mut signed_in) = (0, 0, false);
+        loop {
+            let at = self.pick();
+            let member = &self.members[at];
+            let sent = AtomicBool::new(false);
+            // A read leaves time to ask the other members; a write cannot be asked twice.
+            let untried = u32::try_from(count.saturating_sub(tried)).unwrap_or(1).max(1);
+            let patience = match repeat {
+                Repeat::Harmless => deadline.remaining()? / untried,
+                Repeat::Never => deadline.remaining()?,
+            };
+            let asked = tokio::time::timeout(patience, self.attempt(member, &ask, &sent)).await;
+            let Failure { error, next } = match asked {
+                Ok((Ok(answer), _)) => return Ok(answer),
+                Ok((Err(Failure { next: Next::SignIn, .. }), generation)) if !signed_in => {
+                    signed_in = true;
+                    match deadline.run(async { Ok(member.sign_in(generation).await) }).await? {
+                        Ok(()) => continue,
+                        Err(failure) => failure,
+                    }
+                }
+                Ok((Err(failure), _)) => failure,
+                Err(_) => {
+                    let waited = format!("no answer within {patience:?}");
+                    let error = Error::new(ErrorKind::Timeout).with_detail(waited);
+                    Failure { error, next: Next::Again }
+                }
+            };
+            let error = error.with_endpoint(&member.endpoint);
+            let error = if sent.into_inner() { error } else { error.not_applied() };
+            tried += 1;
+            if next != Next::Stop {
+                self.turn_from(at);
+            }
+            match next {
+                Next::Elsewhere if tried < count => continue,
+                Next::Again if repeat == Repeat::Harmless && repeats < REPEATS.max(count) => repeats += 1,
+                Next::Wait => {}
+                Next::Stop | Next::SignIn | Next::Elsewhere | Next::Again => return Err(error),
+            }
+            // The failure says more than that the time is over.
+            match deadline.remaining() {
+                Ok(left) if left > PAUSE => tokio::time::sleep(PAUSE).await,
+                _ => return Err(error),
+            }
+        }
+    }
+
+    /// One attempt on one member, and the sign-in it was made under.
+    async fn attempt<T, F, Fut>(
+        &self,
+        member: &Member,
+        ask: &F,
+        sent: &AtomicBool,
+    ) -> (Result<T, Failure>, u64)
+    where
+        F: Fn(Arc<Native>) -> Fut,
+        Fut: Future<Output = Result<T, Failure>>,
+    {
+        if let Err(failure) = member.turn().await {
+            return (Err(failure), 0);
+        }
+        let (native, generation) = match member.native().await {
+            Ok(native) => native,
+            Err(failure) => {
+                if failure.next == Next::Elsewhere {
+                    member.refused(&failure.error);
+                }
+                return (Err(failure), 0);
+            }
+        };
+        sent.store(true, Ordering::Relaxed);
+        self.requests.fetch_add(1, Ordering::Relaxed);
+        let asked = ask(native).await;
+        match &asked {
+            Err(Failure { next: Next::Elsewhere, error }) => {
+                sent.store(false, Ordering::Relaxed);
+                member.refused(error);
+            }
+            _ => member.reached(),
+        }
+        (asked, generation)
+    }
+
+    /// The member to ask: the current one, unless it is to be left alone and another is not.
+    fn pick(&self) -> usize {
+        let first = self.current.load(Ordering::Relaxed);
+        let count = self.members.len();
+        (0..count)
+            .map(|step| (first + step) % count)
+            .find(|at| self.members[*at].is_open())
+            .unwrap_or(first % count)
+    }
+
+    /// Goes on with the member behind this one, unless somebody did that already.
+    fn turn_from(&self, at: usize) {
+        let next = (at + 1) % self.members.len();
+        let _ = self.current.compare_exchange(at, next, Ordering::Relaxed, Ordering::Relaxed);
+    }
+}

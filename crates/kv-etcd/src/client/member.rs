@@ -1,0 +1,293 @@
+//! One endpoint: connected when first used, and asked at a bounded pace while it cannot be reached.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::time::Duration;
+
+use etcd_client as native;
+use kv_core::{Error, ErrorKind, Secret};
+use tokio::sync::Notify;
+use tokio::time::Instant;
+
+use super::Failure;
+use crate::error::{self, Next};
+
+/// The largest answer taken. Pages are kept far smaller; this is what a server could make us hold.
+const MAX_ANSWER: usize = 32 << 20;
+/// The same for a watch, where one message can carry many changes and what was there before them.
+const MAX_CHANGES: usize = 64 << 20;
+
+/// How long an endpoint that refused is left alone: doubled at each failure.
+const FIRST_PAUSE: Duration = Duration::from_millis(100);
+const LONGEST_PAUSE: Duration = Duration::from_secs(1);
+
+/// How to connect, the same for every endpoint.
+#[derive(Clone)]
+pub(super) struct Dial {
+    pub(super) tls: Option<native::TlsOptions>,
+    pub(super) user: Option<(String, Secret)>,
+    pub(super) connect_timeout: Duration,
+    pub(super) keep_alive: Duration,
+}
+
+impl Dial {
+    fn options(&self) -> native::ConnectOptions {
+        let options = native::ConnectOptions::new()
+            .with_require_leader(true)
+            .with_connect_timeout(self.connect_timeout)
+            .with_keep_alive(self.keep_alive, self.keep_alive / 2)
+            // The server takes pings without a call for an attack and hangs up.
+            .with_keep_alive_while_idle(false);
+        match &self.tls {
+            Some(tls) => options.with_tls(tls.clone()),
+            None => options,
+        }
+    }
+}
+
+/// The native clients of one endpoint; they share one connection.
+pub(crate) struct Native {
+    pub(crate) kv: native::KvClient,
+    pub(crate) watch: native::WatchClient,
+    pub(crate) lease: native::LeaseClient,
+    pub(crate) maintenance: native::MaintenanceClient,
+    /// For signing in.
+    all: native::Client,
+}
+
+/// See the module.
+pub(super) struct Member {
+    /// `http(s)://host:port`, as errors name it.
+    pub(super) endpoint: String,
+    dial: Dial,
+    native: RwLock<Option<Arc<Native>>>,
+    /// Held while connecting or signing in.
+    signing_in: tokio::sync::Mutex<()>,
+    /// How often it signed in: tells a stale token from a new one.
+    sign_ins: AtomicU64,
+    gate: Mutex<Gate>,
+    opened: Notify,
+}
+
+/// Whether and when an endpoint may be tried.
+#[derive(Default)]
+struct Gate {
+    failures: u32,
+    /// Grows with each failed attempt.
+    attempts: u64,
+    not_before: Option<Instant>,
+    last: Option<String>,
+}
+
+impl Member {
+    pub(super) fn new(endpoint: String, dial: Dial) -> Self {
+        Self {
+            endpoint,
+            dial,
+            native: RwLock::default(),
+            signing_in: tokio::sync::Mutex::default(),
+            sign_ins: AtomicU64::new(0),
+            gate: Mutex::default(),
+            opened: Notify::new(),
+        }
+    }
+
+    fn gate(&self) -> std::sync::MutexGuard<'_, Gate> {
+        self.gate.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether a request may go there now.
+    pub(super) fn is_open(&self) -> bool {
+        self.gate().not_before.is_none_or(|at| at <= Instant::now())
+    }
+
+    /// Waits for a turn to try. While the endpoint refuses, one caller tries per pause and the others
+    /// get what it got.
+    pub(super) async fn turn(&self) -> Result<(), Failure> {
+        let mut seen = None;
+        loop {
+            let opened = self.opened.notified();
+            let until = {
+                let mut gate = self.gate();
+                let Some(not_before) = gate.not_before else { return Ok(()) };
+                if seen.is_some_and(|seen| seen != gate.attempts) {
+                    let words = gate.last.clone().unwrap_or_default();
+                    let error = Error::new(ErrorKind::Unavailable).not_applied().with_detail(words);
+                    return Err(Failure { error, next: Next::Elsewhere });
+                }
+                if not_before <= Instant::now() {
+                    // The next one waits for what comes of this.
+                    gate.not_before = Some(Instant::now() + pause(gate.failures + 1));
+                    return Ok(());
+                }
+                seen = Some(gate.attempts);
+                not_before
+            };
+            // Its result is not needed: either way the gate is looked at again.
+            let _ = tokio::time::timeout_at(until, opened).await;
+        }
+    }
+
+    /// It answered.
+    pub(super) fn reached(&self) {
+        let mut gate = self.gate();
+        if gate.not_before.is_some() {
+            *gate = Gate { attempts: gate.attempts, ..Gate::default() };
+            drop(gate);
+            self.opened.notify_waiters();
+        }
+    }
+
+    /// It could not be connected to.
+    pub(super) fn refused(&self, error: &Error) {
+        let mut gate = self.gate();
+        gate.failures = gate.failures.saturating_add(1);
+        gate.attempts += 1;
+        gate.not_before = Some(Instant::now() + pause(gate.failures));
+        gate.last = Some(error.to_string());
+    }
+
+    /// The clients, connected and signed in if that was not done yet, and the number of the sign-in.
+    pub(super) async fn native(&self) -> Result<(Arc<Native>, u64), Failure> {
+        // Read before it is used: a sign-in in between makes it stale and not the other way round.
+        let generation = self.sign_ins.load(Ordering::Acquire);
+        if let Some(native) = self.present() {
+            return Ok((native, generation));
+        }
+        let _signing_in = self.signing_in.lock().await;
+        if let Some(native) = self.present() {
+            return Ok((native, self.sign_ins.load(Ordering::Acquire)));
+        }
+        let mut options = self.dial.options();
+        if let Some((user, password)) = &self.dial.user {
+            options = options.with_user(user, password.expose());
+        }
+        let connected = match native::Client::connect([&self.endpoint], Some(options)).await {
+            Err(error) if is_auth_off(&error) => {
+                // As etcd's own clients do, so that authentication can be turned off under them.
+                tracing::warn!(endpoint = self.endpoint, "the server has authentication off");
+                native::Client::connect([&self.endpoint], Some(self.dial.options())).await
+            }
+            connected => connected,
+        };
+        let all = connected.map_err(|error| {
+            let (error, next) = error::classify(error);
+            Failure { error: error.not_applied(), next }
+        })?;
+        let native = Arc::new(Native {
+            kv: all.kv_client().max_decoding_message_size(MAX_ANSWER),
+            watch: all.watch_client().max_decoding_message_size(MAX_CHANGES),
+            lease: all.lease_client(),
+            maintenance: all.maintenance_client(),
+            all,
+        });
+        *self.native.write().unwrap_or_else(PoisonError::into_inner) = Some(Arc::clone(&native));
+        Ok((native, self.sign_ins.fetch_add(1, Ordering::AcqRel) + 1))
+    }
+
+    fn present(&self) -> Option<Arc<Native>> {
+        self.native.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Signs in again, unless somebody did since the sign-in `seen`.
+    pub(super) async fn sign_in(&self, seen: u64) -> Result<(), Failure> {
+        let Some((user, password)) = &self.dial.user else {
+            let error = Error::new(ErrorKind::Unauthenticated).with_detail("no user is configured");
+            return Err(Failure { error, next: Next::Stop });
+        };
+        let _signing_in = self.signing_in.lock().await;
+        if self.sign_ins.load(Ordering::Acquire) != seen {
+            return Ok(());
+        }
+        let Some(native) = self.present() else { return Ok(()) };
+        let credentials = (user.clone(), password.expose().to_owned());
+        native.all.clone().update_user(Some(credentials)).await.map_err(|error| {
+            let (error, next) = error::classify(error);
+            // A refusal of the password must not lead back here.
+            let next = if next == Next::SignIn { Next::Stop } else { next };
+            Failure { error: error.not_applied(), next }
+        })?;
+        self.sign_ins.fetch_add(1, Ordering::AcqRel);
+        Ok(())
+    }
+
+    /// Lets go of the connection.
+    pub(super) fn disconnect(&self) {
+        self.native.write().unwrap_or_else(PoisonError::into_inner).take();
+    }
+}
+
+fn is_auth_off(error: &native::Error) -> bool {
+    matches!(error, native::Error::GRpcStatus(status)
+        if status.message().contains("authentication is not enabled"))
+}
+
+fn pause(failures: u32) -> Duration {
+    FIRST_PAUSE.saturating_mul(1 << failures.saturating_sub(1).min(8)).min(LONGEST_PAUSE)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn member() -> Member {
+        let dial = Dial { tls: None, user: None, connect_timeout: LONGEST_PAUSE, keep_alive: LONGEST_PAUSE };
+        Member::new("http://h:1".to_owned(), dial)
+    }
+
+    fn refusal() -> Error {
+        Error::new(ErrorKind::Unavailable).with_detail("refused")
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_refusing_endpoint_is_tried_at_most_about_once_a_second() {
+        let member = member();
+        let begin = Instant::now();
+        let mut tries = 0;
+        while begin.elapsed() < Duration::from_secs(10) {
+            member.turn().await.map_err(|failure| failure.error).unwrap();
+            member.refused(&refusal());
+            tries += 1;
+        }
+        assert!(tries <= 14, "{tries}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn many_callers_share_one_attempt() {
+        let member = Arc::new(member());
+        member.refused(&refusal());
+        let callers: Vec<_> = (0..50)
+            .map(|_| {
+                let member = Arc::clone(&member);
+                tokio::spawn(async move {
+                    let turn = member.turn().await;
+                    if turn.is_ok() {
+                        tokio::time::sleep(Duration::from_millis(10)).await;
+                        member.refused(&refusal());
+                    }
+                    turn.is_ok()
+                })
+            })
+            .collect();
+        let mut tried = 0;
+        for caller in callers {
+            tried += usize::from(caller.await.unwrap());
+        }
+        assert_eq!(tried, 1);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_answer_opens_the_gate_for_all() {
+        let member = Arc::new(member());
+        member.refused(&refusal());
+        member.refused(&refusal());
+        let waiting = tokio::spawn({
+            let member = Arc::clone(&member);
+            async move { member.turn().await.is_ok() }
+        });
+        tokio::time::sleep(Duration::from_millis(1)).await;
+        member.reached();
+        assert!(waiting.await.unwrap());
+        assert!(member.is_open());
+    }
+}

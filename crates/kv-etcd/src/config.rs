@@ -1,0 +1,360 @@
+//! How an etcd store is opened: in code, or by URL.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use kv_core::{Driver, Error, Host, Operation, Prefix, Result, Secret, Store, StoreUrl, TtlRange};
+
+use crate::error::{BACKEND, MAX_TTL, MIN_TTL};
+use crate::store::EtcdStore;
+
+const DEFAULT_PORT: u16 = 2379;
+const TLS_SCHEME: &str = "etcd+tls";
+
+/// How a URL with the scheme `etcd` or `etcd+tls` becomes a store.
+pub const DRIVER: Driver = Driver { name: BACKEND, schemes: &["etcd", TLS_SCHEME], open };
+
+fn open(url: StoreUrl) -> kv_core::Opening {
+    Box::pin(async move {
+        let store = EtcdStore::connect(EtcdConfig::from_url(&url)?).await?;
+        Ok(Arc::new(store) as Arc<dyn Store>)
+    })
+}
+
+/// The time to live of keys and locks: whole seconds.
+pub(crate) const TTL: TtlRange = TtlRange::new(MIN_TTL, MAX_TTL, Duration::from_secs(1));
+
+/// How an etcd store is opened. `Debug` shows no secret.
+///
+/// ```
+/// use std::time::Duration;
+/// use kv_etcd::EtcdConfig;
+/// use kv_etcd::kv_core::{Prefix, Secret};
+///
+/// let config = EtcdConfig::new(["h1:2379", "h2:2379"])
+///     .with_namespace(Prefix::new("app")?)
+///     .with_user("app", Secret::new("..."))
+///     .with_timeout(Duration::from_secs(2));
+/// # Ok::<(), kv_etcd::kv_core::Error>(())
+/// ```
+#[derive(Clone)]
+pub struct EtcdConfig {
+    hosts: Vec<String>,
+    pub(crate) namespace: Prefix,
+    pub(crate) user: Option<(String, Secret)>,
+    pub(crate) tls: Option<TlsFiles>,
+    pub(crate) timeout: Duration,
+    pub(crate) connect_timeout: Duration,
+    pub(crate) keep_alive: Duration,
+    pub(crate) lock_ttl: Duration,
+    pub(crate) session_ttl: Duration,
+}
+
+/// What TLS needs, as the text of PEM files.
+#[derive(Clone, Default)]
+pub(crate) struct TlsFiles {
+    pub(crate) ca: Option<String>,
+    pub(crate) identity: Option<(String, Secret)>,
+    pub(crate) server_name: Option<String>,
+}
+
+impl EtcdConfig {
+    /// A store on these members, each as `host:port`; the port 2379 may be left out.
+    ///
+    /// One member is used at a time, the first one chosen at random; when it fails, the next.
+    pub fn new<H: Into<String>>(hosts: impl IntoIterator<Item = H>) -> Self {
+        Self {
+            hosts: hosts.into_iter().map(Into::into).collect(),
+            namespace: Prefix::root(),
+            user: None,
+            tls: None,
+            timeout: Duration::from_secs(5),
+            connect_timeout: Duration::from_secs(5),
+            keep_alive: Duration::from_secs(10),
+            lock_ttl: Duration::from_secs(15),
+            session_ttl: Duration::from_secs(15),
+        }
+    }
+
+    /// The same, every key below this namespace.
+    #[must_use]
+    pub fn with_namespace(mut self, namespace: Prefix) -> Self {
+        self.namespace = namespace;
+        self
+    }
+
+    /// The same with a user of etcd's own authentication.
+    #[must_use]
+    pub fn with_user(mut self, user: impl Into<String>, password: Secret) -> Self {
+        self.user = Some((user.into(), password));
+        self
+    }
+
+    fn tls(&mut self) -> &mut TlsFiles {
+        self.tls.get_or_insert_default()
+    }
+
+    /// The same over TLS, trusting the system's certificate authorities unless
+    /// [`with_ca`](Self::with_ca) names another. The server's certificate is always verified.
+    #[must_use]
+    pub fn with_tls(mut self) -> Self {
+        self.tls();
+        self
+    }
+
+    /// The same over TLS, trusting only these certificate authorities: the text of a PEM file.
+    #[must_use]
+    pub fn with_ca(mut self, pem: impl Into<String>) -> Self {
+        self.tls().ca = Some(pem.into());
+        self
+    }
+
+    /// The same over TLS, with a certificate of the client's own: the texts of two PEM files.
+    #[must_use]
+    pub fn with_identity(mut self, certificate_pem: impl Into<String>, key_pem: Secret) -> Self {
+        self.tls().identity = Some((certificate_pem.into(), key_pem));
+        self
+    }
+
+    /// The same over TLS, where the server's certificate is for this name and not for the host's.
+    #[must_use]
+    pub fn with_server_name(mut self, name: impl Into<String>) -> Self {
+        self.tls().server_name = Some(name.into());
+        self
+    }
+
+    /// The same with this deadline for each request. The default is 5 s.
+    #[must_use]
+    pub fn with_timeout(mut self, timeout: Duration) -> Self {
+        self.timeout = timeout;
+        self
+    }
+
+    /// The same with this deadline for opening the store, over all members. The default is 5 s.
+    #[must_use]
+    pub fn with_connect_timeout(mut self, timeout: Duration) -> Self {
+        self.connect_timeout = timeout;
+        self
+    }
+
+    /// The same, asking a silent connection for a sign of life this often and giving it half of that
+    /// to answer. The default is 10 s. etcd hangs up on a client that asks more often than every 5 s,
+    /// unless it was started with another `--grpc-keepalive-min-time`.
+    #[must_use]
+    pub fn with_keep_alive(mut self, interval: Duration) -> Self {
+        self.keep_alive = interval;
+        self
+    }
+
+    /// The same with this default time to live of locks, in whole seconds from 2 s. The default is
+    /// 15 s.
+    #[must_use]
+    pub fn with_lock_ttl(mut self, ttl: Duration) -> Self {
+        self.lock_ttl = ttl;
+        self
+    }
+
+    /// The same with this time to live of the session, in whole seconds from 2 s: how long session
+    /// keys outlive a process that died. The default is 15 s.
+    #[must_use]
+    pub fn with_session_ttl(mut self, ttl: Duration) -> Self {
+        self.session_ttl = ttl;
+        self
+    }
+
+    /// What a URL asks for: `etcd://[user[:password]@]host[:port][,host…]/namespace?option=value`,
+    /// `etcd+tls://…` for TLS.
+    ///
+    /// Options: `timeout`, `connect_timeout`, `keep_alive`, `lock_ttl`, `session_ttl` (times such as
+    /// `5s`), `password`, `password_file`, `password_env`; with TLS also `ca`, `cert`, `key` (files),
+    /// `server_name`.
+    ///
+    /// # Errors
+    ///
+    /// `InvalidConfig` for unknown or half-given options and unreadable files; `InvalidKey` for a
+    /// namespace that breaks the rules.
+    pub fn from_url(url: &StoreUrl) -> Result<Self> {
+        if url.hosts().is_empty() {
+            return Err(refused("the URL names no host: etcd://HOST:2379/NAMESPACE"));
+        }
+        let mut params = url.params();
+        let hosts = url.hosts().iter().map(|host| host.authority(DEFAULT_PORT));
+        let mut config = Self::new(hosts).with_namespace(url.namespace()?);
+        config.user = match (url.user(), params.secret("password")?) {
+            (Some(user), Some(password)) => Some((user.to_owned(), password)),
+            (Some(_), None) => {
+                return Err(refused(
+                    "the URL names a user and no password: add password_file= or password_env=",
+                ));
+            }
+            (None, Some(_)) => return Err(refused("the URL has a password and no user: etcd://USER@HOST")),
+            (None, None) => None,
+        };
+        for (name, field) in [
+            ("timeout", &mut config.timeout),
+            ("connect_timeout", &mut config.connect_timeout),
+            ("keep_alive", &mut config.keep_alive),
+            ("lock_ttl", &mut config.lock_ttl),
+            ("session_ttl", &mut config.session_ttl),
+        ] {
+            if let Some(duration) = params.duration(name)? {
+                *field = duration;
+            }
+        }
+        if url.scheme() == TLS_SCHEME {
+            config = config.with_tls();
+        }
+        let mut file = |name: &str| -> Result<Option<String>> {
+            let Some(path) = params.text(name)? else { return Ok(None) };
+            match std::fs::read_to_string(&path) {
+                Ok(text) => Ok(Some(text)),
+                Err(error) => {
+                    Err(refused(format!("the file {path} of {name}= cannot be read")).with_source(error))
+                }
+            }
+        };
+        let (ca, cert, key) = (file("ca")?, file("cert")?, file("key")?);
+        let server_name = params.text("server_name")?;
+        params.finish()?;
+        if url.scheme() != TLS_SCHEME
+            && (ca.is_some() || cert.is_some() || key.is_some() || server_name.is_some())
+        {
+            return Err(refused("ca, cert, key and server_name are for etcd+tls://"));
+        }
+        if let Some(ca) = ca {
+            config = config.with_ca(ca);
+        }
+        config = match (cert, key) {
+            (Some(cert), Some(key)) => config.with_identity(cert, Secret::new(key)),
+            (None, None) => config,
+            _ => return Err(refused("cert and key are given together or not at all")),
+        };
+        if let Some(name) = server_name {
+            config = config.with_server_name(name);
+        }
+        config.check()?;
+        Ok(config)
+    }
+
+    /// Refuses what cannot work, before anything is connected.
+    pub(crate) fn check(&self) -> Result<()> {
+        if self.hosts.is_empty() {
+            return Err(refused("etcd needs at least one endpoint"));
+        }
+        for host in &self.hosts {
+            parse_host(host)?;
+        }
+        self.namespace.check_namespace().map_err(|error| error.with_operation(Operation::Open))?;
+        for (name, time) in [
+            ("timeout", self.timeout),
+            ("connect_timeout", self.connect_timeout),
+            ("keep_alive", self.keep_alive),
+        ] {
+            if time.is_zero() {
+                return Err(refused(format!("{name} must be more than zero")));
+            }
+        }
+        for (name, ttl) in [("lock_ttl", self.lock_ttl), ("session_ttl", self.session_ttl)] {
+            TTL.check(ttl).map_err(|error| error.with_operation(Operation::Open).with_detail(name))?;
+        }
+        let Some(tls) = &self.tls else { return Ok(()) };
+        if tls.ca.as_ref().is_some_and(|pem| !pem.contains("BEGIN CERTIFICATE")) {
+            return Err(refused("the CA is not a certificate in PEM form"));
+        }
+        if let Some((certificate, key)) = &tls.identity {
+            if !certificate.contains("BEGIN CERTIFICATE") {
+                return Err(refused("the client's certificate is not in PEM form"));
+            }
+            if !key.expose().contains("PRIVATE KEY") {
+                return Err(refused("the client's key is not a private key in PEM form"));
+            }
+        }
+        Ok(())
+    }
+
+    /// The members as the native client wants them.
+    pub(crate) fn endpoints(&self) -> Vec<String> {
+        let scheme = if self.tls.is_some() { "https" } else { "http" };
+        self.hosts
+            .iter()
+            .filter_map(|host| parse_host(host).ok())
+            .map(|host| format!("{scheme}://{}", host.authority(DEFAULT_PORT)))
+            .collect()
+    }
+}
+
+/// A host as the URL parser understands it, so that code and URL take the same.
+fn parse_host(host: &str) -> Result<Host> {
+    let url = StoreUrl::parse(&format!("etcd://{host}"))?;
+    match url.hosts() {
+        [host] if url.user().is_none() && url.path().is_empty() => Ok(host.clone()),
+        _ => Err(refused("an endpoint is HOST or HOST:PORT")),
+    }
+}
+
+fn refused(reason: impl Into<String>) -> Error {
+    Error::invalid_config(reason).with_operation(Operation::Open).with_backend(BACKEND)
+}
+
+impl fmt::Debug for EtcdConfig {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("EtcdConfig")
+            .field("hosts", &self.hosts)
+            .field("namespace", &self.namespace)
+            .field("user", &self.user)
+            .field("tls", &self.tls.is_some())
+            .field("timeout", &self.timeout)
+            .field("connect_timeout", &self.connect_timeout)
+            .field("keep_alive", &self.keep_alive)
+            .field("lock_ttl", &self.lock_ttl)
+            .field("session_ttl", &self.session_ttl)
+            .finish()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn config(url: &str) -> Result<EtcdConfig> {
+        EtcdConfig::from_url(&StoreUrl::parse(url).unwrap())
+    }
+
+    #[test]
+    fn a_url_says_everything() {
+        let config = config("etcd://u:pw@h1,[::1]:9/app/x?timeout=2s&session_ttl=30s").unwrap();
+        assert_eq!(config.endpoints(), ["http://h1:2379", "http://[::1]:9"]);
+        assert_eq!(config.namespace, Prefix::new("app/x").unwrap());
+        assert_eq!(config.timeout, Duration::from_secs(2));
+        assert_eq!(config.session_ttl, Duration::from_secs(30));
+        assert!(!format!("{config:?}").contains("pw"));
+    }
+
+    #[test]
+    fn half_given_and_unknown_options_are_errors() {
+        for url in [
+            "etcd:",
+            "etcd:///app",
+            "etcd://u@h/",
+            "etcd://h/?password=x",
+            "etcd://h/?timeot=5s",
+            "etcd://h/?timeout=0s",
+            "etcd://h/?ca=/dev/null",
+            "etcd+tls://h/?cert=/dev/null",
+            "etcd+tls://h/?ca=/dev/null",
+            "etcd+tls://h/?ca=/no/such/file",
+            "etcd://h/?lock_ttl=1s",
+        ] {
+            config(url).unwrap_err();
+        }
+        assert!(EtcdConfig::new(["h:0"]).check().is_err());
+        assert!(EtcdConfig::new(["u@h"]).check().is_err());
+        assert!(EtcdConfig::new(Vec::<String>::new()).check().is_err());
+    }
+
+    #[test]
+    fn the_scheme_chooses_tls() {
+        assert_eq!(config("etcd+tls://h/").unwrap().endpoints(), ["https://h:2379"]);
+    }
+}

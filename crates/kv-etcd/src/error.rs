@@ -1,0 +1,270 @@
+//! What etcd and its client fail with, as errors of ours: one total function, and what to do next.
+
+use std::error::Error as StdError;
+use std::time::Duration;
+
+use etcd_client as native;
+use kv_core::{Error, ErrorKind};
+use tonic::{Code, ConnectError, Status};
+
+/// The name of this backend in errors and capabilities.
+pub(crate) const BACKEND: &str = "etcd";
+
+/// The longest time to live etcd takes.
+pub(crate) const MAX_TTL: Duration = Duration::from_secs(9_000_000_000);
+/// The shortest it keeps with its default election timeout of one second.
+pub(crate) const MIN_TTL: Duration = Duration::from_secs(2);
+
+/// What a failed request leaves to do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Next {
+    /// Nothing: the caller must know.
+    Stop,
+    /// Sign in once more and repeat it: it was refused for its token.
+    SignIn,
+    /// It was not sent: another endpoint may take it.
+    Elsewhere,
+    /// It was refused for want of a leader: repeat it in a moment, elsewhere.
+    Wait,
+    /// It may have been carried out: repeat it if that does no harm.
+    Again,
+}
+
+/// What the native client fails with, as an error of ours and what to do next.
+pub(crate) fn classify(error: native::Error) -> (Error, Next) {
+    use native::Error as E;
+    match error {
+        E::GRpcStatus(status) => from_status(status),
+        // Requests fail with a status; this is an endpoint or TLS settings that cannot be used.
+        E::TransportError(error) => {
+            (Error::invalid_config(plain(&chain(&error))).with_source(error), Next::Stop)
+        }
+        E::IoError(error) => (broken(&error).with_source(error), Next::Again),
+        // The stream's own task ended: its connection is gone.
+        error @ (E::WatchError(_) | E::LeaseKeepAliveError(_) | E::ElectError(_)) => {
+            (broken(&error).with_source(error), Next::Again)
+        }
+        error @ (E::InvalidUri(_) | E::EndpointError(_) | E::EndpointsNotManaged) => {
+            (Error::invalid_config("an endpoint is not a host and a port").with_source(error), Next::Stop)
+        }
+        error @ E::InvalidArgs(_) => (Error::invalid_argument(error.to_string()), Next::Stop),
+        // The sign-in's answer: its text could be the token.
+        E::InvalidMetadataValue(_) => (nonsense("a token that cannot be sent").not_applied(), Next::Stop),
+        E::Utf8Error(error) => (nonsense("text that is not UTF-8").with_source(error), Next::Stop),
+        error @ E::Internal(_) => (Error::new(ErrorKind::Internal).with_source(error), Next::Stop),
+    }
+}
+
+/// What a status means. Codes alone do not tell: etcd's own texts do.
+fn from_status(status: Status) -> (Error, Next) {
+    if let Some(words) = connect_failure(&status) {
+        return (unreachable(words).with_source(status), Next::Elsewhere);
+    }
+    let text = status.message().strip_prefix("etcdserver: ").unwrap_or(status.message()).to_owned();
+    let says = |part: &str| text.contains(part);
+    let (kind, detail, next) = match status.code() {
+        // Made here, by the client's transport: no server said so.
+        _ if status.source().is_some() => return (broken(&status).with_source(status), Next::Again),
+
+        Code::Unauthenticated => (ErrorKind::Unauthenticated, text, Next::SignIn),
+        Code::InvalidArgument if says("revision of auth store is old") => {
+            (ErrorKind::Unauthenticated, text, Next::SignIn)
+        }
+        Code::InvalidArgument if says("authentication failed") => {
+            (ErrorKind::Unauthenticated, "the user or the password is wrong".to_owned(), Next::Stop)
+        }
+        // With a user configured, the sign-in was skipped while the server had authentication off.
+        Code::InvalidArgument if says("user name is empty") => {
+            (ErrorKind::Unauthenticated, "the server asks for a user and a password".to_owned(), Next::SignIn)
+        }
+        Code::PermissionDenied => (ErrorKind::PermissionDenied, text, Next::Stop),
+
+        Code::OutOfRange if says("has been compacted") => {
+            (ErrorKind::Compacted { oldest: None }, text, Next::Stop)
+        }
+        Code::OutOfRange if says("too large lease TTL") => {
+            (ErrorKind::TtlOutOfRange { min: MIN_TTL, max: MAX_TTL }, text, Next::Stop)
+        }
+        // Of a member that lags behind another one, or of a cluster that was set back.
+        Code::OutOfRange if says("future revision") => {
+            let error = Error::new(ErrorKind::Unavailable).not_applied().with_detail(text);
+            return (error.with_source(status), Next::Stop);
+        }
+        Code::OutOfRange => (ErrorKind::Protocol, text, Next::Stop),
+
+        Code::ResourceExhausted if says("database space exceeded") => (
+            ErrorKind::NoSpace,
+            "the database is full: compact and defragment it, then clear the alarm, or raise its quota"
+                .to_owned(),
+            Next::Stop,
+        ),
+        Code::ResourceExhausted if says("larger than max") => too_large(&text),
+        Code::ResourceExhausted => (ErrorKind::Overloaded, text, Next::Stop),
+        Code::InvalidArgument if says("request is too large") => too_large(&text),
+        Code::InvalidArgument => (ErrorKind::InvalidArgument { reason: text.clone() }, text, Next::Stop),
+
+        // Handled where leases are used; see `lease_gone`.
+        Code::NotFound if says("lease not found") => {
+            return (
+                Error::new(ErrorKind::Unavailable)
+                    .not_applied()
+                    .with_detail("the lease ended before it was used")
+                    .with_source(status),
+                Next::Stop,
+            );
+        }
+        Code::NotFound => (ErrorKind::Protocol, text, Next::Stop),
+
+        Code::Unavailable if says("no leader") => {
+            let error = Error::new(ErrorKind::Unavailable).not_applied();
+            return (error.with_detail("the cluster has no leader").with_source(status), Next::Wait);
+        }
+        Code::FailedPrecondition if says("not leader") => {
+            let error = Error::new(ErrorKind::Unavailable).not_applied();
+            return (error.with_detail(text).with_source(status), Next::Wait);
+        }
+        Code::FailedPrecondition if says("authentication is not enabled") => (
+            ErrorKind::InvalidConfig {
+                reason: "a user is given and the server has authentication off".to_owned(),
+            },
+            text,
+            Next::Stop,
+        ),
+        Code::FailedPrecondition | Code::AlreadyExists => {
+            (ErrorKind::InvalidArgument { reason: text.clone() }, text, Next::Stop)
+        }
+        Code::Unavailable | Code::Cancelled | Code::Aborted => (ErrorKind::Unavailable, text, Next::Again),
+        Code::Unknown if says("raft proposal dropped") => (ErrorKind::Unavailable, text, Next::Again),
+        Code::DeadlineExceeded => (ErrorKind::Timeout, text, Next::Again),
+        Code::DataLoss => (ErrorKind::Corrupt, text, Next::Stop),
+        Code::Unimplemented => (ErrorKind::Unsupported { what: text.clone() }, text, Next::Stop),
+        Code::Ok | Code::Unknown | Code::Internal => (ErrorKind::Protocol, text, Next::Stop),
+    };
+    let repeats = matches!(
+        &kind,
+        ErrorKind::InvalidArgument { .. } | ErrorKind::Unsupported { .. } | ErrorKind::InvalidConfig { .. }
+    );
+    let error = Error::new(kind).with_source(status);
+    (if repeats || detail.is_empty() { error } else { error.with_detail(detail) }, next)
+}
+
+fn too_large(text: &str) -> (ErrorKind, String, Next) {
+    let reason = format!("the server takes less than etcd's default of 1.5 MiB per request: {text}");
+    (ErrorKind::InvalidArgument { reason: reason.clone() }, reason, Next::Stop)
+}
+
+/// The server could not be connected to: nothing was sent.
+fn unreachable(words: String) -> Error {
+    Error::new(ErrorKind::Unavailable).not_applied().with_detail(words)
+}
+
+/// The connection broke under the request.
+fn broken(error: &(dyn StdError + 'static)) -> Error {
+    Error::new(ErrorKind::Unavailable).with_detail(plain(&chain(error)))
+}
+
+/// The server's answer makes no sense.
+pub(crate) fn nonsense(what: &str) -> Error {
+    Error::new(ErrorKind::Protocol).with_detail(format!("the server sent {what}"))
+}
+
+/// Whether it failed because a lease it used is gone. Nothing was changed then.
+pub(crate) fn lease_gone(error: &Error) -> bool {
+    says(error, Code::NotFound, "lease not found")
+}
+
+/// Whether the answer was larger than what the client takes.
+pub(crate) fn answer_too_large(error: &Error) -> bool {
+    says(error, Code::OutOfRange, "message length too large")
+}
+
+/// Whether the revision asked for is not there yet.
+pub(crate) fn is_future(error: &Error) -> bool {
+    says(error, Code::OutOfRange, "future revision")
+}
+
+/// Whether the revision asked for is gone.
+pub(crate) fn compacted(error: &Error) -> bool {
+    matches!(error.kind(), ErrorKind::Compacted { .. })
+}
+
+fn says(error: &Error, code: Code, part: &str) -> bool {
+    let status = error.source().and_then(|source| source.downcast_ref::<Status>());
+    status.is_some_and(|status| status.code() == code && status.message().contains(part))
+}
+
+/// Why a watch was cancelled by the server, from the text it gives.
+pub(crate) fn watch_refused(reason: &str) -> (Error, Next) {
+    let code = match reason {
+        text if text.contains("permission denied") => Code::PermissionDenied,
+        text if text.contains("auth token") || text.contains("auth store") || text.contains("user name") => {
+            Code::Unauthenticated
+        }
+        text if text.contains("no leader") => Code::Unavailable,
+        _ => Code::Unknown,
+    };
+    from_status(Status::new(code, reason))
+}
+
+/// What the connecting failed with, in plain words, if that is what failed.
+fn connect_failure(error: &(dyn StdError + 'static)) -> Option<String> {
+    let mut at = Some(error);
+    while let Some(error) = at {
+        if let Some(ConnectError(cause)) = error.downcast_ref::<ConnectError>() {
+            return Some(format!("cannot connect: {}", plain(&chain(&**cause))));
+        }
+        at = error.source();
+    }
+    None
+}
+
+/// The texts of an error and its causes, each once.
+fn chain(error: &(dyn StdError + 'static)) -> String {
+    let mut text = match error.downcast_ref::<Status>() {
+        Some(status) => status.message().to_owned(),
+        None => error.to_string(),
+    };
+    let mut at = error.source();
+    while let Some(cause) = at {
+        let part = match cause.downcast_ref::<Status>() {
+            Some(status) => status.message().to_owned(),
+            None => cause.to_string(),
+        };
+        if !text.contains(&part) {
+            text = format!("{text}: {part}");
+        }
+        at = cause.source();
+    }
+    text
+}
+
+/// The same, saying what to do where the cause is known.
+fn plain(text: &str) -> String {
+    let lower = text.to_ascii_lowercase();
+    let advice = [
+        ("invalidcontenttype", "the server does not speak TLS: use etcd:// in place of etcd+tls://"),
+        ("wrongversionnumber", "the server does not speak TLS: use etcd:// in place of etcd+tls://"),
+        ("notvalidforname", "the server's certificate is not for this host"),
+        ("unknownissuer", "the server's certificate was not issued by a CA that is trusted here"),
+        ("expired", "the server's certificate has expired"),
+        ("certificaterequired", "the server asks for a client certificate: give cert= and key="),
+        ("certificate required", "the server asks for a client certificate: give cert= and key="),
+        ("badcertificate", "the server asks for another client certificate"),
+        ("bad certificate", "the server asks for another client certificate"),
+        ("unknownca", "the server does not trust the issuer of the client certificate"),
+        ("dns error", "the host name cannot be resolved"),
+    ]
+    .into_iter()
+    .find(|(sign, _)| lower.contains(sign));
+    match advice {
+        Some((_, advice)) => format!("{advice} ({text})"),
+        None => text.to_owned(),
+    }
+}
+
+/// What is configured wrongly, if a TLS handshake failed for it: no waiting cures that.
+pub(crate) fn misconfigured(error: &Error) -> Option<String> {
+    let text = chain(error.source()?);
+    let words = plain(&text);
+    (words != text && !text.contains("dns error")).then_some(words)
+}

@@ -1,0 +1,108 @@
+//! What all parts of one store handle share, and how it ends.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use kv_backend::{Deadline, Namespace};
+use kv_core::{Capabilities, Error, ErrorKind, Result};
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::client::Client;
+use crate::config::EtcdConfig;
+use crate::hub::Hub;
+use crate::lease::{Leases, revoker};
+use crate::session::Session;
+
+/// One store handle.
+pub(crate) struct Handle {
+    pub(crate) client: Arc<Client>,
+    pub(crate) namespace: Namespace,
+    pub(crate) capabilities: Capabilities,
+    pub(crate) timeout: Duration,
+    pub(crate) lock_ttl: Duration,
+    pub(crate) leases: Leases,
+    pub(crate) session: Session,
+    pub(crate) hub: Hub,
+    /// Set when the handle is closed or its last clone dropped.
+    pub(crate) closing: CancellationToken,
+    /// What the closing waits for: the tasks that hold locks and the session.
+    pub(crate) tasks: TaskTracker,
+    /// How many leases could not be revoked, once everything is released.
+    closed: watch::Sender<Option<usize>>,
+}
+
+impl Handle {
+    /// Connects, and starts the tasks that live as long as the handle.
+    pub(crate) async fn connect(config: EtcdConfig, capabilities: Capabilities) -> Result<Arc<Self>> {
+        config.check()?;
+        let namespace = Namespace::new(&config.namespace)?;
+        let client = Arc::new(Client::new(&config)?);
+        client.probe(config.connect_timeout).await?;
+        let (leases, revocations) = Leases::new(Arc::clone(&client), config.timeout);
+        let closing = CancellationToken::new();
+        let core = Arc::new(Self {
+            hub: Hub::start(Arc::clone(&client), config.timeout, closing.clone()),
+            client,
+            namespace,
+            capabilities,
+            timeout: config.timeout,
+            lock_ttl: config.lock_ttl,
+            leases,
+            session: Session::new(config.session_ttl),
+            closing,
+            tasks: TaskTracker::new(),
+            closed: watch::Sender::new(None),
+        });
+        let (client, closing) = (Arc::clone(&core.client), core.closing.clone());
+        let (tasks, closed, timeout) = (core.tasks.clone(), core.closed.clone(), core.timeout);
+        tokio::spawn(async move {
+            let released = async {
+                closing.cancelled().await;
+                tasks.close();
+                // A future that nobody polls any more must not hold it up for ever.
+                drop(tokio::time::timeout(timeout, tasks.wait()).await);
+            };
+            let left = revoker(Arc::clone(&client), timeout, revocations, released).await;
+            client.disconnect();
+            closed.send_replace(Some(left));
+        });
+        Ok(core)
+    }
+
+    /// The deadline of a call.
+    pub(crate) fn deadline(&self, timeout: Option<Duration>) -> Deadline {
+        Deadline::after(timeout.unwrap_or(self.timeout))
+    }
+
+    /// `Closed` if the handle is.
+    pub(crate) fn check_open(&self) -> Result<()> {
+        if self.closing.is_cancelled() { Err(closed()) } else { Ok(()) }
+    }
+
+    /// Begins the closing. Needs no runtime.
+    pub(crate) fn close(&self) {
+        self.closing.cancel();
+        self.session.cell.close();
+    }
+
+    /// Waits until everything is released.
+    pub(crate) async fn closed(&self) -> Result<()> {
+        let mut closed = self.closed.subscribe();
+        let ended = async { Ok(closed.wait_for(Option::is_some).await.ok().and_then(|left| *left)) };
+        // A lock's release and the revocations behind it are requests one after the other.
+        match Deadline::after(self.timeout * 3).run(ended).await? {
+            Some(0) => Ok(()),
+            left => Err(Error::new(ErrorKind::Unavailable).with_detail(format!(
+                "{} leases could not be revoked: what lives by them goes when they end",
+                left.map_or_else(|| "some".to_owned(), |left| left.to_string())
+            ))),
+        }
+    }
+}
+
+/// The error of every call on a closed handle.
+pub(crate) fn closed() -> Error {
+    Error::new(ErrorKind::Closed)
+}

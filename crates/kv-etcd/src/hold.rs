@@ -1,0 +1,148 @@
+//! A lock that is held: renewed and watched by a task of its own until it is released or lost.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use kv_backend::HoldState;
+use kv_core::{Compare, Error, ErrorKind, Fence, Hold, LockLoss, Result};
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::Instant;
+
+use crate::client::{Check, Field, Name, Range, Step, Tree};
+use crate::handle::{Handle, closed};
+use crate::lease::{Ended, margin};
+use crate::lock::gone;
+
+/// What a guard drives.
+pub(crate) struct Held {
+    fence: Fence,
+    state: Arc<HoldState>,
+    unlocks: mpsc::UnboundedSender<oneshot::Sender<Result<()>>>,
+}
+
+impl Held {
+    /// Starts the task that keeps the lock. Its lease was last acknowledged for `acked`.
+    pub(crate) fn start(
+        core: &Arc<Handle>,
+        fence: Fence,
+        name: Name,
+        lease: i64,
+        ttl: Duration,
+        acked: Instant,
+        state: HoldState,
+    ) -> Self {
+        let state = Arc::new(state);
+        let (unlocks, requests) = mpsc::unbounded_channel();
+        let created = i64::try_from(fence.token().get()).unwrap_or(i64::MAX);
+        let task = Task { core: Arc::clone(core), state: Arc::clone(&state), name, created, lease, ttl };
+        core.tasks.spawn(task.run(acked + ttl / 3, requests));
+        Self { fence, state, unlocks }
+    }
+}
+
+#[async_trait]
+impl Hold for Held {
+    fn fence(&self) -> Fence {
+        self.fence.clone()
+    }
+
+    fn loss(&self) -> Option<LockLoss> {
+        self.state.loss()
+    }
+
+    async fn lost(&self) -> LockLoss {
+        self.state.lost().await
+    }
+
+    async fn unlock(&self) -> Result<()> {
+        let named = |error: Error| {
+            let error = error.with_operation(kv_core::Operation::Unlock);
+            error.with_backend(crate::error::BACKEND).with_key(self.fence.key().as_str())
+        };
+        if let Some(loss) = self.state.loss() {
+            return Err(named(not_held(loss)));
+        }
+        let (reply, replied) = oneshot::channel();
+        // The task ends with the hold or with the handle.
+        let ended = || self.state.loss().map_or_else(closed, not_held);
+        self.unlocks.send(reply).map_err(|_| named(ended()))?;
+        replied.await.unwrap_or_else(|_| Err(ended())).map_err(named)
+    }
+
+    fn release(&self) {
+        self.state.lose(LockLoss::Released);
+    }
+}
+
+fn not_held(loss: LockLoss) -> Error {
+    Error::new(ErrorKind::NotHeld).with_detail(loss.to_string())
+}
+
+struct Task {
+    core: Arc<Handle>,
+    state: Arc<HoldState>,
+    name: Name,
+    created: i64,
+    lease: i64,
+    ttl: Duration,
+}
+
+impl Task {
+    async fn run(self, first: Instant, mut unlocks: mpsc::UnboundedReceiver<oneshot::Sender<Result<()>>>) {
+        // That the hold stands no more is seen below.
+        let acked = |sent_at| {
+            self.state.renewed(sent_at, self.ttl, margin(self.ttl));
+        };
+        let kept = self.core.leases.keep(self.lease, self.ttl, first, acked, |_| {});
+        let loss = tokio::select! {
+            biased;
+            Some(reply) = unlocks.recv() => {
+                let unlocked = if self.state.lose(LockLoss::Released) {
+                    self.unlock().await
+                } else {
+                    Err(not_held(self.state.loss().unwrap_or(LockLoss::Released)))
+                };
+                // Whoever asked may not wait any more.
+                let _ = reply.send(unlocked);
+                LockLoss::Released
+            }
+            loss = self.state.lost() => loss,
+            () = self.core.closing.cancelled() => LockLoss::Closed,
+            ended = kept => match ended {
+                Ended::Gone => LockLoss::Removed,
+                Ended::Refused(_) => LockLoss::PermissionDenied,
+            },
+            loss = self.removed() => loss,
+        };
+        if self.state.lose(loss) && loss != LockLoss::Closed {
+            tracing::warn!(name = %String::from_utf8_lossy(&self.name), %loss, "a lock was lost");
+        }
+        // The record goes with its lease, and only this lock lives by it.
+        self.core.leases.revoke_later(self.lease);
+    }
+
+    /// Deletes the record, if it is still ours.
+    async fn unlock(&self) -> Result<()> {
+        let tree = Tree {
+            when: vec![Check::new(self.name.clone(), Compare::Equal, Field::Created(self.created))],
+            then: vec![Step::Delete { range: Range::one(self.name.clone()), previous: false }],
+            or_else: Vec::new(),
+        };
+        let done = self.core.client.commit(self.core.deadline(None), tree).await?;
+        if done.succeeded { Ok(()) } else { Err(not_held(LockLoss::Removed)) }
+    }
+
+    /// Resolves once the record was removed from outside.
+    async fn removed(&self) -> LockLoss {
+        match gone(&self.core, &self.name, self.created, self.created + 1).await {
+            Ok(()) => LockLoss::Removed,
+            Err(error) if *error.kind() == ErrorKind::PermissionDenied => LockLoss::PermissionDenied,
+            Err(error) => {
+                // The lease is still renewed, and the clock tells when that fails.
+                tracing::warn!(%error, "a lock's record cannot be watched");
+                std::future::pending().await
+            }
+        }
+    }
+}

@@ -1,0 +1,435 @@
+//! One stream of changes for all watches of a handle.
+//!
+//! A task owns the stream. It opens it when there is a watch, takes every watch up again where it
+//! stood when the stream broke, and closes it with the last watch. A watch that cannot be taken up
+//! there, or whose reader is too slow, is told that there is a gap and forgotten: its reader then
+//! reads the state and begins anew.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, AtomicUsize, Ordering};
+use std::time::Duration;
+
+use kv_backend::Deadline;
+use kv_core::{Error, ErrorKind, Result};
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use crate::client::{Answer, Change, ChangesIn, ChangesOut, Client, Range, Read, WatchRequest};
+use crate::error::{self, Next};
+use crate::handle::closed;
+
+/// What may wait for one reader; one message more is taken when nothing waits.
+const QUEUED_CHANGES: usize = 4096;
+const QUEUED_BYTES: usize = 4 << 20;
+
+const FIRST_PAUSE: Duration = Duration::from_millis(100);
+const LONGEST_PAUSE: Duration = Duration::from_secs(1);
+
+/// What a watch gets.
+#[derive(Debug)]
+pub(crate) enum Signal {
+    Changes(Vec<Change>),
+    /// Changes were missed. With the revision of the compaction, if it was one.
+    Gap(Option<i64>),
+    Failed(Error),
+}
+
+/// What a watch is about.
+#[derive(Clone, Debug)]
+pub(crate) struct Spec {
+    pub(crate) range: Range,
+    /// The first revision wanted.
+    pub(crate) start: i64,
+    /// A revision the cluster is known to have had; 0 if none is.
+    pub(crate) seen: i64,
+    pub(crate) puts: bool,
+    pub(crate) deletes: bool,
+}
+
+/// The way to the task.
+pub(crate) struct Hub {
+    commands: mpsc::UnboundedSender<Command>,
+    ids: AtomicI64,
+}
+
+enum Command {
+    Watch(i64, Box<Sub>),
+    Cancel(i64),
+}
+
+/// How much waits for one reader.
+#[derive(Default)]
+struct Queued {
+    changes: AtomicUsize,
+    bytes: AtomicUsize,
+}
+
+/// One watch, as its reader holds it. Dropping it ends the watch.
+pub(crate) struct Subscription {
+    signals: mpsc::UnboundedReceiver<Signal>,
+    queued: Arc<Queued>,
+    id: i64,
+    commands: mpsc::UnboundedSender<Command>,
+}
+
+impl Subscription {
+    /// The next signal; after a gap or a failure there is none. Cancel-safe.
+    pub(crate) async fn next(&mut self) -> Signal {
+        match self.signals.recv().await {
+            Some(Signal::Changes(changes)) => {
+                self.queued.changes.fetch_sub(changes.len(), Ordering::AcqRel);
+                self.queued.bytes.fetch_sub(size(&changes), Ordering::AcqRel);
+                Signal::Changes(changes)
+            }
+            Some(signal) => signal,
+            None => Signal::Failed(closed()),
+        }
+    }
+}
+
+impl Drop for Subscription {
+    fn drop(&mut self) {
+        let _ = self.commands.send(Command::Cancel(self.id));
+    }
+}
+
+fn size(changes: &[Change]) -> usize {
+    changes.iter().map(Change::size).sum()
+}
+
+/// One watch, as the task holds it.
+struct Sub {
+    request: WatchRequest,
+    /// The latest revision the cluster is known to have had: one that has less now lost its data.
+    seen: i64,
+    signals: mpsc::UnboundedSender<Signal>,
+    queued: Arc<Queued>,
+    /// Told when the server has taken it the first time.
+    started: Option<oneshot::Sender<Result<()>>>,
+}
+
+impl Sub {
+    /// Passes changes on; `false` if nobody takes them or too much waits.
+    fn pass(&mut self, mut changes: Vec<Change>) -> bool {
+        // A member that lags behind has sent what lies before the start.
+        changes.retain(|change| change.record.version >= self.request.start);
+        let Some(last) = changes.iter().map(|change| change.record.version).max() else { return true };
+        self.request.start = last + 1;
+        self.seen = self.seen.max(last);
+        let bytes = size(&changes);
+        let waiting = self.queued.changes.fetch_add(changes.len(), Ordering::AcqRel);
+        let waiting_bytes = self.queued.bytes.fetch_add(bytes, Ordering::AcqRel);
+        let fits = waiting == 0
+            || (waiting + changes.len() <= QUEUED_CHANGES && waiting_bytes + bytes <= QUEUED_BYTES);
+        if fits {
+            return self.signals.send(Signal::Changes(changes)).is_ok();
+        }
+        self.end(Signal::Gap(None));
+        false
+    }
+
+    /// The last thing it hears.
+    fn end(&mut self, signal: Signal) {
+        match (self.started.take(), signal) {
+            (Some(started), Signal::Failed(error)) => drop(started.send(Err(error))),
+            (started, signal) => {
+                // A reader that is gone needs no end.
+                let _ = self.signals.send(signal);
+                if let Some(started) = started {
+                    let _ = started.send(Ok(()));
+                }
+            }
+        }
+    }
+}
+
+impl Hub {
+    pub(crate) fn start(client: Arc<Client>, timeout: Duration, closing: CancellationToken) -> Self {
+        let (commands, received) = mpsc::unbounded_channel();
+        let task = Task { client, timeout, commands: received, subs: BTreeMap::new(), refusals: 0 };
+        tokio::spawn(async move {
+            let mut task = task;
+            let closed_now = closing.run_until_cancelled(task.run()).await;
+            if closed_now.is_none() {
+                task.subs.values_mut().for_each(|sub| sub.end(Signal::Failed(closed())));
+            }
+        });
+        Self { commands, ids: AtomicI64::new(1) }
+    }
+
+    /// Begins a watch; when it returns, the server has taken it.
+    pub(crate) async fn watch(&self, deadline: Deadline, spec: Spec) -> Result<Subscription> {
+        let id = self.ids.fetch_add(1, Ordering::Relaxed);
+        let (signals, received) = mpsc::unbounded_channel();
+        let (started, has_started) = oneshot::channel();
+        let queued = Arc::<Queued>::default();
+        let sub = Sub {
+            request: WatchRequest {
+                id,
+                range: spec.range,
+                start: spec.start,
+                puts: spec.puts,
+                deletes: spec.deletes,
+            },
+            seen: spec.seen,
+            signals,
+            queued: Arc::clone(&queued),
+            started: Some(started),
+        };
+        self.commands.send(Command::Watch(id, Box::new(sub))).map_err(|_| closed())?;
+        let commands = self.commands.clone();
+        let subscription = Subscription { signals: received, queued, id, commands };
+        deadline.run(async { has_started.await.unwrap_or_else(|_| Err(closed())) }).await?;
+        Ok(subscription)
+    }
+}
+
+struct Task {
+    client: Arc<Client>,
+    timeout: Duration,
+    commands: mpsc::UnboundedReceiver<Command>,
+    subs: BTreeMap<i64, Sub>,
+    /// How often the stream was given up in a row because the server refused its token.
+    refusals: u32,
+}
+
+impl Task {
+    /// Until nobody can begin a watch any more.
+    async fn run(&mut self) {
+        let mut pause = FIRST_PAUSE;
+        loop {
+            while self.subs.is_empty() {
+                match self.commands.recv().await {
+                    Some(command) => self.note(command),
+                    None => return,
+                }
+            }
+            match self.connect().await {
+                Ok(Some((revision, first, out, stream))) => {
+                    let opened = Instant::now();
+                    self.drop_lost_pasts(revision);
+                    let Some(error) = self.serve(first, out, stream).await else { continue };
+                    tracing::debug!(%error, "the stream of changes broke; taking it up again");
+                    match error.kind() {
+                        // The same message would come again: it was too large, or makes no sense.
+                        ErrorKind::Protocol => self.end_all(|| Signal::Gap(None)),
+                        ErrorKind::PermissionDenied => self.end_all(|| Signal::Failed(again(&error))),
+                        _ => {}
+                    }
+                    if opened.elapsed() > LONGEST_PAUSE {
+                        pause = FIRST_PAUSE;
+                    }
+                    self.rest(pause).await;
+                    pause = (pause * 2).min(LONGEST_PAUSE);
+                }
+                Ok(None) => {}
+                Err(error) => {
+                    tracing::debug!(%error, "the stream of changes cannot be opened; trying again");
+                    self.fail(error);
+                    self.rest(pause).await;
+                    pause = (pause * 2).min(LONGEST_PAUSE);
+                }
+            }
+        }
+    }
+
+    /// Takes commands for a while.
+    async fn rest(&mut self, pause: Duration) {
+        let over = tokio::time::sleep(pause);
+        tokio::pin!(over);
+        loop {
+            tokio::select! {
+                () = &mut over => return,
+                command = self.commands.recv() => match command {
+                    Some(command) => self.note(command),
+                    None => return,
+                },
+            }
+        }
+    }
+
+    fn note(&mut self, command: Command) {
+        match command {
+            Command::Watch(id, sub) => drop(self.subs.insert(id, *sub)),
+            Command::Cancel(id) => drop(self.subs.remove(&id)),
+        }
+    }
+
+    fn end_all(&mut self, signal: impl Fn() -> Signal) {
+        for mut sub in std::mem::take(&mut self.subs).into_values() {
+            sub.end(signal());
+        }
+    }
+
+    /// What a stream that could not be opened means for each watch: those that begin fail with it,
+    /// and all do where waiting does not help.
+    fn fail(&mut self, error: Error) {
+        let lasting = matches!(error.kind(), ErrorKind::Unauthenticated | ErrorKind::PermissionDenied);
+        let mut remaining = BTreeMap::new();
+        for (at, (id, mut sub)) in std::mem::take(&mut self.subs).into_iter().enumerate() {
+            // The stream is opened with the first watch: what that one may not see, others may.
+            let its_own = *error.kind() != ErrorKind::PermissionDenied || at == 0;
+            if its_own && (lasting || sub.started.is_some()) {
+                sub.end(Signal::Failed(again(&error)));
+            } else {
+                remaining.insert(id, sub);
+            }
+        }
+        self.subs = remaining;
+    }
+
+    /// Opens the stream with the first watch. `None`: there is none any more.
+    async fn connect(&mut self) -> Result<Option<(i64, i64, ChangesOut, ChangesIn)>> {
+        let Some(first) = self.subs.values().next().map(|sub| sub.request.clone()) else {
+            return Ok(None);
+        };
+        let (client, timeout) = (Arc::clone(&self.client), self.timeout);
+        let opening = async move {
+            let deadline = Deadline::after(timeout);
+            let now = Read::new(Range::one(first.range.start.clone())).keys_only();
+            let revision = client.read(deadline, &now).await?.revision;
+            let (out, stream) = client.open_watch(deadline, &first).await?;
+            Ok(Some((revision, first.id, out, stream)))
+        };
+        tokio::pin!(opening);
+        loop {
+            tokio::select! {
+                opened = &mut opening => return opened,
+                command = self.commands.recv() => match command {
+                    Some(command) => self.note(command),
+                    None => return Ok(None),
+                },
+            }
+        }
+    }
+
+    /// Tells those that have seen more than the cluster has now: it was set back.
+    fn drop_lost_pasts(&mut self, revision: i64) {
+        self.subs.retain(|_, sub| {
+            let stands = sub.seen <= revision;
+            if !stands {
+                sub.end(Signal::Gap(None));
+            }
+            stands
+        });
+    }
+
+    /// Serves the stream until it breaks, or nobody watches any more.
+    async fn serve(&mut self, first: i64, out: ChangesOut, mut stream: ChangesIn) -> Option<Error> {
+        // Requests are sent by a task of their own: one that waited to send could not receive, and the
+        // server then would not take requests either.
+        let (requests, sending) = mpsc::unbounded_channel();
+        let _sender = tokio_util::task::AbortOnDropHandle::new(tokio::spawn(send(out, sending)));
+        let ask = |request| drop(requests.send(request));
+        // Answers to watches come in the order they were asked for.
+        let mut pending = VecDeque::from([first]);
+        for sub in self.subs.values().filter(|sub| sub.request.id != first) {
+            pending.push_back(sub.request.id);
+            ask(Request::Watch(sub.request.clone()));
+        }
+        loop {
+            if self.subs.is_empty() {
+                return None;
+            }
+            tokio::select! {
+                command = self.commands.recv() => match command? {
+                    Command::Watch(id, sub) => {
+                        pending.push_back(id);
+                        ask(Request::Watch(sub.request.clone()));
+                        self.subs.insert(id, *sub);
+                    }
+                    Command::Cancel(id) => {
+                        if self.subs.remove(&id).is_some() && !pending.contains(&id) {
+                            ask(Request::Cancel(id));
+                        }
+                    }
+                },
+                answer = stream.next() => match answer {
+                    Ok(answer) => {
+                        let id = if answer.created {
+                            // Older versions answer a refused watch without its id.
+                            let asked = pending.pop_front();
+                            if answer.id > 0 { answer.id } else { asked.unwrap_or(answer.id) }
+                        } else {
+                            answer.id
+                        };
+                        match self.take(id, answer) {
+                            Taken::Well => {}
+                            Taken::Unwanted => ask(Request::Cancel(id)),
+                            Taken::Reopen(error) => return Some(error),
+                        }
+                    }
+                    Err((error, _)) => return Some(error),
+                },
+            }
+        }
+    }
+
+    fn take(&mut self, id: i64, answer: Answer) -> Taken {
+        let Some(sub) = self.subs.get_mut(&id) else {
+            return if answer.cancelled { Taken::Well } else { Taken::Unwanted };
+        };
+        if answer.cancelled {
+            if answer.compacted.is_none() {
+                let (error, next) = error::watch_refused(&answer.reason);
+                // The stream carries the token it was opened with: it is opened anew, which signs in.
+                if next == Next::Wait || (next == Next::SignIn && self.refusals == 0) {
+                    self.refusals += 1;
+                    return Taken::Reopen(error);
+                }
+                sub.end(Signal::Failed(error));
+            } else {
+                sub.end(Signal::Gap(answer.compacted));
+            }
+            self.subs.remove(&id);
+            return Taken::Well;
+        }
+        if answer.created {
+            self.refusals = 0;
+            sub.seen = sub.seen.max(answer.revision);
+            if let Some(started) = sub.started.take() {
+                // A caller that gave up cancels it.
+                let _ = started.send(Ok(()));
+            }
+        }
+        if sub.pass(answer.changes) {
+            return Taken::Well;
+        }
+        self.subs.remove(&id);
+        Taken::Unwanted
+    }
+}
+
+/// What came of an answer.
+enum Taken {
+    Well,
+    /// It is for a watch nobody wants any more.
+    Unwanted,
+    /// The stream must be opened anew.
+    Reopen(Error),
+}
+
+enum Request {
+    Watch(WatchRequest),
+    Cancel(i64),
+}
+
+async fn send(mut out: ChangesOut, mut requests: mpsc::UnboundedReceiver<Request>) {
+    while let Some(request) = requests.recv().await {
+        match request {
+            Request::Watch(request) => out.watch(&request).await,
+            Request::Cancel(id) => out.cancel(id).await,
+        }
+    }
+}
+
+/// The same failure for one more watch; a source can only be in one error.
+fn again(error: &Error) -> Error {
+    let copy = Error::new(error.kind().clone()).with_detail(error.to_string());
+    match error.endpoint() {
+        Some(endpoint) => copy.with_endpoint(endpoint),
+        None => copy,
+    }
+}

@@ -1,0 +1,250 @@
+//! Lists: pages at one revision, the next one fetched while one is read.
+
+use std::collections::VecDeque;
+use std::ops::Bound;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::stream;
+use kv_backend::Deadline;
+use kv_core::{Consistency, Error, Key, ListItem, ListOptions, Listing, Operation, Prefix, Result};
+use tokio_util::task::AbortOnDropHandle;
+
+use crate::client::{Client, Name, Page, Range, Read, Record, behind};
+use crate::error::{self, BACKEND};
+use crate::handle::Handle;
+use crate::record;
+
+/// What a page aims at, in bytes and in records.
+const PAGE_BYTES: usize = 1 << 20;
+const PAGE_RECORDS: usize = 4096;
+/// The first page, whose sizes nobody knows yet.
+const FIRST_PAGE: usize = 256;
+/// The first page of one level, where a page may lie within one sub-prefix.
+const FIRST_LEVEL_PAGE: usize = 32;
+
+/// Pages through a range at the revision of its first page.
+pub(crate) struct Pager {
+    client: Arc<Client>,
+    /// What is left.
+    range: Range,
+    read: Read,
+    page: usize,
+    timeout: Duration,
+}
+
+impl Pager {
+    pub(crate) fn new(client: Arc<Client>, read: Read, timeout: Duration) -> Self {
+        let page = if read.keys_only { PAGE_RECORDS } else { FIRST_PAGE };
+        Self { client, range: read.range.clone(), read, page, timeout }
+    }
+
+    /// The next page of at most `limit` records. `more` says whether there is another.
+    pub(crate) async fn next(&mut self, limit: usize) -> Result<Page> {
+        loop {
+            let mut read = self.read.clone();
+            read.range = self.range.clone();
+            read.limit = i64::try_from(self.page.min(limit).max(1)).unwrap_or(i64::MAX);
+            match self.client.read(Deadline::after(self.timeout), &read).await {
+                Err(error) if error::answer_too_large(&error) && read.limit > 1 => {
+                    self.page = (usize::try_from(read.limit).unwrap_or(2) / 8).max(1);
+                }
+                // The member that answers now lags behind the one that gave the first page.
+                Err(error) if error::is_future(&error) && self.read.stale => self.read.stale = false,
+                Err(error) => return Err(error),
+                Ok(page) => {
+                    // The pages after the first show the same state.
+                    self.read.revision =
+                        if self.read.revision > 0 { self.read.revision } else { page.revision };
+                    self.adapt(&page);
+                    if let Some(last) = page.records.last() {
+                        self.range.start = [&last.name[..], &[0]].concat();
+                    }
+                    return Ok(page);
+                }
+            }
+        }
+    }
+
+    /// Goes on with this name.
+    fn skip_to(&mut self, name: Name) {
+        self.range.start = name;
+    }
+
+    /// Sizes the next page by what the records of this one took.
+    fn adapt(&mut self, page: &Page) {
+        let Some(bytes) =
+            page.records.iter().map(Record::size).sum::<usize>().checked_div(page.records.len())
+        else {
+            return;
+        };
+        let fits = PAGE_BYTES / bytes.max(1);
+        // One page of small values does not promise that the next is the same.
+        self.page = fits.clamp(1, PAGE_RECORDS).min(self.page.saturating_mul(8));
+    }
+}
+
+/// What the next page leads to.
+struct Lister {
+    core: Arc<Handle>,
+    pager: Pager,
+    prefix: Prefix,
+    native_prefix: String,
+    keys_only: bool,
+    one_level: bool,
+    left: usize,
+    /// The sub-prefix that was reported last.
+    reported: Option<String>,
+}
+
+/// Items, and the lister if there is more.
+type Batch = (VecDeque<ListItem>, Option<Lister>);
+
+impl Lister {
+    /// Fetches one page and makes items of it.
+    async fn fetch(mut self) -> Result<(Batch, i64)> {
+        let page = self.pager.next(self.left).await?;
+        let more = page.more;
+        let revision = self.pager.read.revision;
+        let mut items = VecDeque::new();
+        for record in page.records {
+            if self.left == 0 {
+                break;
+            }
+            let Some(item) = self.item(record) else { continue };
+            self.left -= 1;
+            items.push_back(item);
+        }
+        let more = more && self.left > 0;
+        Ok(((items, more.then_some(self)), revision))
+    }
+
+    fn item(&mut self, record: Record) -> Option<ListItem> {
+        if !self.one_level {
+            return self.own(record);
+        }
+        let below = record.name.strip_prefix(self.native_prefix.as_bytes())?;
+        let Some(slash) = below.iter().position(|byte| *byte == b'/') else { return self.own(record) };
+        let segment = std::str::from_utf8(&below[..slash]).ok()?.to_owned();
+        if self.reported.as_ref() == Some(&segment) || record::is_lock(&record) {
+            return None;
+        }
+        record::key(&self.core.namespace, &record.name)?;
+        let sub = self.prefix.join(&segment).ok()?.as_prefix();
+        // What else lies there is not looked at.
+        let path = format!("{}{segment}", self.native_prefix);
+        self.pager.skip_to(self.pager.range.start.clone().max(behind(&path)));
+        self.pager.page = FIRST_LEVEL_PAGE;
+        self.reported = Some(segment);
+        Some(ListItem::Prefix(sub))
+    }
+
+    fn own(&self, record: Record) -> Option<ListItem> {
+        let entry = record::entry(&self.core.namespace, record)?;
+        Some(if self.keys_only { ListItem::Key(entry.key) } else { ListItem::Entry(entry) })
+    }
+}
+
+/// See [`kv_core::Store::list_with`].
+pub(crate) async fn list(core: &Arc<Handle>, prefix: &Prefix, options: ListOptions) -> Result<Listing> {
+    let native_prefix = core.namespace.native_prefix(prefix);
+    let (range, is_empty) = narrowed(core, &native_prefix, &options);
+    let left = options.limit.unwrap_or(usize::MAX);
+    let mut read = Read::new(range);
+    read.keys_only = options.keys_only;
+    read.stale = options.consistency == Consistency::Stale;
+    let timeout = options.timeout.unwrap_or(core.timeout);
+    if is_empty || left == 0 {
+        // Only the version is wanted.
+        read.range = Range::one(read.range.start);
+        let page = core.client.read(Deadline::after(timeout), &read.keys_only().limit(1)).await?;
+        return Ok(Listing::new(Some(record::version(page.revision)), stream::empty()));
+    }
+    let mut pager = Pager::new(Arc::clone(&core.client), read, timeout);
+    if options.one_level {
+        pager.page = FIRST_LEVEL_PAGE;
+    }
+    let lister = Lister {
+        core: Arc::clone(core),
+        pager,
+        prefix: prefix.clone(),
+        native_prefix,
+        keys_only: options.keys_only,
+        one_level: options.one_level,
+        left,
+        reported: None,
+    };
+    let ((items, more), revision) = lister.fetch().await?;
+    let about = prefix.clone();
+    let items = stream::unfold(Some(Reading { items, next: more.map(ahead) }), move |reading| {
+        let about = about.clone();
+        async move {
+            let mut reading = reading?;
+            match reading.item().await {
+                Ok(Some(item)) => Some((Ok(item), Some(reading))),
+                Ok(None) => None,
+                Err(error) => Some((Err(tell(error, &about)), None)),
+            }
+        }
+    });
+    Ok(Listing::new(Some(record::version(revision)), items))
+}
+
+fn tell(error: Error, prefix: &Prefix) -> Error {
+    error.with_operation(Operation::List).with_backend(BACKEND).with_key(prefix.as_str())
+}
+
+/// A list as it is read.
+struct Reading {
+    items: VecDeque<ListItem>,
+    next: Option<AbortOnDropHandle<Result<Batch>>>,
+}
+
+impl Reading {
+    async fn item(&mut self) -> Result<Option<ListItem>> {
+        loop {
+            if let Some(item) = self.items.pop_front() {
+                return Ok(Some(item));
+            }
+            let Some(next) = &mut self.next else { return Ok(None) };
+            let fetched = next.await;
+            self.next = None;
+            let (items, more) =
+                fetched.map_err(|error| Error::new(kv_core::ErrorKind::Internal).with_source(error))??;
+            self.items = items;
+            self.next = more.map(ahead);
+        }
+    }
+}
+
+/// Fetches while the page before is read.
+fn ahead(lister: Lister) -> AbortOnDropHandle<Result<Batch>> {
+    AbortOnDropHandle::new(tokio::spawn(async move { Ok(lister.fetch().await?.0) }))
+}
+
+/// The names below the prefix that lie within the range asked for, and whether there can be none.
+fn narrowed(core: &Handle, native_prefix: &str, options: &ListOptions) -> (Range, bool) {
+    let mut range = Range::below(native_prefix);
+    let name = |key: &Key| core.namespace.native(key).into_bytes();
+    let after = |key: &Key| [&name(key)[..], &[0]].concat();
+    let start = match &options.start {
+        Bound::Included(key) => Some(name(key)),
+        Bound::Excluded(key) => Some(after(key)),
+        Bound::Unbounded => None,
+    };
+    let end = match &options.end {
+        Bound::Included(key) => Some(after(key)),
+        Bound::Excluded(key) => Some(name(key)),
+        Bound::Unbounded => None,
+    };
+    if let Some(start) = start {
+        range.start = range.start.max(start);
+    }
+    // "\0" as an end is no end.
+    let is_open = range.end.as_deref() == Some(&[0]);
+    if let Some(end) = end {
+        range.end = range.end.map(|own| if is_open { end.clone() } else { own.min(end.clone()) });
+    }
+    let is_empty = range.end.as_ref().is_some_and(|end| end != &[0] && *end <= range.start);
+    (range, is_empty)
+}

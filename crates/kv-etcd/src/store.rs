@@ -1,0 +1,400 @@
+//! The store: how each operation becomes a request.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use kv_backend::Deadline;
+use kv_core::{
+    Capabilities, Consistency, DeleteOptions, DeleteResult, DeleteTreeOptions, Entry, EntryExpiry, Error,
+    Expiry, ExpiryBound, GetOptions, Guarantee, Key, Limits, ListOptions, Listing, LockGuard, LockHolder,
+    LockOptions, Operation, Power, Prefix, PutOptions, PutResult, Result, ServerInfo, SessionState,
+    SessionStates, Store, Transact, Txn, TxnResult, Watch, WatchOptions, WatchTarget,
+};
+
+use crate::client::{Done, Range, Read, Step, Tree};
+use crate::config::{EtcdConfig, TTL};
+use crate::error::{self, BACKEND};
+use crate::handle::Handle;
+use crate::lease::Granted;
+use crate::write::{self, Guards};
+use crate::{list, lock, record, session, txn, watch};
+
+/// What a request may take, below etcd's limit of 1.5 MiB by what keys and framing take.
+pub(crate) const MAX_REQUEST: usize = (3 << 19) - (16 << 10);
+/// How many keys a delete_tree looks at to tell entries from records of locks.
+const MAX_LOOKED_AT: i64 = 40_000;
+/// How often a put whose lease ended before it was used takes another.
+const LEASE_ATTEMPTS: usize = 3;
+
+/// A store on etcd v3. Clones are one handle; dropping the last one closes it in the background.
+#[derive(Clone)]
+pub struct EtcdStore {
+    core: Arc<Handle>,
+    _last: Arc<CloseOnDrop>,
+}
+
+struct CloseOnDrop(Arc<Handle>);
+
+impl Drop for CloseOnDrop {
+    fn drop(&mut self) {
+        self.0.close();
+    }
+}
+
+impl EtcdStore {
+    /// Opens a store: connects to one of the members and signs in.
+    ///
+    /// # Errors
+    ///
+    /// `InvalidConfig` for a configuration that cannot work, a server that does not speak TLS as
+    /// configured and certificates that are refused; `Unauthenticated`; `Unavailable` or `Timeout`
+    /// if no member answers, naming them.
+    pub async fn connect(config: EtcdConfig) -> Result<Self> {
+        let capabilities = capabilities(&config);
+        let core = Handle::connect(config, capabilities)
+            .await
+            .map_err(|error| error.with_operation(Operation::Open).with_backend(BACKEND))?;
+        Ok(Self { _last: Arc::new(CloseOnDrop(Arc::clone(&core))), core })
+    }
+
+    /// How many requests this handle has sent so far: what its operations cost in round trips.
+    #[must_use]
+    pub fn requests(&self) -> u64 {
+        self.core.client.requests()
+    }
+}
+
+impl fmt::Debug for EtcdStore {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("EtcdStore").field("namespace", &self.core.namespace.path()).finish_non_exhaustive()
+    }
+}
+
+fn capabilities(config: &EtcdConfig) -> Capabilities {
+    // The server looks for leases that are over twice a second, and we count whole seconds.
+    let slack = Duration::from_secs(2);
+    let mut limits = Limits::default();
+    limits.max_value = MAX_REQUEST;
+    limits.max_txn_ops = txn::MAX_OPS;
+    limits.max_txn_bytes = txn::MAX_TXN_BYTES;
+    limits.ttl = TTL;
+    limits.ttl_bound = ExpiryBound::new(1, slack);
+    limits.session_bound = config.session_ttl.max(config.lock_ttl) + slack;
+    limits.lock_ttl = TTL;
+    Capabilities::new(BACKEND)
+        .with_powers(&[
+            Power::Transactions,
+            Power::Ttl,
+            Power::SessionKeys,
+            Power::ExpiryChange,
+            Power::ExpiryWithChildren,
+            Power::FencedWrites,
+            Power::WatchHistory,
+            Power::StaleReads,
+        ])
+        .with_guarantees(&[
+            Guarantee::LinearizableReads,
+            Guarantee::ListSnapshot,
+            Guarantee::ListPaged,
+            Guarantee::DeleteTreeAtomic,
+            Guarantee::WatchComplete,
+            Guarantee::WatchPrevious,
+            Guarantee::CasDetectsRecreate,
+            Guarantee::LockFifo,
+        ])
+        .with_limits(limits)
+}
+
+/// The lease a put is to use.
+pub(crate) enum PutLease<'a> {
+    None,
+    Own(Granted<'a>),
+    Session(i64),
+}
+
+impl PutLease<'_> {
+    pub(crate) fn id(&self) -> i64 {
+        match self {
+            Self::None => 0,
+            Self::Own(granted) => granted.id,
+            Self::Session(lease) => *lease,
+        }
+    }
+
+    pub(crate) async fn new<'a>(
+        core: &'a Arc<Handle>,
+        deadline: Deadline,
+        expiry: Expiry,
+    ) -> Result<PutLease<'a>> {
+        Ok(match expiry {
+            Expiry::Never => PutLease::None,
+            Expiry::Ttl(ttl) => PutLease::Own(core.leases.grant(deadline, TTL.check(ttl)?).await?),
+            Expiry::Session => PutLease::Session(session::lease(core, deadline).await?),
+            _ => return Err(Error::unsupported("this kind of expiry")),
+        })
+    }
+
+    /// What the put failed with, and what that means for the lease.
+    pub(crate) fn failed(self, core: &Handle, error: &Error) {
+        match self {
+            // The put may still be made, and its key must not go before its time.
+            Self::Own(granted) if error.applied() == kv_core::Applied::Unknown => drop(granted.keep()),
+            Self::Session(lease) if error::lease_gone(error) => core.session.gone(lease),
+            Self::None | Self::Own(_) | Self::Session(_) => {}
+        }
+    }
+
+    /// The put was made; returns the time to live its key has.
+    pub(crate) fn used(self, core: &Handle, name: &str, revision: i64) -> Option<Duration> {
+        let Self::Own(granted) = self else {
+            core.leases.detached(name.as_bytes(), revision);
+            return None;
+        };
+        let ttl = granted.ttl;
+        core.leases.attached(name.into(), granted.keep(), ttl, revision);
+        Some(ttl)
+    }
+}
+
+impl EtcdStore {
+    async fn get(&self, key: &Key, options: GetOptions) -> Result<Option<Entry>> {
+        let core = &self.core;
+        core.check_open()?;
+        let deadline = core.deadline(options.timeout);
+        let mut read = Read::new(Range::one(core.namespace.native(key)));
+        read.stale = options.consistency == Consistency::Stale;
+        loop {
+            let page = core.client.read(deadline, &read).await?;
+            let Some(record) = page.records.into_iter().next() else { return Ok(None) };
+            let lease = record.lease;
+            let Some(entry) = record::entry(&core.namespace, record) else { return Ok(None) };
+            if !options.expiry {
+                return Ok(Some(entry));
+            }
+            if lease == 0 {
+                return Ok(Some(entry.with_expiry(EntryExpiry::Never)));
+            }
+            if core.session.lease() == Some(lease) {
+                return Ok(Some(entry.with_expiry(EntryExpiry::Session)));
+            }
+            if let Some((granted, left)) = core.client.time_to_live(deadline, lease).await? {
+                let (granted, left) = (Duration::from_secs(granted), Duration::from_secs(left));
+                return Ok(Some(entry.with_expiry(EntryExpiry::ttl(granted, Some(left)))));
+            }
+            // It expired in between: the key is gone or another.
+        }
+    }
+
+    async fn put(&self, key: &Key, value: Bytes, options: PutOptions) -> Result<PutResult> {
+        let core = &self.core;
+        core.check_open()?;
+        core.capabilities.limits.check_value(key, &value)?;
+        write::check_size(key, &value, &options.precondition, MAX_REQUEST)?;
+        if let Expiry::Ttl(ttl) = options.expiry {
+            TTL.check(ttl)?;
+        }
+        let deadline = core.deadline(options.timeout);
+        let name = core.namespace.native(key);
+        let guards = Guards::new([name.as_str()], options.fence.as_ref())?;
+        let mut when = guards.checks();
+        when.extend(write::precondition(&name, &options.precondition)?);
+        for attempt in 1.. {
+            let lease = PutLease::new(core, deadline, options.expiry).await?;
+            let put = Step::Put { name: name.clone().into(), value: value.clone(), lease: lease.id() };
+            match self.write(deadline, &name, &guards, when.clone(), put).await {
+                Ok(Written::Done(_, revision)) => {
+                    let granted = lease.used(core, &name, revision);
+                    let result = PutResult::new(record::version(revision));
+                    return Ok(granted.map_or(result, |ttl| result.with_granted_ttl(ttl)));
+                }
+                Ok(Written::Refused(found)) => {
+                    return Err(write::refusal(&options.precondition, found.as_ref()));
+                }
+                Err(error) => {
+                    let again = error::lease_gone(&error) && attempt < LEASE_ATTEMPTS;
+                    lease.failed(core, &error);
+                    if !again {
+                        return Err(error);
+                    }
+                }
+            }
+        }
+        Err(Error::new(kv_core::ErrorKind::Internal))
+    }
+
+    async fn delete(&self, key: &Key, options: DeleteOptions) -> Result<DeleteResult> {
+        let core = &self.core;
+        core.check_open()?;
+        write::check_size(key, &Bytes::new(), &options.precondition, MAX_REQUEST)?;
+        let name = core.namespace.native(key);
+        let guards = Guards::new([name.as_str()], options.fence.as_ref())?;
+        let mut when = guards.checks();
+        when.extend(write::precondition(&name, &options.precondition)?);
+        let delete = Step::Delete { range: Range::one(name.clone()), previous: options.previous };
+        match self.write(core.deadline(options.timeout), &name, &guards, when, delete).await? {
+            Written::Done(Done::Delete { deleted, previous }, revision) => {
+                if deleted == 0 {
+                    return Ok(DeleteResult::absent());
+                }
+                core.leases.detached(name.as_bytes(), revision);
+                let previous = previous.into_iter().next();
+                Ok(DeleteResult::deleted(previous.and_then(|record| record::entry(&core.namespace, record))))
+            }
+            Written::Done(..) => Err(error::nonsense("another answer than that of a delete")),
+            Written::Refused(found) => Err(write::refusal(&options.precondition, found.as_ref())),
+        }
+    }
+
+    /// Makes one write under its checks.
+    async fn write(
+        &self,
+        deadline: Deadline,
+        name: &str,
+        guards: &Guards,
+        when: Vec<crate::client::Check>,
+        step: Step,
+    ) -> Result<Written> {
+        let or_else = if when.is_empty() {
+            Vec::new()
+        } else {
+            let mut reads = vec![Step::Read(Read::new(Range::one(name)).keys_only())];
+            reads.extend(guards.reads());
+            reads
+        };
+        let tree = Tree { when, then: vec![step], or_else };
+        let mut done = self.core.client.commit(deadline, tree).await?;
+        if done.steps.is_empty() {
+            return Err(error::nonsense("a transaction without its answers"));
+        }
+        if done.succeeded {
+            return Ok(Written::Done(done.steps.remove(0), done.revision));
+        }
+        guards.refusal(&done.steps[1..])?;
+        let found = write::first_page(done.steps)?.records.into_iter().next();
+        Ok(Written::Refused(found))
+    }
+
+    async fn delete_tree(&self, prefix: &Prefix, options: DeleteTreeOptions) -> Result<u64> {
+        let core = &self.core;
+        core.check_open()?;
+        let range = Range::below(&core.namespace.native_prefix(prefix));
+        // One transaction: what is looked at is what is deleted.
+        let look = Read::new(range.clone()).keys_only().limit(MAX_LOOKED_AT);
+        let tree = Tree::always(vec![Step::Read(look), Step::Delete { range, previous: false }]);
+        let done = core.client.commit(core.deadline(options.timeout), tree).await?;
+        let (Some(Done::Read(page)), Some(Done::Delete { deleted, .. })) =
+            (done.steps.first(), done.steps.get(1))
+        else {
+            return Err(error::nonsense("another answer than that of a delete"));
+        };
+        for record in page.records.iter().filter(|record| record.lease != 0) {
+            core.leases.detached(&record.name, done.revision);
+        }
+        let others = page
+            .records
+            .iter()
+            .filter(|record| record::is_lock(record) || record::key(&core.namespace, &record.name).is_none());
+        let others = u64::try_from(others.count()).unwrap_or(0);
+        Ok(u64::try_from(*deleted).unwrap_or(0).saturating_sub(others))
+    }
+}
+
+/// What came of a write.
+enum Written {
+    Done(Done, i64),
+    /// The caller's own condition does not hold: what was found.
+    Refused(Option<crate::client::Record>),
+}
+
+/// Says what an error is about.
+fn about(operation: Operation, path: &str) -> impl FnOnce(Error) -> Error {
+    move |error| error.with_operation(operation).with_backend(BACKEND).with_key(path)
+}
+
+#[async_trait]
+impl Store for EtcdStore {
+    fn capabilities(&self) -> &Capabilities {
+        &self.core.capabilities
+    }
+
+    async fn get_with(&self, key: &Key, options: GetOptions) -> Result<Option<Entry>> {
+        self.get(key, options).await.map_err(about(Operation::Get, key.as_str()))
+    }
+
+    async fn put_with(&self, key: &Key, value: Bytes, options: PutOptions) -> Result<PutResult> {
+        self.put(key, value, options).await.map_err(about(Operation::Put, key.as_str()))
+    }
+
+    async fn delete_with(&self, key: &Key, options: DeleteOptions) -> Result<DeleteResult> {
+        self.delete(key, options).await.map_err(about(Operation::Delete, key.as_str()))
+    }
+
+    async fn list_with(&self, prefix: &Prefix, options: ListOptions) -> Result<Listing> {
+        let listed = match self.core.check_open() {
+            Ok(()) => list::list(&self.core, prefix, options).await,
+            Err(error) => Err(error),
+        };
+        listed.map_err(about(Operation::List, prefix.as_str()))
+    }
+
+    async fn delete_tree_with(&self, prefix: &Prefix, options: DeleteTreeOptions) -> Result<u64> {
+        self.delete_tree(prefix, options).await.map_err(about(Operation::DeleteTree, prefix.as_str()))
+    }
+
+    async fn watch_with(&self, target: WatchTarget, options: WatchOptions) -> Result<Watch> {
+        let path = target.path().to_owned();
+        let watched = match self.core.check_open() {
+            Ok(()) => watch::watch(&self.core, target, options).await,
+            Err(error) => Err(error),
+        };
+        watched.map_err(about(Operation::Watch, &path))
+    }
+
+    async fn lock_with(&self, key: &Key, options: LockOptions) -> Result<LockGuard> {
+        lock::lock(&self.core, key, options).await.map_err(about(Operation::Lock, key.as_str()))
+    }
+
+    async fn lock_holder(&self, key: &Key) -> Result<Option<LockHolder>> {
+        lock::holder(&self.core, key).await.map_err(about(Operation::LockHolder, key.as_str()))
+    }
+
+    fn session(&self) -> SessionState {
+        self.core.session.cell.state()
+    }
+
+    fn session_states(&self) -> SessionStates {
+        self.core.session.cell.states()
+    }
+
+    async fn server(&self) -> Result<ServerInfo> {
+        let version = match self.core.check_open() {
+            Ok(()) => self.core.client.version(self.core.deadline(None)).await,
+            Err(error) => Err(error),
+        };
+        let version =
+            version.map_err(|error| error.with_operation(Operation::Server).with_backend(BACKEND))?;
+        Ok(ServerInfo::new(BACKEND, version))
+    }
+
+    async fn close(&self) -> Result<()> {
+        self.core.close();
+        let closed = self.core.closed().await;
+        closed.map_err(|error| error.with_operation(Operation::Close).with_backend(BACKEND))
+    }
+
+    fn as_transact(&self) -> Option<&dyn Transact> {
+        Some(self)
+    }
+}
+
+#[async_trait]
+impl Transact for EtcdStore {
+    async fn transact(&self, txn: Txn) -> Result<TxnResult> {
+        txn::transact(&self.core, txn)
+            .await
+            .map_err(|error| error.with_operation(Operation::Transact).with_backend(BACKEND))
+    }
+}

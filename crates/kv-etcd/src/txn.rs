@@ -1,0 +1,363 @@
+//! Transactions: conditions of ours as comparisons of etcd's, in one request.
+//!
+//! etcd compares fields of a record, and an absent key as one whose fields are 0. What must be true
+//! of an absent key, or of a lock's record that is no entry, can be the opposite of a list of
+//! comparisons. Such a condition gets a transaction of its own inside, of which the other branch goes
+//! on. All comparisons look at the state before the first operation, whatever their depth.
+
+use std::sync::Arc;
+
+use futures_util::future::try_join_all;
+use kv_backend::Deadline;
+use kv_core::{
+    Compare, Condition, DeleteResult, Error, ErrorKind, Expiry, PutResult, Result, Test, Txn, TxnOp,
+    TxnOutcome, TxnResult, Version,
+};
+
+use crate::client::{Check, Done, Field, Range, Read, Step, Tree, TreeDone};
+use crate::config::TTL;
+use crate::error;
+use crate::handle::Handle;
+use crate::record;
+use crate::store::PutLease;
+use crate::write::{Guards, revision};
+
+/// What the server takes in one list of comparisons or operations.
+pub(crate) const MAX_OPS: usize = 128;
+/// The depth of an answer that can be decoded.
+const MAX_DEPTH: usize = 32;
+/// What the server takes in one request, less its own framing.
+const MAX_BYTES: usize = (3 << 19) - (1 << 10);
+/// What of it is for keys and values; the rest is for namespaces and for comparisons that take two.
+pub(crate) const MAX_TXN_BYTES: usize = (3 << 19) - (96 << 10);
+/// How often a transaction whose lease ended before it was used is made anew.
+const LEASE_ATTEMPTS: usize = 3;
+
+/// Comparisons of which all must hold, or not all.
+#[derive(Debug, PartialEq, Eq)]
+struct Term {
+    checks: Vec<Check>,
+    holds: bool,
+}
+
+impl Term {
+    fn all(checks: Vec<Check>) -> Self {
+        Self { checks, holds: true }
+    }
+
+    fn not_all(checks: Vec<Check>) -> Self {
+        Self { checks, holds: false }
+    }
+}
+
+/// The comparisons of one condition. `None`: it always holds.
+fn term(name: &str, test: &Test) -> Result<Option<Term>> {
+    // A lock's record is no entry, so its key is absent.
+    let entry = record::spelt_lease(name.as_bytes())
+        .map(|lease| Check::new(name, Compare::NotEqual, Field::Lease(lease)));
+    let of_entry = |mut checks: Vec<Check>| {
+        checks.extend(entry.clone());
+        checks
+    };
+    let term = match test {
+        Test::Absent if entry.is_none() => Term::all(vec![Check::absent(name)]),
+        Test::Absent => Term::not_all(of_entry(vec![Check::exists(name)])),
+        Test::Present => Term::all(of_entry(vec![Check::exists(name)])),
+        Test::Version(compare, version) => {
+            return Ok(number(name, *compare, *version, Field::Version, of_entry, entry.is_some()));
+        }
+        Test::Created(compare, version) => {
+            return Ok(number(name, *compare, *version, Field::Created, of_entry, entry.is_some()));
+        }
+        Test::Value(Compare::NotEqual, value) => {
+            Term::not_all(of_entry(vec![Check::new(name, Compare::Equal, Field::Value(value.clone()))]))
+        }
+        Test::Value(compare, value) => {
+            Term::all(of_entry(vec![Check::new(name, *compare, Field::Value(value.clone()))]))
+        }
+        _ => return Err(Error::unsupported("this kind of condition")),
+    };
+    Ok(Some(term))
+}
+
+/// The comparisons of a version. Every version of an entry is from 1 to `i64::MAX`.
+fn number(
+    name: &str,
+    compare: Compare,
+    version: Version,
+    field: fn(i64) -> Field,
+    of_entry: impl Fn(Vec<Check>) -> Vec<Check>,
+    can_be_lock: bool,
+) -> Option<Term> {
+    let with = |compare, revision| Check::new(name, compare, field(revision));
+    let checks = match (compare, revision(version)) {
+        (Compare::NotEqual, None) => return None,
+        (Compare::NotEqual, Some(revision)) if can_be_lock => {
+            return Some(Term::not_all(of_entry(vec![with(Compare::Equal, revision)])));
+        }
+        // True of an absent key, whose fields are 0.
+        (Compare::NotEqual, Some(revision)) => vec![with(Compare::NotEqual, revision)],
+        (Compare::Less, Some(revision)) => of_entry(vec![with(Compare::Less, revision), Check::exists(name)]),
+        (compare, Some(revision)) => of_entry(vec![with(compare, revision)]),
+        (Compare::Greater, None) if version == Version::ZERO => of_entry(vec![Check::exists(name)]),
+        (Compare::Less, None) if version != Version::ZERO => of_entry(vec![Check::exists(name)]),
+        (Compare::Equal | Compare::Less | Compare::Greater, None) => vec![Check::never(name)],
+    };
+    Some(Term::all(checks))
+}
+
+/// The terms of all conditions: those that must hold put together, as far as a list takes them.
+fn terms(core: &Handle, conditions: &[Condition]) -> Result<Vec<Term>> {
+    let (mut together, mut apart) = (Vec::new(), Vec::new());
+    for condition in conditions {
+        match term(&core.namespace.native(&condition.key), &condition.test)? {
+            Some(Term { checks, holds: true }) => together.extend(checks),
+            Some(term) => apart.push(term),
+            None => {}
+        }
+    }
+    let mut terms: Vec<_> = together.chunks(MAX_OPS).map(|checks| Term::all(checks.to_vec())).collect();
+    terms.extend(apart);
+    Ok(terms)
+}
+
+/// One branch inside the other, each for one term.
+fn nest(terms: &[Term], then: Vec<Step>, or_else: &[Step]) -> Tree {
+    let Some((Term { checks, holds }, rest)) = terms.split_first() else { return Tree::always(then) };
+    let when = checks.clone();
+    let on = if rest.is_empty() { then } else { vec![Step::Branch(nest(rest, then, or_else))] };
+    if *holds {
+        Tree { when, then: on, or_else: or_else.to_vec() }
+    } else {
+        Tree { when, then: or_else.to_vec(), or_else: on }
+    }
+}
+
+/// Whether all terms held, and what came of the branch that ran.
+fn unnest(terms: &[Term], done: TreeDone) -> Result<(bool, Vec<Done>)> {
+    let Some((term, rest)) = terms.split_first() else { return Ok((true, done.steps)) };
+    if done.succeeded != term.holds {
+        return Ok((false, done.steps));
+    }
+    if rest.is_empty() {
+        return Ok((true, done.steps));
+    }
+    unnest(rest, branch(done)?)
+}
+
+fn branch(done: TreeDone) -> Result<TreeDone> {
+    match done.steps.into_iter().next() {
+        Some(Done::Branch(inner)) => Ok(inner),
+        _ => Err(error::nonsense("a transaction without its inner one")),
+    }
+}
+
+/// See [`kv_core::Transact::transact`].
+pub(crate) async fn transact(core: &Arc<Handle>, txn: Txn) -> Result<TxnResult> {
+    core.check_open()?;
+    txn.check(&core.capabilities.limits)?;
+    for op in txn.then.iter().chain(&txn.or_else) {
+        if let TxnOp::Put { key, expiry: Expiry::Ttl(ttl), .. } = op {
+            TTL.check(*ttl).map_err(|error| error.with_key(key.as_str()))?;
+        }
+    }
+    let terms = terms(core, &txn.conditions)?;
+    if terms.len() > MAX_DEPTH {
+        return Err(Error::new(ErrorKind::TooLarge { size: terms.len(), max: MAX_DEPTH })
+            .with_detail("conditions that a value is not equal"));
+    }
+    let written: Vec<_> = txn
+        .then
+        .iter()
+        .chain(&txn.or_else)
+        .filter(|op| op.is_write())
+        .map(|op| core.namespace.native(op.key()))
+        .collect();
+    let guards = Guards::new(written.iter().map(String::as_str), txn.fence.as_ref())?;
+    let deadline = core.deadline(txn.timeout);
+    let attempt = Attempt { core, txn: &txn, terms: &terms, guards: &guards };
+    for _ in 1..LEASE_ATTEMPTS {
+        match attempt.make(deadline).await {
+            Err(error) if error::lease_gone(&error) => {}
+            other => return other,
+        }
+    }
+    attempt.make(deadline).await
+}
+
+struct Attempt<'a> {
+    core: &'a Arc<Handle>,
+    txn: &'a Txn,
+    terms: &'a [Term],
+    guards: &'a Guards,
+}
+
+impl Attempt<'_> {
+    async fn make(&self, deadline: Deadline) -> Result<TxnResult> {
+        // The size does not depend on the leases, so it is known before any is granted.
+        let none = |ops: &[TxnOp]| ops.iter().map(|_| PutLease::None).collect::<Vec<_>>();
+        let size = self.tree(&none(&self.txn.then), &none(&self.txn.or_else))?.size();
+        if size > MAX_BYTES {
+            return Err(Error::new(ErrorKind::TooLarge { size, max: MAX_BYTES })
+                .with_detail("bytes of the request, namespaces and repeated branches included"));
+        }
+        let then = self.leases(deadline, &self.txn.then).await?;
+        let or_else = self.leases(deadline, &self.txn.or_else).await?;
+        let tree = self.tree(&then, &or_else)?;
+        let done = match self.core.client.commit(deadline, tree).await {
+            Ok(done) => done,
+            Err(error) => {
+                then.into_iter().chain(or_else).for_each(|lease| lease.failed(self.core, &error));
+                return Err(error);
+            }
+        };
+        let revision = done.revision;
+        let done = if self.guards.is_empty() {
+            done
+        } else if done.succeeded {
+            branch(done)?
+        } else {
+            self.guards.refusal(&done.steps)?;
+            return Err(error::nonsense("a refusal without its reason"));
+        };
+        let (succeeded, steps) = unnest(self.terms, done)?;
+        let (ops, leases) = if succeeded { (&self.txn.then, then) } else { (&self.txn.or_else, or_else) };
+        if steps.len() != ops.len() {
+            return Err(error::nonsense("a transaction without all its answers"));
+        }
+        let outcomes = ops
+            .iter()
+            .zip(leases)
+            .zip(steps)
+            .map(|((op, lease), step)| self.outcome(op, lease, step, revision))
+            .collect::<Result<_>>()?;
+        Ok(TxnResult::new(succeeded, outcomes))
+    }
+
+    /// A lease for each operation, of which only puts need one.
+    async fn leases(&self, deadline: Deadline, ops: &[TxnOp]) -> Result<Vec<PutLease<'_>>> {
+        try_join_all(ops.iter().map(|op| async move {
+            match op {
+                TxnOp::Put { expiry, .. } => PutLease::new(self.core, deadline, *expiry).await,
+                _ => Ok(PutLease::None),
+            }
+        }))
+        .await
+    }
+
+    fn tree(&self, then: &[PutLease<'_>], or_else: &[PutLease<'_>]) -> Result<Tree> {
+        let steps = |ops: &[TxnOp], leases: &[PutLease<'_>]| {
+            ops.iter().zip(leases).map(|(op, lease)| self.step(op, lease.id())).collect::<Result<Vec<_>>>()
+        };
+        let tree = nest(self.terms, steps(&self.txn.then, then)?, &steps(&self.txn.or_else, or_else)?);
+        Ok(if self.guards.is_empty() {
+            tree
+        } else {
+            Tree { when: self.guards.checks(), then: vec![Step::Branch(tree)], or_else: self.guards.reads() }
+        })
+    }
+
+    fn step(&self, op: &TxnOp, lease: i64) -> Result<Step> {
+        let name = self.core.namespace.native(op.key());
+        Ok(match op {
+            TxnOp::Put { value, .. } => Step::Put { name: name.into(), value: value.clone(), lease },
+            TxnOp::Delete { .. } => Step::Delete { range: Range::one(name), previous: false },
+            TxnOp::Get { .. } => Step::Read(Read::new(Range::one(name))),
+            _ => return Err(Error::unsupported("this kind of operation")),
+        })
+    }
+
+    fn outcome(&self, op: &TxnOp, lease: PutLease<'_>, done: Done, revision: i64) -> Result<TxnOutcome> {
+        let name = self.core.namespace.native(op.key());
+        Ok(match (op, done) {
+            (TxnOp::Put { .. }, Done::Put) => {
+                let granted = lease.used(self.core, &name, revision);
+                let result = PutResult::new(record::version(revision));
+                TxnOutcome::Put(granted.map_or(result, |ttl| result.with_granted_ttl(ttl)))
+            }
+            (TxnOp::Delete { .. }, Done::Delete { deleted, .. }) => {
+                self.core.leases.detached(name.as_bytes(), revision);
+                TxnOutcome::Delete(if deleted > 0 {
+                    DeleteResult::deleted(None)
+                } else {
+                    DeleteResult::absent()
+                })
+            }
+            (TxnOp::Get { .. }, Done::Read(page)) => {
+                let found = page.records.into_iter().next();
+                TxnOutcome::Get(found.and_then(|record| record::entry(&self.core.namespace, record)))
+            }
+            _ => return Err(error::nonsense("another answer than that of its operation")),
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use kv_core::{Entry, Key};
+
+    use super::*;
+    use crate::client::Record;
+
+    /// What etcd's comparison says of a record.
+    fn holds(check: &Check, record: Option<&Record>) -> bool {
+        let (version, created, lease) = record.map_or((0, 0, 0), |r| (r.version, r.created, r.lease));
+        match &check.field {
+            Field::Version(given) => check.is.holds(&version, given),
+            Field::Created(given) => check.is.holds(&created, given),
+            Field::Lease(given) => check.is.holds(&lease, given),
+            Field::Value(given) => record.is_some_and(|record| check.is.holds(&record.value, given)),
+        }
+    }
+
+    #[test]
+    fn every_condition_holds_exactly_when_the_contract_says_so() {
+        let lease = 0xab;
+        let record = |name: &str, value: &'static str, version, created, lease| Record {
+            name: name.into(),
+            value: value.into(),
+            version,
+            created,
+            lease,
+        };
+        let mut tests = vec![Test::Absent, Test::Present];
+        for compare in [Compare::Equal, Compare::NotEqual, Compare::Less, Compare::Greater] {
+            for number in [0, 1, 5, 7, 9, u64::try_from(i64::MAX).unwrap(), u64::MAX] {
+                tests.push(Test::Version(compare, Version::new(number)));
+                tests.push(Test::Created(compare, Version::new(number)));
+            }
+            for value in ["", "a", "m", "z"] {
+                tests.push(Test::Value(compare, value.into()));
+            }
+        }
+        for name in ["plain", "lock/ab"] {
+            let stored = [
+                None,
+                Some(record(name, "", 1, 1, 0)),
+                Some(record(name, "m", 7, 5, 0)),
+                Some(record(name, "m", 7, 5, 99)),
+                Some(record(name, "m", 7, 5, lease)),
+            ];
+            for stored in &stored {
+                let key = Key::new(name).unwrap();
+                let visible = stored.as_ref().filter(|record| !record::is_lock(record));
+                let entry = visible.map(|found| {
+                    let (version, created) = (record::version(found.version), record::version(found.created));
+                    Entry::new(key.clone(), found.value.clone(), version, created)
+                });
+                for test in &tests {
+                    let condition = Condition::present(&key);
+                    let condition = Condition { test: test.clone(), ..condition };
+                    let encoded = match term(name, test).unwrap() {
+                        None => true,
+                        Some(term) => {
+                            let all = term.checks.iter().all(|check| holds(check, stored.as_ref()));
+                            all == term.holds
+                        }
+                    };
+                    assert_eq!(encoded, condition.holds(entry.as_ref()), "{test:?} on {stored:?}");
+                }
+            }
+        }
+    }
+}

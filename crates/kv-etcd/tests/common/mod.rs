@@ -1,0 +1,62 @@
+//! A server for a test, and stores on it.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, dead_code)] // Test helpers.
+
+use std::hash::{BuildHasher, RandomState};
+use std::time::{Duration, Instant};
+
+use kv_etcd::kv_core::{StoreUrl, Watch, WatchEvent};
+use kv_etcd::{EtcdConfig, EtcdStore};
+use kv_testkit::{Cluster, require_or_skip};
+
+/// Where tests find a server that runs already.
+const URL: &str = "KV_ETCD_URL";
+
+/// One server: a container of its own, or the one a variable names.
+pub struct Server {
+    pub cluster: Option<Cluster>,
+    url: String,
+}
+
+/// `None` after saying why there is none.
+pub async fn server() -> Option<Server> {
+    if let Ok(url) = std::env::var(URL) {
+        return Some(Server { cluster: None, url });
+    }
+    let cluster = require_or_skip(env!("CARGO_MANIFEST_DIR"))?.start().await.unwrap();
+    Some(Server { url: cluster.url().unwrap(), cluster: Some(cluster) })
+}
+
+impl Server {
+    /// A store in a namespace nobody else has.
+    pub async fn store(&self) -> EtcdStore {
+        self.open(&namespace(), "").await
+    }
+
+    pub async fn open(&self, namespace: &str, query: &str) -> EtcdStore {
+        open(&format!("{}/{namespace}{query}", self.url)).await
+    }
+}
+
+pub fn namespace() -> String {
+    format!("t{:x}", RandomState::new().hash_one(0))
+}
+
+pub async fn open(url: &str) -> EtcdStore {
+    let url = StoreUrl::parse(url).unwrap();
+    EtcdStore::connect(EtcdConfig::from_url(&url).unwrap()).await.unwrap()
+}
+
+/// The next event, or a failure that says so.
+pub async fn next(watch: &mut Watch) -> WatchEvent {
+    tokio::time::timeout(Duration::from_secs(15), watch.next()).await.expect("an event").unwrap().unwrap()
+}
+
+/// Asks until the answer is yes.
+pub async fn until<F: Future<Output = bool>>(what: &str, limit: Duration, mut ask: impl FnMut() -> F) {
+    let begin = Instant::now();
+    while !ask().await {
+        assert!(begin.elapsed() < limit, "{what}: not within {limit:?}");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}

@@ -1,1 +1,32 @@
 #![doc = include_str!("../README.md")]
+#![cfg_attr(docsrs, feature(doc_cfg))]
+//!
+//! # Where things are
+//!
+//! `store` is the way in. Below it lie `write`, `list`, `txn`, `watch`, `lock` and `session`, below those
+//! `api`, Consul's HTTP API as typed calls over a `transport`. Only `client` names an HTTP client.
+
+mod api;
+mod client;
+mod config;
+mod error;
+mod hub;
+mod known;
+mod list;
+mod lock;
+mod names;
+mod query;
+mod session;
+mod shared;
+mod sink;
+mod split;
+mod store;
+mod transport;
+mod txn;
+mod watch;
+mod wire;
+mod write;
+
+pub use config::{ConsulConfig, DRIVER, LockLayout};
+pub use kv_core;
+pub use store::ConsulStore;

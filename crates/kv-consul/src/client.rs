@@ -1,0 +1,144 @@
+//! The default transport: reqwest with rustls. The only file that names it.
+//!
+//! No redirect is followed (the token would go along), no proxy is taken from the environment, nothing
+//! is decompressed, and nothing is sent twice.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use kv_core::{Host, Result};
+use reqwest::dns::{Addrs, Name, Resolve, Resolving};
+use reqwest::header::{HeaderMap, HeaderName, HeaderValue};
+use reqwest::{Certificate, Client, Identity, redirect, retry, tls};
+
+use crate::config::{ConsulConfig, invalid};
+use crate::transport::{Body, Failure, Method, Reply, Request, Transport};
+
+const TOKEN: HeaderName = HeaderName::from_static("x-consul-token");
+const INDEX: HeaderName = HeaderName::from_static("x-consul-index");
+
+/// How soon a peer that vanished without a word is noticed.
+const KEEP_ALIVE: Duration = Duration::from_secs(10);
+
+/// One endpoint over reqwest.
+#[derive(Debug)]
+pub(crate) struct HttpTransport {
+    base: String,
+    http: Client,
+}
+
+/// The transports of all endpoints of a configuration.
+pub(crate) fn transports(config: &ConsulConfig) -> Result<Vec<Arc<dyn Transport>>> {
+    config
+        .base_urls()
+        .map(|(base, host)| Ok(Arc::new(HttpTransport::new(config, base, host)?) as Arc<dyn Transport>))
+        .collect()
+}
+
+impl HttpTransport {
+    fn new(config: &ConsulConfig, base: String, host: &Host) -> Result<Self> {
+        let mut headers = HeaderMap::new();
+        if let Some(token) = &config.token {
+            let mut value = HeaderValue::from_str(token.expose())
+                .map_err(|_| invalid("the ACL token has characters a header cannot carry"))?;
+            value.set_sensitive(true);
+            headers.insert(TOKEN, value);
+        }
+        let mut builder = Client::builder()
+            .user_agent(concat!("kv-consul/", env!("CARGO_PKG_VERSION")))
+            .default_headers(headers)
+            .redirect(redirect::Policy::none())
+            .retry(retry::never())
+            .referer(false)
+            .no_proxy()
+            .http1_only()
+            .connect_timeout(config.connect_timeout)
+            .tcp_keepalive(KEEP_ALIVE)
+            .tcp_keepalive_interval(KEEP_ALIVE)
+            .tcp_nodelay(true);
+        let mut connect_to = base.clone();
+        if config.tls {
+            builder = builder.https_only(true).tls_version_min(tls::Version::TLS_1_2);
+            if let Some(pem) = &config.ca {
+                let certificates = Certificate::from_pem_bundle(pem.as_bytes())
+                    .map_err(|error| invalid("the CA is no certificate in PEM").with_source(error))?;
+                if certificates.is_empty() {
+                    return Err(invalid("the CA holds no certificate in PEM"));
+                }
+                builder = builder.tls_certs_only(certificates);
+            }
+            if let (Some(cert), Some(key)) = (&config.cert, &config.key) {
+                let pem = [cert, "\n", key.expose()].concat();
+                let identity = Identity::from_pem(pem.as_bytes()).map_err(|error| {
+                    invalid("the client certificate and its key are not PEM").with_source(error)
+                })?;
+                builder = builder.identity(identity);
+            }
+            if let Some(name) = &config.server_name {
+                // The name goes into the URL, where the certificate is checked against it, and is
+                // looked up as the host it stands for.
+                connect_to = format!("https://{name}:{}", port_of(&base));
+                builder = builder.dns_resolver(Arc::new(Pinned(host.name.clone())));
+            }
+            builder = builder.tls_danger_accept_invalid_certs(config.danger_accept_invalid_certs);
+        }
+        let http = builder
+            .build()
+            .map_err(|error| invalid("the HTTP client cannot be set up").with_source(error))?;
+        reqwest::Url::parse(&connect_to)
+            .map_err(|error| invalid(format!("{base} is no URL")).with_source(error))?;
+        Ok(Self { base: connect_to, http })
+    }
+}
+
+fn port_of(base: &str) -> &str {
+    base.rsplit(':').next().unwrap_or_default()
+}
+
+/// Resolves every name as this one.
+struct Pinned(String);
+
+impl Resolve for Pinned {
+    fn resolve(&self, _: Name) -> Resolving {
+        let host = self.0.clone();
+        Box::pin(async move {
+            let found: Vec<SocketAddr> = tokio::net::lookup_host((host, 0)).await?.collect();
+            Ok(Box::new(found.into_iter()) as Addrs)
+        })
+    }
+}
+
+#[async_trait]
+impl Transport for HttpTransport {
+    fn endpoint(&self) -> &str {
+        &self.base
+    }
+
+    async fn exchange(&self, request: Request) -> Result<Reply, Failure> {
+        let method = match request.method {
+            Method::Get => reqwest::Method::GET,
+            Method::Put => reqwest::Method::PUT,
+            Method::Delete => reqwest::Method::DELETE,
+        };
+        let url = [self.base.as_str(), request.path.as_str()].concat();
+        let response = self.http.request(method, url).body(request.body).send().await.map_err(failure)?;
+        let index = response.headers().get(INDEX).and_then(|value| value.to_str().ok()).map(str::to_owned);
+        Ok(Reply { status: response.status().as_u16(), index, body: Box::new(HttpBody(response)) })
+    }
+}
+
+struct HttpBody(reqwest::Response);
+
+#[async_trait]
+impl Body for HttpBody {
+    async fn chunk(&mut self) -> Result<Option<Bytes>, Failure> {
+        self.0.chunk().await.map_err(failure)
+    }
+}
+
+fn failure(error: reqwest::Error) -> Failure {
+    Failure { unsent: error.is_connect(), timeout: error.is_timeout(), source: Box::new(error.without_url()) }
+}

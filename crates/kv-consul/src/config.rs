@@ -1,0 +1,398 @@
+//! How a Consul store is opened.
+
+use std::time::Duration;
+
+use kv_core::{Driver, Error, Host, Opening, Operation, Prefix, Result, Secret, StoreUrl};
+
+use crate::names::Names;
+use crate::store::ConsulStore;
+
+const DEFAULT_PORT: u16 = 8500;
+const DEFAULT_TLS_PORT: u16 = 8501;
+
+/// Opens `consul://` and `consul+tls://` URLs; see [`ConsulConfig::from_url`].
+pub const DRIVER: Driver = Driver { name: "consul", schemes: &["consul", "consul+tls"], open };
+
+fn open(url: StoreUrl) -> Opening {
+    Box::pin(async move {
+        let store = ConsulConfig::from_url(&url)?.open().await?;
+        Ok(std::sync::Arc::new(store) as _)
+    })
+}
+
+/// Where the record of the lock `k` lies.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum LockLayout {
+    /// In `k/.lock`, as `consul lock k` has it, so that it excludes us and we exclude it.
+    #[default]
+    Record,
+    /// In `k` itself, as programs on the `Lock` of Consul's Go client have it. Then `k` cannot hold an
+    /// entry too.
+    Key,
+}
+
+/// How a Consul store is opened: where, as whom, with which times.
+///
+/// ```no_run
+/// # async fn demo() -> kv_consul::kv_core::Result<()> {
+/// use kv_consul::ConsulConfig;
+/// use kv_consul::kv_core::{Prefix, StoreExt};
+///
+/// let store = ConsulConfig::new("127.0.0.1", 8500).with_namespace(Prefix::new("app")?).open().await?;
+/// store.put("greeting", "hello").await?;
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Clone, Debug)]
+pub struct ConsulConfig {
+    pub(crate) hosts: Vec<Host>,
+    pub(crate) tls: bool,
+    pub(crate) namespace: Prefix,
+    pub(crate) token: Option<Secret>,
+    pub(crate) datacenter: Option<String>,
+    /// PEM, as are the next two.
+    pub(crate) ca: Option<String>,
+    pub(crate) cert: Option<String>,
+    pub(crate) key: Option<Secret>,
+    pub(crate) server_name: Option<String>,
+    pub(crate) danger_accept_invalid_certs: bool,
+    pub(crate) timeout: Duration,
+    pub(crate) connect_timeout: Duration,
+    pub(crate) session_ttl: Duration,
+    pub(crate) lock_ttl: Duration,
+    pub(crate) lock_delay: Duration,
+    pub(crate) lock_layout: LockLayout,
+}
+
+impl ConsulConfig {
+    /// An agent or server at this host, without TLS, token or namespace.
+    #[must_use]
+    pub fn new(host: impl Into<String>, port: u16) -> Self {
+        Self {
+            hosts: vec![Host { name: host.into(), port: Some(port) }],
+            tls: false,
+            namespace: Prefix::root(),
+            token: None,
+            datacenter: None,
+            ca: None,
+            cert: None,
+            key: None,
+            server_name: None,
+            danger_accept_invalid_certs: false,
+            timeout: Duration::from_secs(5),
+            connect_timeout: Duration::from_secs(5),
+            session_ttl: Duration::from_secs(15),
+            lock_ttl: Duration::from_secs(15),
+            lock_delay: Duration::from_secs(15),
+            lock_layout: LockLayout::default(),
+        }
+    }
+
+    /// The configuration of a URL `consul://host:8500[,host…]/NAMESPACE?option=value`, or `consul+tls://`
+    /// with port 8501 where none is given.
+    ///
+    /// Options: `token`, `token_file`, `token_env` (the ACL token, the file or the environment variable
+    /// that has it), `datacenter`, `timeout`, `connect_timeout`, `session_ttl`, `lock_ttl`, `lock_delay`
+    /// (times such as `5s`), `lock_layout` (`record` or `key`); for TLS `ca`, `cert`, `key` (PEM files),
+    /// `server_name`, `danger_accept_invalid_certs`.
+    ///
+    /// # Errors
+    ///
+    /// `InvalidConfig` for unknown or half-given options, `InvalidKey` for a bad namespace.
+    pub fn from_url(url: &StoreUrl) -> Result<Self> {
+        let tls = match url.scheme() {
+            "consul" => false,
+            "consul+tls" => true,
+            other => return Err(invalid(format!("{other:?} is no scheme of Consul"))),
+        };
+        if url.hosts().is_empty() {
+            return Err(invalid("a Consul URL names a host: consul://HOST:8500/NAMESPACE"));
+        }
+        if url.user().is_some() {
+            return Err(invalid("Consul knows no users: give an ACL token with ?token_file= or ?token_env="));
+        }
+        let mut config = Self::new("", DEFAULT_PORT);
+        config.hosts = url.hosts().to_vec();
+        config.tls = tls;
+        config.namespace = url.namespace()?;
+
+        let mut params = url.params();
+        config.token = params.secret("token")?;
+        config.datacenter = params.text("datacenter")?;
+        let mut file = |name: &str| -> Result<Option<String>> {
+            let Some(path) = params.text(name)? else { return Ok(None) };
+            std::fs::read_to_string(&path).map(Some).map_err(|error| {
+                invalid(format!("the file {path} of {name}= cannot be read")).with_source(error)
+            })
+        };
+        config.ca = file("ca")?;
+        config.cert = file("cert")?;
+        config.key = file("key")?.map(Secret::new);
+        config.server_name = params.text("server_name")?;
+        config.danger_accept_invalid_certs = params.flag("danger_accept_invalid_certs")?.unwrap_or(false);
+        for (name, setting) in [
+            ("timeout", &mut config.timeout),
+            ("connect_timeout", &mut config.connect_timeout),
+            ("session_ttl", &mut config.session_ttl),
+            ("lock_ttl", &mut config.lock_ttl),
+        ] {
+            if let Some(time) = params.duration(name)? {
+                *setting = time;
+            }
+        }
+        // Zero means something here, which a time of a URL cannot be.
+        match params.text("lock_delay")?.as_deref() {
+            None => {}
+            Some("0" | "0s") => config.lock_delay = Duration::ZERO,
+            Some(text) => {
+                let wrong = || invalid("the URL parameter \"lock_delay\" is not a time such as 0s or 15s");
+                config.lock_delay = whole_time(text).ok_or_else(wrong)?;
+            }
+        }
+        match params.text("lock_layout")?.as_deref() {
+            None => {}
+            Some("record") => config.lock_layout = LockLayout::Record,
+            Some("key") => config.lock_layout = LockLayout::Key,
+            Some(_) => return Err(invalid("the URL parameter \"lock_layout\" is record or key")),
+        }
+        params.finish()?;
+        config.check()?;
+        Ok(config)
+    }
+
+    /// The same with one more host to turn to when the present one cannot be reached.
+    #[must_use]
+    pub fn with_host(mut self, host: impl Into<String>, port: u16) -> Self {
+        self.hosts.push(Host { name: host.into(), port: Some(port) });
+        self
+    }
+
+    /// The same with every key below this path.
+    #[must_use]
+    pub fn with_namespace(mut self, namespace: Prefix) -> Self {
+        self.namespace = namespace;
+        self
+    }
+
+    /// The same with this ACL token. It is sent in a header, to the configured hosts only.
+    #[must_use]
+    pub fn with_token(mut self, token: Secret) -> Self {
+        self.token = Some(token);
+        self
+    }
+
+    /// The same on this datacenter; the default is the agent's.
+    #[must_use]
+    pub fn with_datacenter(mut self, datacenter: impl Into<String>) -> Self {
+        self.datacenter = Some(datacenter.into());
+        self
+    }
+
+    /// The same over TLS, trusting what the system trusts.
+    #[must_use]
+    pub fn with_tls(mut self) -> Self {
+        self.tls = true;
+        self
+    }
+
+    /// The same over TLS, trusting only these certificates, in PEM.
+    #[must_use]
+    pub fn with_ca(mut self, pem: impl Into<String>) -> Self {
+        self.tls = true;
+        self.ca = Some(pem.into());
+        self
+    }
+
+    /// The same over TLS, showing this certificate and its key, in PEM.
+    #[must_use]
+    pub fn with_identity(mut self, cert: impl Into<String>, key: Secret) -> Self {
+        self.tls = true;
+        self.cert = Some(cert.into());
+        self.key = Some(key);
+        self
+    }
+
+    /// The same over TLS, expecting this name in the server's certificate.
+    #[must_use]
+    pub fn with_server_name(mut self, name: impl Into<String>) -> Self {
+        self.tls = true;
+        self.server_name = Some(name.into());
+        self
+    }
+
+    /// The same over TLS without checking whom one talks to: anybody on the way can read and change
+    /// everything, the token included.
+    #[must_use]
+    pub fn with_danger_accept_invalid_certs(mut self) -> Self {
+        self.tls = true;
+        self.danger_accept_invalid_certs = true;
+        self
+    }
+
+    /// The same with this deadline for calls that name none. The default is 5 s.
+    #[must_use]
+    pub fn with_timeout(mut self, timeout: Duration) -> Self {
+        self.timeout = timeout;
+        self
+    }
+
+    /// The same with this limit for making a connection. The default is 5 s.
+    #[must_use]
+    pub fn with_connect_timeout(mut self, timeout: Duration) -> Self {
+        self.connect_timeout = timeout;
+        self
+    }
+
+    /// The same with this time to live of the handle's session: 10 s to 24 h. The default is 15 s.
+    /// Session keys of a process that died go after at most twice as long.
+    #[must_use]
+    pub fn with_session_ttl(mut self, ttl: Duration) -> Self {
+        self.session_ttl = ttl;
+        self
+    }
+
+    /// The same with this time to live of locks that name none: 10 s to 24 h. The default is 15 s, as in
+    /// `consul lock`.
+    #[must_use]
+    pub fn with_lock_ttl(mut self, ttl: Duration) -> Self {
+        self.lock_ttl = ttl;
+        self
+    }
+
+    /// The same with this time during which nobody gets a lock whose holder was lost (not: released it).
+    /// The default is Consul's own, 15 s; it caps it at 60 s.
+    #[must_use]
+    pub fn with_lock_delay(mut self, delay: Duration) -> Self {
+        self.lock_delay = delay;
+        self
+    }
+
+    /// The same with lock records laid out so.
+    #[must_use]
+    pub fn with_lock_layout(mut self, layout: LockLayout) -> Self {
+        self.lock_layout = layout;
+        self
+    }
+
+    /// Opens the store and makes sure that a Consul answers.
+    ///
+    /// # Errors
+    ///
+    /// `InvalidConfig`; `Unavailable`, naming the endpoint, if nothing answers within the connect
+    /// timeout; `Unauthenticated` for a token Consul does not know.
+    pub async fn open(self) -> Result<ConsulStore> {
+        self.check()?;
+        ConsulStore::open(self)
+            .await
+            .map_err(|error| error.with_operation(Operation::Open).with_backend("consul"))
+    }
+
+    /// Checks what can be checked without I/O.
+    fn check(&self) -> Result<()> {
+        Names::new(&self.namespace, self.lock_layout)
+            .map_err(|error| error.with_operation(Operation::Open))?;
+        let tls_option = [
+            ("ca", self.ca.is_some()),
+            ("cert", self.cert.is_some()),
+            ("key", self.key.is_some()),
+            ("server_name", self.server_name.is_some()),
+            ("danger_accept_invalid_certs", self.danger_accept_invalid_certs),
+        ]
+        .into_iter()
+        .find(|(_, given)| *given);
+        if let (false, Some((name, _))) = (self.tls, tls_option) {
+            return Err(invalid(format!("{name:?} needs TLS: consul+tls://")));
+        }
+        if self.cert.is_some() != self.key.is_some() {
+            return Err(invalid("\"cert\" and \"key\" go together"));
+        }
+        for (name, ttl) in [("session_ttl", self.session_ttl), ("lock_ttl", self.lock_ttl)] {
+            crate::session::TTL
+                .check(ttl)
+                .map_err(|error| error.with_operation(Operation::Open).with_key(name.to_owned()))?;
+        }
+        if self.lock_delay > Duration::from_secs(60) {
+            return Err(invalid("\"lock_delay\" is at most 60s: Consul cuts it off there"));
+        }
+        for (name, time) in [("timeout", self.timeout), ("connect_timeout", self.connect_timeout)] {
+            if time.is_zero() {
+                return Err(invalid(format!("{name:?} must be more than zero")));
+            }
+        }
+        Ok(())
+    }
+
+    /// The endpoints as base URLs.
+    pub(crate) fn base_urls(&self) -> impl Iterator<Item = (String, &Host)> {
+        let (scheme, port) = if self.tls { ("https", DEFAULT_TLS_PORT) } else { ("http", DEFAULT_PORT) };
+        self.hosts.iter().map(move |host| (format!("{scheme}://{}", host.authority(port)), host))
+    }
+}
+
+pub(crate) fn invalid(reason: impl Into<String>) -> Error {
+    Error::invalid_config(reason).with_operation(Operation::Open)
+}
+
+/// A time with one unit, zero included: `500ms`, `15s`, `1m`.
+fn whole_time(text: &str) -> Option<Duration> {
+    let digits = text.find(|c: char| !c.is_ascii_digit())?;
+    let number: u64 = text[..digits].parse().ok()?;
+    match &text[digits..] {
+        "ms" => Some(Duration::from_millis(number)),
+        "s" => Some(Duration::from_secs(number)),
+        "m" => Some(Duration::from_secs(number.checked_mul(60)?)),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn config(url: &str) -> Result<ConsulConfig> {
+        ConsulConfig::from_url(&StoreUrl::parse(url)?)
+    }
+
+    #[test]
+    fn a_url_says_everything() {
+        let this =
+            file!().rsplit('/').next().map(|name| format!("{}/src/{name}", env!("CARGO_MANIFEST_DIR")));
+        let file = this.unwrap();
+        let config = config(&format!(
+            "consul+tls://a:1,b/app/x?token=canary&datacenter=dc2&timeout=2s&connect_timeout=1s&ca={file}&cert={file}\
+             &key={file}&server_name=n&lock_ttl=20s&lock_delay=0s&session_ttl=10s&lock_layout=key",
+        ))
+        .unwrap();
+        let urls: Vec<_> = config.base_urls().map(|(url, _)| url).collect();
+        assert_eq!(urls, ["https://a:1", "https://b:8501"]);
+        assert_eq!(config.namespace.as_str(), "app/x");
+        assert_eq!(config.lock_delay, Duration::ZERO);
+        assert_eq!(config.lock_layout, LockLayout::Key);
+        assert_eq!((config.session_ttl, config.lock_ttl), (Duration::from_secs(10), Duration::from_secs(20)));
+        assert_eq!(config.ca.as_deref(), Some(include_str!("config.rs")));
+        assert!(!format!("{:?}", config.token).contains("canary"));
+    }
+
+    #[test]
+    fn unknown_and_half_given_options_are_errors() {
+        for url in [
+            "consul:///app",
+            "consul://user@h/app",
+            "consul://h/app?nonsense=1",
+            "consul://h/app?ca=x",
+            "consul://h/app?danger_accept_invalid_certs",
+            "consul+tls://h/app?ca=/no/such/file",
+            "consul://h/app?lock_layout=other",
+            "consul://h/app?lock_delay=soon",
+            "consul://h/app?lock_delay=61s",
+            "consul://h/app?session_ttl=9s",
+            "consul://h/app?lock_ttl=25h",
+            "consul://h/app?token=a&token_env=B",
+            "consul://h/a/../b",
+            "etcd://h/app",
+        ] {
+            assert!(config(url).is_err(), "{url}");
+        }
+    }
+}

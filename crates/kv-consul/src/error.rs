@@ -1,0 +1,174 @@
+//! What Consul and the way to it answer, as the one error type. Nothing else makes errors of answers.
+
+use kv_core::{Applied, Error, ErrorKind};
+
+use crate::transport::Failure;
+use crate::wire::TxnRefusal;
+
+/// The backend's name in errors and capabilities.
+pub(crate) const BACKEND: &str = "consul";
+
+/// The largest body Consul takes for a transaction, base64 and JSON included.
+pub(crate) const MAX_BODY: usize = 512 * 1024;
+
+/// The server answered something that makes no sense.
+pub(crate) fn protocol(detail: &str) -> Error {
+    Error::new(ErrorKind::Protocol).with_detail(detail)
+}
+
+/// There was no answer, or not a whole one.
+pub(crate) fn transport(failure: Failure, endpoint: &str) -> Error {
+    let error = if failure.unsent {
+        let detail =
+            if failure.timeout { "no connection within the connect timeout" } else { "no connection" };
+        Error::new(ErrorKind::Unavailable).not_applied().with_detail(detail)
+    } else if failure.timeout {
+        Error::new(ErrorKind::Timeout)
+    } else {
+        Error::new(ErrorKind::Unavailable).with_detail("the connection broke")
+    };
+    error.with_endpoint(endpoint).with_source(failure.source)
+}
+
+/// An answer with a status that is not the wanted one, to a request with a body of `sent` bytes.
+pub(crate) fn status(status: u16, body: &[u8], sent: usize, endpoint: &str) -> Error {
+    let text = String::from_utf8_lossy(body);
+    let text = text.trim();
+    let (kind, certain) = kind_of(status, text, sent);
+    let shown: String = text.chars().take(200).collect();
+    let error = Error::new(kind)
+        .with_detail(format!("Consul answered {status}{}{shown}", if shown.is_empty() { "" } else { ": " }))
+        .with_endpoint(endpoint);
+    if certain { error.not_applied() } else { error }
+}
+
+/// The kind of a status, and whether it proves that nothing was changed.
+fn kind_of(status: u16, text: &str, sent: usize) -> (ErrorKind, bool) {
+    let has = |part: &str| text.contains(part);
+    match status {
+        _ if has("ACL not found") => (ErrorKind::Unauthenticated, true),
+        _ if has("Permission denied") => (ErrorKind::PermissionDenied, true),
+        401 => (ErrorKind::Unauthenticated, true),
+        403 => (ErrorKind::PermissionDenied, true),
+        413 => (ErrorKind::TooLarge { size: sent, max: MAX_BODY }, true),
+        429 => (ErrorKind::Overloaded, true),
+        _ if has("rate limit") || has("Too many requests") => (ErrorKind::Overloaded, true),
+        500 if has("No path to datacenter") => {
+            (ErrorKind::InvalidConfig { reason: "Consul knows no such datacenter".to_owned() }, true)
+        }
+        // The request was not handed to a leader, so nobody can have carried it out.
+        500 if has("No cluster leader") => (ErrorKind::Unavailable, true),
+        500..=599 => (ErrorKind::Unavailable, false),
+        300..=399 => (ErrorKind::Protocol, true),
+        400 | 405 | 415 => (ErrorKind::Protocol, true),
+        _ => (ErrorKind::Protocol, false),
+    }
+}
+
+/// Why a transaction was refused, as far as it matters what to do next.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Refusal {
+    /// The key does not exist.
+    Missing,
+    /// The key's last holder lost it a moment ago.
+    LockDelay,
+    /// The session does not exist.
+    NoSession,
+    /// The key's state is another than the operation wants.
+    Conflict,
+}
+
+/// What a refusal says.
+///
+/// # Errors
+///
+/// If the token lacks a right, or the request makes no sense to Consul.
+pub(crate) fn refusal(refused: &TxnRefusal) -> Result<Refusal, Error> {
+    let what = refused.what.as_str();
+    let has = |part: &str| what.contains(part);
+    if has("Permission denied") {
+        return Err(Error::new(ErrorKind::PermissionDenied).with_detail(what));
+    }
+    if has("ACL not found") {
+        return Err(Error::new(ErrorKind::Unauthenticated).with_detail(what));
+    }
+    if has("doesn't exist") {
+        Ok(Refusal::Missing)
+    } else if has("lock delay") {
+        Ok(Refusal::LockDelay)
+    } else if has("invalid session") {
+        Ok(Refusal::NoSession)
+    } else if ["stale", "failed ", "exists", "lock is already held"].iter().any(|part| has(part)) {
+        Ok(Refusal::Conflict)
+    } else {
+        Err(protocol("Consul refused a transaction for a reason that is not known").not_applied())
+    }
+}
+
+/// The same error once more, for everybody who waits for one request.
+pub(crate) fn again(error: &Error) -> Error {
+    let mut copy = Error::new(error.kind().clone()).with_detail(error.to_string());
+    if let Some(endpoint) = error.endpoint() {
+        copy = copy.with_endpoint(endpoint);
+    }
+    if error.applied() == Applied::No { copy.not_applied() } else { copy }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_status_has_a_kind() {
+        let unauthenticated = ErrorKind::Unauthenticated;
+        for (code, text, kind, applied) in [
+            (403, "ACL not found", unauthenticated.clone(), Applied::No),
+            (403, "rpc error making call: ACL not found", unauthenticated.clone(), Applied::No),
+            (401, "", unauthenticated, Applied::No),
+            (403, "Permission denied", ErrorKind::PermissionDenied, Applied::No),
+            (403, "Permission denied: token lacks 'key:write'", ErrorKind::PermissionDenied, Applied::No),
+            (500, "Permission denied", ErrorKind::PermissionDenied, Applied::No),
+            (500, "No cluster leader", ErrorKind::Unavailable, Applied::No),
+            (500, "leadership lost while committing log", ErrorKind::Unavailable, Applied::Unknown),
+            (500, "anything", ErrorKind::Unavailable, Applied::Unknown),
+            (503, "", ErrorKind::Unavailable, Applied::Unknown),
+            (429, "", ErrorKind::Overloaded, Applied::No),
+            (500, "RPC rate limit exceeded", ErrorKind::Overloaded, Applied::No),
+            (413, "", ErrorKind::TooLarge { size: 7, max: MAX_BODY }, Applied::No),
+            (301, "", ErrorKind::Protocol, Applied::No),
+            (400, "Failed to parse body", ErrorKind::Protocol, Applied::No),
+            (404, "", ErrorKind::Protocol, Applied::Unknown),
+            (200, "", ErrorKind::Protocol, Applied::Unknown),
+            (999, "", ErrorKind::Protocol, Applied::Unknown),
+        ] {
+            let error = status(code, text.as_bytes(), 7, "http://h:8500");
+            assert_eq!((error.kind(), error.applied()), (&kind, applied), "{code} {text}");
+            assert!(error.to_string().contains("http://h:8500"));
+        }
+        for code in 0..1000 {
+            status(code, b"\xff", 0, "");
+        }
+    }
+
+    #[test]
+    fn every_refusal_seen_is_understood() {
+        let seen = |what: &str| refusal(&TxnRefusal { op_index: 0, what: what.to_owned() });
+        for (what, expected) in [
+            ("failed to set key \"k\", index is stale", Refusal::Conflict),
+            ("failed index check for key \"k\", current modify index 24 != 1", Refusal::Conflict),
+            ("failed to check index, key \"k\" doesn't exist", Refusal::Missing),
+            ("key \"k\" exists", Refusal::Conflict),
+            ("key \"k\" doesn't exist", Refusal::Missing),
+            ("failed session check for key \"k\", current session \"A\" != \"B\"", Refusal::Conflict),
+            ("failed to check session, key \"k\" doesn't exist", Refusal::Missing),
+            ("failed to lock key \"k\", lock is already held", Refusal::Conflict),
+            ("failed to lock key \"k\", due to lock delay", Refusal::LockDelay),
+            ("invalid session \"x\"", Refusal::NoSession),
+            ("failed to unlock key \"k\", lock isn't held, or is held by another session", Refusal::Conflict),
+        ] {
+            assert_eq!(seen(what).unwrap(), expected, "{what}");
+        }
+        assert_eq!(seen("Permission denied").unwrap_err().kind(), &ErrorKind::PermissionDenied);
+        assert_eq!(seen("unknown KV verb \"x\"").unwrap_err().kind(), &ErrorKind::Protocol);
+    }
+}

@@ -1,0 +1,427 @@
+//! Locks: a key bound to a session of its own, in the layout `consul lock` uses.
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use kv_backend::{Deadline, HoldState};
+use kv_core::{
+    Applied, Error, ErrorKind, Fence, FencingToken, Hold, Key, LockGuard, LockHolder, LockLoss, LockOptions,
+    LockWait, Result, Version,
+};
+use tokio::sync::oneshot;
+use tokio::time::Instant;
+
+use crate::api::Txn;
+use crate::error::{Refusal, again};
+use crate::hub::{Subscription, Wants};
+use crate::names::{LOCK_FLAG, Scope};
+use crate::session::Renewed;
+use crate::shared::{Backoff, Shared};
+use crate::sink::Item;
+use crate::wire::{Content, Kv, Op};
+use crate::write::{LOCK_DELAY_POLL, fence_record, version_of};
+
+/// Waits for a lock.
+pub(crate) async fn lock(shared: &Arc<Shared>, key: &Key, options: LockOptions) -> Result<LockGuard> {
+    shared.names.check_writable(key)?;
+    shared.capabilities.limits.check_value(key, &options.owner)?;
+    let ttl = shared.capabilities.limits.lock_ttl.check(options.ttl.unwrap_or(shared.lock_ttl))?;
+    let give_up = match options.wait {
+        LockWait::UpTo(wait) => Instant::now().checked_add(wait),
+        _ => None,
+    };
+    let attempt = Attempt {
+        record: shared.names.lock_record(key),
+        content: Content::new(&options.owner, LOCK_FLAG),
+        shared: Arc::clone(shared),
+        key: key.clone(),
+        ttl,
+        timeout: options.timeout.unwrap_or(shared.timeout),
+        max_hold: options.max_hold,
+        only_try: options.wait == LockWait::Try,
+        session: None,
+        waiting: None,
+    };
+    let closing = shared.closing.clone();
+    tokio::select! {
+        biased;
+        () = closing.cancelled() => Err(Error::new(ErrorKind::Closed)),
+        guard = attempt.run(give_up) => guard,
+    }
+}
+
+/// Who holds a lock.
+pub(crate) async fn holder(shared: &Arc<Shared>, key: &Key) -> Result<Option<LockHolder>> {
+    let record = shared.read(&shared.names.lock_record(key), &shared.deadline(None)).await?;
+    record
+        .filter(|kv| kv.session().is_some() && kv.flags == LOCK_FLAG)
+        .map(|kv| Ok(LockHolder::new(kv.bytes()?, FencingToken::new(kv.modify_index))))
+        .transpose()
+}
+
+/// One call of `lock`.
+struct Attempt {
+    shared: Arc<Shared>,
+    key: Key,
+    record: String,
+    content: Content,
+    ttl: Duration,
+    timeout: Duration,
+    max_hold: Option<Duration>,
+    only_try: bool,
+    session: Option<LockSession>,
+    waiting: Option<Subscription>,
+}
+
+/// What to do after an attempt that did not get the lock.
+enum Next {
+    /// Look again at once.
+    Again,
+    /// Look again when the record changes.
+    Change,
+    /// Consul keeps everybody away for a while after a lost hold; nothing tells when that is over.
+    Pause,
+}
+
+impl Attempt {
+    async fn run(mut self, give_up: Option<Instant>) -> Result<LockGuard> {
+        let mut failures = Backoff::reconnect();
+        loop {
+            let next = match self.once().await {
+                Ok(Ok(guard)) => return Ok(guard),
+                Ok(Err(next)) => next,
+                // A wait that has begun outlives an outage; an attempt that may have worked ends here,
+                // and what it may have got is released.
+                Err(error)
+                    if self.waiting.is_some() && error.is_transient() && error.applied() == Applied::No =>
+                {
+                    tracing::debug!(%error, "waiting for a lock goes on");
+                    tokio::time::sleep(self.shared.jitter(failures.pause())).await;
+                    if give_up.is_some_and(|at| Instant::now() >= at) {
+                        return Err(error);
+                    }
+                    continue;
+                }
+                Err(error) => return Err(error),
+            };
+            failures.reset();
+            if self.only_try && !matches!(next, Next::Again) {
+                return Err(Error::new(ErrorKind::Locked));
+            }
+            let wait = async {
+                match next {
+                    Next::Again => Ok(()),
+                    Next::Change => self.changed().await,
+                    Next::Pause => {
+                        tokio::time::sleep(self.shared.jitter(LOCK_DELAY_POLL)).await;
+                        Ok(())
+                    }
+                }
+            };
+            match give_up {
+                None => wait.await?,
+                Some(at) => tokio::time::timeout_at(at, wait)
+                    .await
+                    .unwrap_or_else(|_| Err(Error::new(ErrorKind::Locked)))?,
+            }
+        }
+    }
+
+    /// Looks at the record and takes it if it is free.
+    async fn once(&mut self) -> Result<Result<LockGuard, Next>> {
+        let deadline = Deadline::after(self.timeout);
+        let state = self.shared.read(&self.record, &deadline).await.map_err(Error::not_applied)?;
+        if let Some(kv) = &state {
+            if kv.flags != LOCK_FLAG {
+                let current = Some(Version::new(kv.modify_index));
+                return Err(Error::new(ErrorKind::PreconditionFailed { current }).with_detail(format!(
+                    "{:?} in Consul holds something else than a lock: a semaphore or an entry",
+                    self.record
+                )));
+            }
+            if kv.session().is_some() {
+                return Ok(Err(Next::Change));
+            }
+        }
+        let session = match &self.session {
+            Some(session) if session.is_alive() => session,
+            _ => {
+                let renewed =
+                    Renewed::for_lock(&self.shared, self.ttl, &deadline).await.map_err(Error::not_applied)?;
+                self.session.insert(LockSession::new(&self.shared, renewed, &self.record))
+            }
+        };
+        let check = match &state {
+            Some(kv) => Op::check_index(&self.record, kv.modify_index),
+            None => Op::check_not_exists(&self.record),
+        };
+        let ops = [check, Op::lock(&self.record, &self.content, &session.renewed.id)];
+        match self
+            .shared
+            .api
+            .txn(&ops, None, &deadline)
+            .await
+            .map_err(|error| error.with_operation(kv_core::Operation::Lock))?
+        {
+            Txn::Done(slots) => {
+                let token = FencingToken::new(version_of(&slots, &self.record)?.get());
+                let Some(session) = self.session.take() else { return Err(Error::new(ErrorKind::Internal)) };
+                Ok(Ok(self.guard(session, token)))
+            }
+            Txn::Refused(refused) if refused.iter().any(|(_, why)| *why == Refusal::LockDelay) => {
+                Ok(Err(Next::Pause))
+            }
+            Txn::Refused(refused) => {
+                if refused.iter().any(|(_, why)| *why == Refusal::NoSession) {
+                    self.session = None;
+                }
+                Ok(Err(Next::Again))
+            }
+        }
+    }
+
+    /// Waits until the record may have changed.
+    async fn changed(&mut self) -> Result<()> {
+        let Some(waiting) = &self.waiting else {
+            let scope = Scope::Key(self.record.clone());
+            let mut subscription = Subscription::new(&self.shared, scope, Wants::Hints);
+            kv_backend::within(self.timeout, subscription.begin()).await.map_err(Error::not_applied)?;
+            self.waiting = Some(subscription);
+            // It may have changed before the subscription began.
+            return Ok(());
+        };
+        match waiting.next().await {
+            Item::End(error) => Err(error.not_applied()),
+            _ => Ok(()),
+        }
+    }
+
+    fn guard(&self, session: LockSession, token: FencingToken) -> LockGuard {
+        let state = Arc::new(HoldState::new(self.max_hold));
+        session.vouch(&state);
+        let record = fence_record(&session.renewed.id, &self.record);
+        let (done, released) = oneshot::channel();
+        let keeper = Keeper { state: Arc::clone(&state), session, timeout: self.timeout };
+        self.shared.spawn(keeper.run(done));
+        LockGuard::new(ConsulHold {
+            state,
+            fence: Fence::new(self.key.clone(), token, record),
+            released: Mutex::new(Some(released)),
+        })
+    }
+}
+
+/// The session of one acquisition. Dropping it gives up what it holds.
+struct LockSession {
+    shared: Arc<Shared>,
+    renewed: Renewed,
+    record: String,
+    given_up: bool,
+}
+
+impl LockSession {
+    fn new(shared: &Arc<Shared>, renewed: Renewed, record: &str) -> Self {
+        Self { shared: Arc::clone(shared), renewed, record: record.to_owned(), given_up: false }
+    }
+
+    fn is_alive(&self) -> bool {
+        let renewal = *self.renewed.renewal.borrow();
+        renewal.end.is_none() && renewal.sent_at + self.renewed.ttl - self.renewed.margin() > Instant::now()
+    }
+
+    /// Tells a hold what the last renewal vouches for.
+    fn vouch(&self, state: &HoldState) {
+        let renewal = *self.renewed.renewal.borrow();
+        match renewal.end {
+            Some(loss) => drop(state.lose(loss)),
+            None => drop(state.renewed(renewal.sent_at, self.renewed.ttl, self.renewed.margin())),
+        }
+    }
+
+    /// Whether the record is still bound to it; if not, how it was lost.
+    async fn loss(&self, deadline: &Deadline) -> Result<Option<LockLoss>> {
+        let record = self.shared.read(&self.record, deadline).await?;
+        Ok(match record.as_ref().map(Kv::session) {
+            Some(Some(holder)) if holder == self.renewed.id => None,
+            None => Some(LockLoss::Removed),
+            Some(_) => Some(LockLoss::SessionLost),
+        })
+    }
+
+    /// Frees the record, and removes it where it exists for the lock only; then ends the session.
+    async fn release(&mut self, deadline: &Deadline) -> Result<()> {
+        self.given_up = true;
+        release(&self.shared, &self.renewed.id, &self.record, deadline).await
+    }
+}
+
+async fn release(shared: &Arc<Shared>, session: &str, record: &str, deadline: &Deadline) -> Result<()> {
+    let freed = async {
+        let state = shared.read(record, deadline).await?;
+        let Some(kv) = state.filter(|kv| kv.session() == Some(session)) else { return Ok(false) };
+        let mut ops = vec![Op::unlock(record, &Content::new(&kv.bytes()?, kv.flags), session)];
+        if !shared.names.locks_keys() {
+            ops.push(Op::delete(record));
+        }
+        Ok(matches!(shared.api.txn(&ops, None, deadline).await?, Txn::Done(_)))
+    };
+    let freed = freed.await;
+    // Ending the session frees the record too if nothing else did.
+    let ended = shared.api.destroy_session(session, deadline).await;
+    match (freed, ended) {
+        (Ok(true), _) => Ok(()),
+        (Ok(false), _) => Err(Error::new(ErrorKind::NotHeld).with_detail("by Consul's account")),
+        (Err(error), _) => Err(error),
+    }
+}
+
+impl Drop for LockSession {
+    fn drop(&mut self) {
+        if self.given_up {
+            return;
+        }
+        let (shared, id, record) = (Arc::clone(&self.shared), self.renewed.id.clone(), self.record.clone());
+        self.shared.spawn(async move {
+            let deadline = Deadline::after(shared.timeout);
+            match release(&shared, &id, &record, &deadline).await {
+                Err(error) if *error.kind() != ErrorKind::NotHeld => {
+                    tracing::debug!(%error, "the session of a lock that is not waited for stays until it expires");
+                }
+                _ => {}
+            }
+        });
+    }
+}
+
+/// Keeps one hold: takes note of renewals and of losses, and releases it at its end.
+struct Keeper {
+    state: Arc<HoldState>,
+    session: LockSession,
+    timeout: Duration,
+}
+
+impl Keeper {
+    async fn run(mut self, done: oneshot::Sender<Result<()>>) {
+        let loss = self.watch_over().await;
+        let shared = Arc::clone(&self.session.shared);
+        let released = self.session.release(&Deadline::after(self.timeout)).await;
+        let key = &self.session.record;
+        if let (Err(error), true) = (&released, loss == LockLoss::Closed) {
+            if *error.kind() != ErrorKind::NotHeld {
+                let mut first = shared.failed_release.lock().unwrap_or_else(PoisonError::into_inner);
+                first.get_or_insert_with(|| again(error).with_key(key.as_str()));
+            }
+        }
+        // Nobody waits for it unless `unlock` was called.
+        drop(done.send(released));
+    }
+
+    /// Waits for the end of the hold.
+    async fn watch_over(&mut self) -> LockLoss {
+        let shared = Arc::clone(&self.session.shared);
+        let mut renewal = self.session.renewed.renewal.clone();
+        let state = Arc::clone(&self.state);
+        let renewals = async {
+            while renewal.changed().await.is_ok() {
+                self.session.vouch(&state);
+            }
+            std::future::pending::<()>().await;
+        };
+        tokio::select! {
+            biased;
+            loss = self.state.lost() => loss,
+            () = shared.closing.cancelled() => {
+                self.state.lose(LockLoss::Closed);
+                LockLoss::Closed
+            }
+            () = renewals => LockLoss::SessionLost,
+            loss = self.monitor() => {
+                self.state.lose(loss);
+                loss
+            }
+        }
+    }
+
+    /// Watches the record; resolves when it is not ours any more.
+    async fn monitor(&self) -> LockLoss {
+        let shared = &self.session.shared;
+        let mut backoff = Backoff::reconnect();
+        loop {
+            let scope = Scope::Key(self.session.record.clone());
+            let mut subscription = Subscription::new(shared, scope, Wants::Hints);
+            let watched = async {
+                subscription.begin().await?;
+                loop {
+                    if let Some(loss) = self.session.loss(&Deadline::after(self.timeout)).await? {
+                        return Ok(loss);
+                    }
+                    if let Item::End(error) = subscription.next().await {
+                        return Err(error);
+                    }
+                }
+            };
+            let error: Error = match watched.await {
+                Ok(loss) => return loss,
+                Err(error) => error,
+            };
+            match error.kind() {
+                ErrorKind::PermissionDenied | ErrorKind::Unauthenticated => {
+                    return LockLoss::PermissionDenied;
+                }
+                ErrorKind::Closed => return LockLoss::Closed,
+                _ => tracing::debug!(%error, "a lock's record cannot be watched"),
+            }
+            tokio::time::sleep(shared.jitter(backoff.pause())).await;
+        }
+    }
+}
+
+struct ConsulHold {
+    state: Arc<HoldState>,
+    fence: Fence,
+    released: Mutex<Option<oneshot::Receiver<Result<()>>>>,
+}
+
+#[async_trait]
+impl Hold for ConsulHold {
+    fn fence(&self) -> Fence {
+        self.fence.clone()
+    }
+
+    fn loss(&self) -> Option<LockLoss> {
+        self.state.loss()
+    }
+
+    async fn lost(&self) -> LockLoss {
+        self.state.lost().await
+    }
+
+    async fn unlock(&self) -> Result<()> {
+        let key = self.fence.key();
+        let about = |error: Error| {
+            error
+                .with_operation(kv_core::Operation::Unlock)
+                .with_backend(crate::error::BACKEND)
+                .with_key(key.as_str())
+        };
+        if !self.state.lose(LockLoss::Released) {
+            let loss = self.state.loss().unwrap_or(LockLoss::Released);
+            return Err(about(Error::new(ErrorKind::NotHeld).with_detail(loss.to_string())));
+        }
+        let released = self.released.lock().unwrap_or_else(PoisonError::into_inner).take();
+        match released {
+            Some(released) => released
+                .await
+                .unwrap_or_else(|_| {
+                    Err(Error::new(ErrorKind::Closed).with_detail("the release was broken off"))
+                })
+                .map_err(about),
+            None => Err(about(Error::new(ErrorKind::NotHeld))),
+        }
+    }
+
+    fn release(&self) {
+        self.state.lose(LockLoss::Released);
+    }
+}

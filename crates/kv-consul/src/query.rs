@@ -1,0 +1,174 @@
+//! One blocking query of the watch hub: asks for the state of its scope again and again, and hands it
+//! over.
+//!
+//! It follows Consul's rules for indexes: an index that goes back means to begin anew, 0 counts as 1, and
+//! waking up does not mean that something changed.
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use kv_core::{Consistency, Error, ErrorKind, Result};
+use tokio::sync::Notify;
+use tokio::time::Instant;
+
+use crate::api::{Items, Lane, Query};
+use crate::error::protocol;
+use crate::hub::Seen;
+use crate::names::Scope;
+use crate::shared::{Backoff, Shared};
+
+/// How long one query waits for a change. Short enough that a connection somebody holds up without a
+/// word is noticed.
+const WAIT: Duration = Duration::from_secs(60);
+
+type Waiting = Pin<Box<dyn Future<Output = Result<Items>> + Send>>;
+
+/// Runs a query until it is aborted or cannot go on.
+pub(crate) async fn run(shared: Arc<Shared>, id: u64, scope: Scope, wake: Arc<Notify>) {
+    let mut reader = Reader { shared: &shared, id, scope, index: 0 };
+    let mut failures = Backoff::reconnect();
+    // A query of an absent key wakes on every write there is: slow down until something changes.
+    let mut idle = Backoff::new(Duration::from_millis(25), Duration::from_millis(500));
+    let mut waiting: Option<(Waiting, Instant)> = None;
+    let mut read_now = true;
+    loop {
+        let joining = shared.hub.joining(id);
+        let read = if read_now || !joining.is_empty() {
+            let before = reader.index;
+            let read = reader.read_now(&joining).await;
+            if reader.index != before {
+                waiting = None;
+            }
+            read.map(|state| (state, true))
+        } else {
+            let (query, since) = waiting.get_or_insert_with(|| (reader.wait(), Instant::now()));
+            let since = *since;
+            let items = tokio::select! {
+                biased;
+                () = wake.notified() => continue,
+                items = query => items,
+            };
+            waiting = None;
+            let timely = since.elapsed() >= WAIT / 2;
+            match items {
+                Ok(items) => reader.take(items, &[]).await.map(|state| (state, timely)),
+                Err(error) => Err(error),
+            }
+        };
+        let pause = match read {
+            Ok((state, timely)) => {
+                failures.reset();
+                read_now = state == State::Reset;
+                match state {
+                    State::Changed(took) => {
+                        idle.reset();
+                        // A large tree that changes all the time takes half of the time at most.
+                        if took > Duration::from_millis(20) {
+                            took.min(Duration::from_secs(1))
+                        } else {
+                            Duration::ZERO
+                        }
+                    }
+                    State::Same if timely => Duration::ZERO,
+                    State::Same | State::Reset => idle.pause(),
+                }
+            }
+            Err(error) => {
+                waiting = None;
+                shared.hub.state_failed(&joining, &error);
+                if !error.is_transient() {
+                    shared.hub.fail(id, &error);
+                    return;
+                }
+                tracing::debug!(%error, scope = reader.scope.text(), "a watch query failed");
+                // The server may have been exchanged for one with a lower index, which would wait.
+                read_now = true;
+                shared.jitter(failures.pause())
+            }
+        };
+        if !pause.is_zero() {
+            let patient = read_now;
+            tokio::select! {
+                () = tokio::time::sleep(pause) => {}
+                () = wake.notified(), if !patient => {}
+            }
+        }
+    }
+}
+
+/// What reading a state came to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum State {
+    Same,
+    /// Changed; reading it took so long.
+    Changed(Duration),
+    /// The index went back: read again.
+    Reset,
+}
+
+struct Reader<'a> {
+    shared: &'a Arc<Shared>,
+    id: u64,
+    scope: Scope,
+    /// The index of the last whole state; 0: none yet.
+    index: u64,
+}
+
+impl Reader<'_> {
+    /// Reads the state as it is now, for these subscriptions that join.
+    async fn read_now(&mut self, joining: &[u64]) -> Result<State> {
+        let query = Query::new(self.scope.clone(), Consistency::Linearizable);
+        let items = self.shared.api.read(query, Lane::Call, self.shared.timeout).await?;
+        self.take(items, joining).await
+    }
+
+    /// Waits for a state that is newer than the last.
+    fn wait(&self) -> Waiting {
+        let shared = Arc::clone(self.shared);
+        let mut query = Query::new(self.scope.clone(), Consistency::Linearizable);
+        // Not all of many queries at the same moment.
+        query.wait = Some((self.index, shared.jitter(WAIT)));
+        Box::pin(async move { shared.api.read(query, Lane::Watch, shared.timeout).await })
+    }
+
+    /// Hands over a state.
+    async fn take(&mut self, mut items: Items, joining: &[u64]) -> Result<State> {
+        let begin = Instant::now();
+        let hub = &self.shared.hub;
+        let index = items.index().ok_or_else(|| protocol("the answer to a query lacks its index"))?.max(1);
+        if index < self.index {
+            tracing::debug!(scope = self.scope.text(), index, before = self.index, "the index went back");
+            if self.lost_its_state().await? {
+                hub.forget(self.id);
+            }
+            self.index = 0;
+            return Ok(State::Reset);
+        }
+        hub.state_begins(self.id, joining);
+        let mut changed = false;
+        while let Some(kv) = items.next().await? {
+            match hub.state_has(self.shared, self.id, joining, &kv)? {
+                Seen::Same => {}
+                Seen::Changed => changed = true,
+                Seen::Older => {
+                    hub.forget(self.id);
+                    self.index = 0;
+                    return Ok(State::Reset);
+                }
+            }
+        }
+        changed |= hub.state_ends(self.shared, self.id, joining);
+        self.index = index;
+        Ok(if changed { State::Changed(begin.elapsed()) } else { State::Same })
+    }
+
+    /// Whether the server as a whole is behind what it was: it lost its state, or is another one. The
+    /// index of one tree also goes back when Consul forgets old deletes.
+    async fn lost_its_state(&self) -> Result<bool> {
+        let query = Query::new(self.shared.names.absent(), Consistency::Linearizable);
+        let items = self.shared.api.read(query, Lane::Call, self.shared.timeout).await?;
+        let index = items.index().ok_or_else(|| Error::new(ErrorKind::Protocol))?;
+        Ok(index < self.index)
+    }
+}

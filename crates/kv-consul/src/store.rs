@@ -1,0 +1,275 @@
+//! The store: one handle on one namespace of one Consul cluster.
+
+use std::fmt;
+use std::sync::{Arc, PoisonError};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use kv_backend::Deadline;
+use kv_core::{
+    Capabilities, DeleteOptions, DeleteResult, DeleteTreeOptions, Entry, EntryExpiry, ExpiryBound,
+    GetOptions, Guarantee, Key, Limits, ListOptions, Listing, LockGuard, LockHolder, LockOptions, LockTtl,
+    Operation, Power, Prefix, PutOptions, PutResult, Result, ServerInfo, SessionState, SessionStates, Store,
+    Transact, Version, Watch, WatchOptions, WatchTarget,
+};
+
+use crate::api::Api;
+use crate::config::ConsulConfig;
+use crate::error::BACKEND;
+use crate::names::Names;
+use crate::session::{DELETE, TTL, TTL_NAME, parse_go_duration};
+use crate::shared::Shared;
+use crate::transport::Transport;
+use crate::wire::Kv;
+use crate::{client, list, lock, txn, watch, write};
+
+/// The largest value: with the longest key and namespace, in base64, it fits into what Consul takes.
+const MAX_VALUE: usize = 375 * 1024;
+
+/// How late Consul's timers and the agreement on what they did may be.
+const SLACK: Duration = Duration::from_secs(5);
+
+/// A store on Consul. Made by [`ConsulConfig::open`] or by the crate's [`DRIVER`](crate::DRIVER).
+///
+/// Dropping it closes it in the background.
+pub struct ConsulStore {
+    shared: Arc<Shared>,
+}
+
+impl ConsulStore {
+    pub(crate) async fn open(config: ConsulConfig) -> Result<Self> {
+        let transports = client::transports(&config)?;
+        let limit = config.timeout.min(config.connect_timeout);
+        let store = Self::over(transports, &config)?;
+        store.shared.api.probe(&Deadline::after(limit)).await?;
+        if config.token.is_some() {
+            store.shared.api.check_token(&Deadline::after(config.timeout)).await?;
+        }
+        Ok(store)
+    }
+
+    /// A store over these transports, which nobody has tried yet.
+    pub(crate) fn over(transports: Vec<Arc<dyn Transport>>, config: &ConsulConfig) -> Result<Self> {
+        let shared = Shared::new(
+            Api::new(transports, config.datacenter.clone()),
+            Names::new(&config.namespace, config.lock_layout)?,
+            capabilities(config),
+            config.timeout,
+            config.lock_ttl,
+            config.lock_delay,
+            config.session_ttl,
+        );
+        Ok(Self { shared: Arc::new(shared) })
+    }
+
+    pub(crate) fn shared(&self) -> &Arc<Shared> {
+        &self.shared
+    }
+
+    /// Completes an error.
+    pub(crate) fn report<T>(&self, operation: Operation, about: &str, result: Result<T>) -> Result<T> {
+        result.map_err(|error| {
+            let error = error.with_operation(operation).with_backend(BACKEND);
+            if about.is_empty() { error } else { error.with_key(about) }
+        })
+    }
+
+    async fn get_entry(&self, key: &Key, options: GetOptions) -> Result<Option<Entry>> {
+        let shared = &self.shared;
+        shared.check_open()?;
+        let deadline = shared.deadline(options.timeout);
+        let native = shared.names.native(key);
+        loop {
+            let Some(kv) = shared.api.get(&native, options.consistency, &deadline).await? else {
+                return Ok(None);
+            };
+            let Some(key) = shared.names.entry(&kv.key, kv.flags) else { return Ok(None) };
+            let entry = to_entry(key, &kv)?;
+            if !options.expiry {
+                return Ok(Some(entry));
+            }
+            let Some(session) = kv.session() else { return Ok(Some(entry.with_expiry(EntryExpiry::Never))) };
+            // The session may have ended since, and then the key is another than was read.
+            let Some(info) = shared.api.session_info(session, &deadline).await? else { continue };
+            let expiry = match info.behavior.as_str() {
+                DELETE if info.name == TTL_NAME => EntryExpiry::ttl(parse_go_duration(&info.ttl)?, None),
+                DELETE => EntryExpiry::Session,
+                _ => EntryExpiry::Never,
+            };
+            return Ok(Some(entry.with_expiry(expiry)));
+        }
+    }
+
+    async fn shut_down(shared: Arc<Shared>) -> Result<()> {
+        shared.closing.cancel();
+        shared.hub.close();
+        shared.tasks.close();
+        let deadline = Deadline::after(shared.timeout);
+        let session = shared.session.close(&shared.api, &deadline).await;
+        deadline
+            .run(async {
+                shared.tasks.wait().await;
+                Ok(())
+            })
+            .await?;
+        session?;
+        match shared.failed_release.lock().unwrap_or_else(PoisonError::into_inner).take() {
+            Some(error) => Err(error),
+            None => Ok(()),
+        }
+    }
+}
+
+fn capabilities(config: &ConsulConfig) -> Capabilities {
+    let mut limits = Limits::default();
+    limits.max_value = MAX_VALUE;
+    limits.max_txn_ops = txn::MAX_OPS;
+    limits.max_txn_bytes = txn::MAX_BYTES;
+    limits.ttl = TTL;
+    limits.ttl_bound = ExpiryBound::new(2, SLACK);
+    limits.session_bound = (config.session_ttl * 2).max(config.lock_ttl * 2 + config.lock_delay) + SLACK;
+    limits.lock_ttl = TTL;
+    Capabilities::new(BACKEND)
+        .with_powers(&[
+            Power::Transactions,
+            Power::Ttl,
+            Power::SessionKeys,
+            Power::ExpiryChange,
+            Power::ExpiryWithChildren,
+            Power::FencedWrites,
+            Power::StaleReads,
+        ])
+        .with_guarantees(&[
+            Guarantee::LinearizableReads,
+            Guarantee::ListSnapshot,
+            Guarantee::ListPaged,
+            Guarantee::DeleteTreeAtomic,
+            Guarantee::CasDetectsRecreate,
+        ])
+        .with_lock_ttl(LockTtl::PerLock)
+        .with_limits(limits)
+}
+
+/// What Consul shows of a key, as an entry.
+pub(crate) fn to_entry(key: Key, kv: &Kv) -> Result<Entry> {
+    let value = kv.bytes().map_err(|error| error.with_key(key.as_str()))?;
+    Ok(Entry::new(key, value, Version::new(kv.modify_index), Version::new(kv.create_index)))
+}
+
+#[async_trait]
+impl Store for ConsulStore {
+    fn capabilities(&self) -> &Capabilities {
+        &self.shared.capabilities
+    }
+
+    async fn get_with(&self, key: &Key, options: GetOptions) -> Result<Option<Entry>> {
+        self.report(Operation::Get, key.as_str(), self.get_entry(key, options).await)
+    }
+
+    async fn put_with(&self, key: &Key, value: Bytes, options: PutOptions) -> Result<PutResult> {
+        let result = async {
+            self.shared.check_open()?;
+            write::put(&self.shared, key, value, options).await
+        };
+        self.report(Operation::Put, key.as_str(), result.await)
+    }
+
+    async fn delete_with(&self, key: &Key, options: DeleteOptions) -> Result<DeleteResult> {
+        let result = async {
+            self.shared.check_open()?;
+            write::delete(&self.shared, key, options).await
+        };
+        self.report(Operation::Delete, key.as_str(), result.await)
+    }
+
+    async fn list_with(&self, prefix: &Prefix, options: ListOptions) -> Result<Listing> {
+        let result = async {
+            self.shared.check_open()?;
+            list::list(&self.shared, prefix, options).await
+        };
+        self.report(Operation::List, prefix.as_str(), result.await)
+    }
+
+    async fn delete_tree_with(&self, prefix: &Prefix, options: DeleteTreeOptions) -> Result<u64> {
+        let result = async {
+            self.shared.check_open()?;
+            list::delete_tree(&self.shared, prefix, options).await
+        };
+        self.report(Operation::DeleteTree, prefix.as_str(), result.await)
+    }
+
+    async fn watch_with(&self, target: WatchTarget, options: WatchOptions) -> Result<Watch> {
+        let path = target.path().to_owned();
+        let result = async {
+            self.shared.check_open()?;
+            watch::watch(&self.shared, target, options).await
+        };
+        self.report(Operation::Watch, &path, result.await)
+    }
+
+    async fn lock_with(&self, key: &Key, options: LockOptions) -> Result<LockGuard> {
+        let result = async {
+            self.shared.check_open()?;
+            lock::lock(&self.shared, key, options).await
+        };
+        self.report(Operation::Lock, key.as_str(), result.await)
+    }
+
+    async fn lock_holder(&self, key: &Key) -> Result<Option<LockHolder>> {
+        let result = async {
+            self.shared.check_open()?;
+            lock::holder(&self.shared, key).await
+        };
+        self.report(Operation::LockHolder, key.as_str(), result.await)
+    }
+
+    fn session(&self) -> SessionState {
+        self.shared.session.cell.state()
+    }
+
+    fn session_states(&self) -> SessionStates {
+        self.shared.session.cell.states()
+    }
+
+    async fn server(&self) -> Result<ServerInfo> {
+        let result = async {
+            self.shared.check_open()?;
+            let version = self.shared.api.version(&self.shared.deadline(None)).await?;
+            Ok(ServerInfo::new("Consul", version))
+        };
+        self.report(Operation::Server, "", result.await)
+    }
+
+    async fn close(&self) -> Result<()> {
+        if self.shared.closing.is_cancelled() {
+            return Ok(());
+        }
+        self.report(Operation::Close, "", Self::shut_down(Arc::clone(&self.shared)).await)
+    }
+
+    fn as_transact(&self) -> Option<&dyn Transact> {
+        Some(self)
+    }
+}
+
+impl Drop for ConsulStore {
+    fn drop(&mut self) {
+        if self.shared.closing.is_cancelled() {
+            return;
+        }
+        self.shared.closing.cancel();
+        let shared = Arc::clone(&self.shared);
+        self.shared.runtime.spawn(async move {
+            if let Err(error) = Self::shut_down(shared).await {
+                tracing::debug!(%error, "a store that was dropped could not be closed in order");
+            }
+        });
+    }
+}
+
+impl fmt::Debug for ConsulStore {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ConsulStore").field("names", &self.shared.names).finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,70 @@
+//! One HTTP exchange, whoever carries it out: the seam between Consul's API and an HTTP client.
+
+use std::fmt;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+
+type Source = Box<dyn std::error::Error + Send + Sync + 'static>;
+
+/// The methods Consul's API uses.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Method {
+    Get,
+    Put,
+    Delete,
+}
+
+/// One request. The path begins with a slash, is percent-encoded and carries the query.
+#[derive(Clone, Debug)]
+pub(crate) struct Request {
+    pub(crate) method: Method,
+    pub(crate) path: String,
+    pub(crate) body: Bytes,
+}
+
+/// The head of an answer; its body is still to be read.
+pub(crate) struct Reply {
+    pub(crate) status: u16,
+    /// `X-Consul-Index`, where it is there and is text.
+    pub(crate) index: Option<String>,
+    pub(crate) body: Box<dyn Body>,
+}
+
+impl fmt::Debug for Reply {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Reply")
+            .field("status", &self.status)
+            .field("index", &self.index)
+            .finish_non_exhaustive()
+    }
+}
+
+/// The body of an answer. Dropping it before its end closes the connection.
+#[async_trait]
+pub(crate) trait Body: Send {
+    /// The next bytes; `None` at the end, which is reported only if the body is whole.
+    async fn chunk(&mut self) -> Result<Option<Bytes>, Failure>;
+}
+
+/// Why an exchange failed below HTTP.
+#[derive(Debug)]
+pub(crate) struct Failure {
+    /// Whether there was no connection, so that the request cannot have had an effect.
+    pub(crate) unsent: bool,
+    /// Whether a time limit of the transport's own was exceeded.
+    pub(crate) timeout: bool,
+    /// The cause, without URL or token.
+    pub(crate) source: Source,
+}
+
+/// Carries out exchanges with one endpoint. Never follows a redirect, never retries, and adds the ACL
+/// token to what it sends. Dropping the future ends the exchange.
+#[async_trait]
+pub(crate) trait Transport: Send + Sync + fmt::Debug + 'static {
+    /// The endpoint as people know it, without credentials.
+    fn endpoint(&self) -> &str;
+
+    /// Sends one request and waits for the head of its answer.
+    async fn exchange(&self, request: Request) -> Result<Reply, Failure>;
+}

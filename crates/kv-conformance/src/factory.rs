@@ -1,0 +1,101 @@
+//! How the suite gets at a store: a factory of handles.
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use kv_core::{Driver, Prefix, Result, Store, StoreUrl};
+
+/// Opens handles of the store under test.
+#[async_trait]
+pub trait Factory: Send + Sync + 'static {
+    /// What is under test, as reports name it.
+    fn label(&self) -> String;
+
+    /// Why the suite cannot run here, such as that no server was named. All cases are then skipped,
+    /// or fail under `KV_REQUIRE=1`.
+    fn unavailable(&self) -> Option<String> {
+        None
+    }
+
+    /// A handle on `namespace`. Each call opens another, independent one, with its own session, on
+    /// the same data.
+    ///
+    /// # Errors
+    ///
+    /// Whatever opening answers; a namespace the store does not take is `InvalidKey`.
+    async fn open(&self, namespace: &Prefix) -> Result<Arc<dyn Store>>;
+}
+
+/// Opens a store by its URL, with the namespace of each handle added: as a path below the URL's for
+/// `scheme://…`, as the parameter `namespace` for `scheme:…`.
+#[derive(Clone, Debug)]
+pub struct UrlFactory {
+    driver: Driver,
+    /// `Err` says why there is no URL.
+    url: std::result::Result<String, String>,
+    label: String,
+}
+
+impl UrlFactory {
+    /// The stores of this driver below this URL.
+    #[must_use]
+    pub fn new(driver: Driver, url: impl Into<String>) -> Self {
+        Self { driver, url: Ok(url.into()), label: driver.name.to_owned() }
+    }
+
+    /// The stores of this driver below the URL that the environment variable `name` holds. While it
+    /// is not set, the suite is skipped.
+    #[must_use]
+    pub fn from_env(driver: Driver, name: &str) -> Self {
+        let url = std::env::var(name).map_err(|_| format!("{name} is not set: it names the store's URL"));
+        Self { driver, url, label: driver.name.to_owned() }
+    }
+
+    /// The same under another name in reports, for a backend that is tested in several forms.
+    #[must_use]
+    pub fn with_label(mut self, label: impl Into<String>) -> Self {
+        self.label = label.into();
+        self
+    }
+}
+
+#[async_trait]
+impl Factory for UrlFactory {
+    fn label(&self) -> String {
+        self.label.clone()
+    }
+
+    fn unavailable(&self) -> Option<String> {
+        self.url.as_ref().err().cloned()
+    }
+
+    async fn open(&self, namespace: &Prefix) -> Result<Arc<dyn Store>> {
+        let url = self.url.as_ref().map_err(|why| kv_core::Error::invalid_config(why.as_str()))?;
+        (self.driver.open)(StoreUrl::parse(&below(url, namespace.as_str()))?).await
+    }
+}
+
+/// `url` with `namespace` added. The suite's namespaces need no percent-encoding.
+fn below(url: &str, namespace: &str) -> String {
+    let (base, query) = url.split_once('?').map_or((url, None), |(base, query)| (base, Some(query)));
+    if base.contains("://") {
+        let query = query.map(|query| format!("?{query}")).unwrap_or_default();
+        return format!("{}/{namespace}{query}", base.trim_end_matches('/'));
+    }
+    let query = query.map(|query| format!("{query}&")).unwrap_or_default();
+    format!("{base}?{query}namespace={namespace}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::below;
+
+    #[test]
+    fn the_namespace_is_a_path_behind_hosts_and_a_parameter_else() {
+        assert_eq!(below("etcd://h:1,g:2", "a/b"), "etcd://h:1,g:2/a/b");
+        assert_eq!(below("etcd://h:1/", "a"), "etcd://h:1/a");
+        assert_eq!(below("zk+tls://h:1/app?ca=x", "a"), "zk+tls://h:1/app/a?ca=x");
+        assert_eq!(below("mem:x", "a/b"), "mem:x?namespace=a/b");
+        assert_eq!(below("sled:/tmp/x?durable=true", "a"), "sled:/tmp/x?durable=true&namespace=a");
+    }
+}

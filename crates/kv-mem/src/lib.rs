@@ -1,1 +1,15 @@
 #![doc = include_str!("../README.md")]
+
+mod config;
+mod list;
+mod lock;
+mod names;
+mod state;
+mod store;
+mod txn;
+mod watch;
+
+pub use config::MemConfig;
+pub use kv_backend::{Clock, ManualClock, Sleep, Timestamp, TokioClock};
+pub use kv_core;
+pub use store::{DRIVER, MemStore};

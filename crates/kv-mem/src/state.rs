@@ -1,0 +1,357 @@
+//! The data itself: one lock around everything that changes together.
+
+use std::borrow::Cow;
+use std::collections::{HashMap, HashSet};
+use std::ops::Bound;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Weak};
+use std::time::Duration;
+
+use imbl::OrdMap;
+use kv_backend::{
+    Change, Clock, HandleId, Hub, HubOptions, LockTable, Namespace, Sweep, Sweeper, Timestamp, TtlQueue,
+    Wakes,
+};
+use kv_core::{
+    Bytes, DeleteCause, Entry, EntryExpiry, Error, ErrorKind, Expiry, Key, PutResult, Result, Version,
+};
+use parking_lot::RwLock;
+
+/// Entries in the order of their native names. A clone is a snapshot and costs nothing.
+pub(crate) type Ordered = OrdMap<Arc<str>, Arc<Record>>;
+
+/// One entry as it is stored.
+#[derive(Debug)]
+pub(crate) struct Record {
+    /// The namespace the entry's key is relative to.
+    namespace: Arc<Namespace>,
+    entry: Entry,
+    lease: Lease,
+}
+
+/// What a record lives by.
+#[derive(Clone, Copy, Debug)]
+enum Lease {
+    Permanent,
+    Ttl { granted: Duration, deadline: Timestamp },
+    Session(HandleId),
+}
+
+impl Record {
+    /// The entry as a handle of `namespace` sees it; `None` where its name is no key there.
+    pub(crate) fn seen_from(&self, namespace: &Namespace, native: &str) -> Option<Entry> {
+        let mut entry = self.entry.clone();
+        if self.namespace.path() != namespace.path() {
+            entry.key = namespace.key(native)?;
+        }
+        Some(entry)
+    }
+
+    pub(crate) fn is_expired(&self, clock: &dyn Clock) -> bool {
+        matches!(self.lease, Lease::Ttl { deadline, .. } if deadline <= clock.now())
+    }
+
+    pub(crate) fn expiry(&self, clock: &dyn Clock) -> EntryExpiry {
+        match self.lease {
+            Lease::Permanent => EntryExpiry::Never,
+            Lease::Ttl { granted, deadline } => EntryExpiry::ttl(granted, Some(deadline.since(clock.now()))),
+            Lease::Session(_) => EntryExpiry::Session,
+        }
+    }
+}
+
+/// The native name of a key; made only where there is a namespace.
+pub(crate) fn native<'k>(namespace: &Namespace, key: &'k Key) -> Cow<'k, str> {
+    if namespace.path().is_empty() { Cow::Borrowed(key.as_str()) } else { Cow::Owned(namespace.native(key)) }
+}
+
+/// Everything behind one store, shared by its handles.
+pub(crate) struct Database {
+    data: RwLock<Data>,
+    pub(crate) hub: Hub,
+    pub(crate) clock: Arc<dyn Clock>,
+    sweeper: Sweeper,
+    /// Tells the fences of this store from those of others.
+    pub(crate) fence_record: Arc<str>,
+    this: Weak<Self>,
+}
+
+pub(crate) struct Data {
+    /// The records by native name, for gets: a tree compares keys all over the memory.
+    by_name: HashMap<Arc<str>, Arc<Record>>,
+    /// The same records, for everything that asks for an order or a snapshot.
+    ordered: Ordered,
+    newest: u64,
+    ttl: TtlQueue<Arc<str>>,
+    /// The open handles and the names of their session keys.
+    handles: HashMap<HandleId, HashSet<Arc<str>>>,
+    pub(crate) locks: LockTable,
+    /// What the sweeper sleeps until.
+    armed: Option<Timestamp>,
+}
+
+impl Database {
+    pub(crate) fn new(history: usize, clock: Arc<dyn Clock>) -> Arc<Self> {
+        static STORES: AtomicU64 = AtomicU64::new(1);
+        let number = STORES.fetch_add(1, Ordering::Relaxed);
+        Arc::new_cyclic(|this| Self {
+            data: RwLock::new(Data {
+                by_name: HashMap::new(),
+                ordered: Ordered::new(),
+                newest: 0,
+                ttl: TtlQueue::new(),
+                handles: HashMap::new(),
+                locks: LockTable::new(),
+                armed: None,
+            }),
+            hub: Hub::new("mem", HubOptions::default().with_max_events(history), Version::ZERO),
+            sweeper: Sweeper::new(Arc::clone(&clock)),
+            clock,
+            fence_record: format!("mem-{number}").into(),
+            this: this.clone(),
+        })
+    }
+
+    pub(crate) fn open(&self, handle: HandleId) {
+        self.data.write().handles.insert(handle, HashSet::new());
+        self.hub.open(handle);
+    }
+
+    /// Ends everything of a handle, in one step for everybody else.
+    pub(crate) fn close(&self, handle: HandleId) {
+        let mut wakes = self.write(|writer| {
+            let names = writer.data.handles.remove(&handle).unwrap_or_default();
+            if !names.is_empty() {
+                let version = writer.version();
+                for name in names {
+                    writer.remove(&name, version, DeleteCause::Expired);
+                }
+            }
+            writer.data.locks.close(handle, writer.now)
+        });
+        wakes.append(self.hub.close(handle));
+        wakes.wake();
+    }
+
+    /// The record under a native name, unless it has expired.
+    pub(crate) fn get(&self, native: &str) -> Option<Arc<Record>> {
+        let record = Arc::clone(self.data.read().by_name.get(native)?);
+        (!record.is_expired(&*self.clock)).then_some(record)
+    }
+
+    /// Everything there is, with nothing expired in it, and its version.
+    pub(crate) fn snapshot(&self) -> (Ordered, Version) {
+        {
+            let data = self.data.read();
+            if data.next_deadline().is_none_or(|deadline| deadline > self.clock.now()) {
+                return data.snapshot();
+            }
+        }
+        self.write(|writer| writer.data.snapshot())
+    }
+
+    /// One step for everybody else: what is due is let go, then `work` sees and changes the data, and
+    /// watches see what changed. Nobody is woken before the lock is free again.
+    pub(crate) fn write<T>(&self, work: impl FnOnce(&mut Writer<'_>) -> T) -> T {
+        let mut data = self.data.write();
+        let mut writer =
+            Writer { now: self.clock.now(), data: &mut data, changes: Vec::new(), wakes: Wakes::none() };
+        writer.retire_due();
+        let done = work(&mut writer);
+        let Writer { changes, mut wakes, .. } = writer;
+        if !changes.is_empty() {
+            wakes.append(self.hub.publish(changes));
+        }
+        let must_arm = data.arm() || (data.armed.is_some() && !self.sweeper.is_running());
+        drop(data);
+        if must_arm {
+            self.arm_sweeper();
+        }
+        wakes.wake();
+        done
+    }
+
+    /// Makes sure that what is due goes by itself, for those who only wait: the task may have ended
+    /// with the runtime it ran on.
+    pub(crate) fn keep_sweeping(&self) {
+        if !self.sweeper.is_running() && self.data.read().next_deadline().is_some() {
+            self.arm_sweeper();
+        }
+    }
+
+    fn arm_sweeper(&self) {
+        let this = self.this.clone();
+        self.sweeper.arm(move || std::future::ready(this.upgrade().map_or(Sweep::Stop, |this| this.sweep())));
+    }
+
+    fn sweep(&self) -> Sweep {
+        // What is due has been let go when the work of a step begins.
+        self.write(|writer| {
+            writer.data.armed = writer.data.next_deadline();
+            writer.data.armed.map_or(Sweep::Idle, Sweep::Until)
+        })
+    }
+}
+
+impl Data {
+    fn snapshot(&self) -> (Ordered, Version) {
+        (self.ordered.clone(), Version::new(self.newest))
+    }
+
+    fn next_deadline(&self) -> Option<Timestamp> {
+        [self.ttl.next(), self.locks.next_deadline()].into_iter().flatten().min()
+    }
+
+    /// Notes the next deadline as what the sweeper sleeps until, and tells whether it came nearer.
+    fn arm(&mut self) -> bool {
+        let Some(next) = self.next_deadline() else { return false };
+        let is_nearer = self.armed.is_none_or(|armed| next < armed);
+        if is_nearer {
+            self.armed = Some(next);
+        }
+        is_nearer
+    }
+
+    fn end_lease(&mut self, native: &str) {
+        match self.by_name.get(native).map(|record| record.lease) {
+            Some(Lease::Ttl { .. }) => {
+                self.ttl.remove(native);
+            }
+            Some(Lease::Session(handle)) => {
+                if let Some(names) = self.handles.get_mut(&handle) {
+                    names.remove(native);
+                }
+            }
+            Some(Lease::Permanent) | None => {}
+        }
+    }
+}
+
+/// The data, and the moment, in one step of [`Database::write`].
+pub(crate) struct Writer<'a> {
+    pub(crate) data: &'a mut Data,
+    pub(crate) now: Timestamp,
+    changes: Vec<Change>,
+    pub(crate) wakes: Wakes,
+}
+
+impl Writer<'_> {
+    /// The next number of the store's one counter.
+    pub(crate) fn version(&mut self) -> Version {
+        self.data.newest += 1;
+        Version::new(self.data.newest)
+    }
+
+    /// Refuses what a closed handle asks for.
+    pub(crate) fn check_open(&self, handle: HandleId) -> Result<()> {
+        if self.data.handles.contains_key(&handle) { Ok(()) } else { Err(ErrorKind::Closed.into()) }
+    }
+
+    pub(crate) fn get(&self, native: &str) -> Option<&Entry> {
+        self.data.by_name.get(native).map(|record| &record.entry)
+    }
+
+    pub(crate) fn record(&self, native: &str) -> Option<&Record> {
+        self.data.by_name.get(native).map(|record| &**record)
+    }
+
+    /// The native names below a native prefix.
+    pub(crate) fn names_below(&self, prefix: &str) -> Vec<Arc<str>> {
+        let names = self
+            .data
+            .ordered
+            .range::<_, str>((Bound::Included(prefix), Bound::Unbounded))
+            .map(|(name, _)| name);
+        names.take_while(|name| name.starts_with(prefix)).cloned().collect()
+    }
+
+    /// Puts an entry. Everything that could be refused has been checked.
+    pub(crate) fn put(&mut self, put: Put<'_>, version: Version) -> PutResult {
+        let Put { handle, namespace, key, value, expiry } = put;
+        let native = native(namespace, key);
+        let (name, created) = match self.data.by_name.get_key_value(&*native) {
+            Some((name, old)) => {
+                let (name, created) = (Arc::clone(name), old.entry.created);
+                self.data.end_lease(&name);
+                (name, created)
+            }
+            None => (Arc::from(native), version),
+        };
+        let mut result = PutResult::new(version);
+        let lease = match expiry {
+            Granted::Never => Lease::Permanent,
+            Granted::Session => {
+                self.data.handles.entry(handle).or_default().insert(Arc::clone(&name));
+                Lease::Session(handle)
+            }
+            Granted::Ttl(granted) => {
+                let deadline = self.now.after(granted);
+                self.data.ttl.set(Arc::clone(&name), deadline);
+                result = result.with_granted_ttl(granted);
+                Lease::Ttl { granted, deadline }
+            }
+        };
+        let entry = Entry::new(key.clone(), value, version, created);
+        let record = Arc::new(Record { namespace: Arc::clone(namespace), entry: entry.clone(), lease });
+        match self.data.ordered.get_mut(&*name) {
+            Some(stored) => *stored = Arc::clone(&record),
+            None => drop(self.data.ordered.insert(Arc::clone(&name), Arc::clone(&record))),
+        }
+        self.data.by_name.insert(name, record);
+        self.changes.push(Change::put(Arc::clone(namespace), entry));
+        result
+    }
+
+    /// Deletes an entry and returns it, with its key as it was put.
+    pub(crate) fn remove(
+        &mut self,
+        native: &str,
+        version: Version,
+        cause: DeleteCause,
+    ) -> Option<Arc<Record>> {
+        self.data.end_lease(native);
+        let record = self.data.by_name.remove(native)?;
+        self.data.ordered.remove(native);
+        let namespace = Arc::clone(&record.namespace);
+        self.changes.push(Change::delete(namespace, record.entry.clone(), version, cause));
+        Some(record)
+    }
+
+    fn retire_due(&mut self) {
+        while let Some((_, name)) = self.data.ttl.pop_due(self.now) {
+            let version = self.version();
+            self.remove(&name, version, DeleteCause::Expired);
+        }
+        if self.data.locks.next_deadline().is_some() {
+            self.wakes.append(self.data.locks.expire(self.now));
+        }
+    }
+}
+
+/// What a put is to store.
+pub(crate) struct Put<'a> {
+    pub(crate) handle: HandleId,
+    pub(crate) namespace: &'a Arc<Namespace>,
+    pub(crate) key: &'a Key,
+    pub(crate) value: Bytes,
+    pub(crate) expiry: Granted,
+}
+
+/// An expiry that was checked.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Granted {
+    Never,
+    Ttl(Duration),
+    Session,
+}
+
+impl Granted {
+    pub(crate) fn new(expiry: Expiry, limits: &kv_core::Limits) -> Result<Self> {
+        Ok(match expiry {
+            Expiry::Never => Self::Never,
+            Expiry::Ttl(ttl) => Self::Ttl(limits.ttl.check(ttl)?),
+            Expiry::Session => Self::Session,
+            _ => return Err(Error::unsupported("this expiry")),
+        })
+    }
+}

@@ -1,0 +1,286 @@
+//! One handle on a memory store.
+
+use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use kv_backend::{
+    HandleId, LockAccess, LockRequest, Namespace, SessionCell, State, check_precondition, lock_in_table,
+};
+use kv_core::{
+    Bytes, Capabilities, DeleteCause, DeleteOptions, DeleteResult, DeleteTreeOptions, Driver, Entry, Error,
+    ErrorKind, ExpiryBound, GetOptions, Guarantee, Key, Limits, ListOptions, Listing, LockGuard, LockHolder,
+    LockOptions, Operation, Power, Prefix, PutOptions, PutResult, Result, ServerInfo, SessionState,
+    SessionStates, Store, Transact, Watch, WatchOptions, WatchTarget,
+};
+
+use crate::config::MemConfig;
+use crate::list::Items;
+use crate::names;
+use crate::state::{Database, Granted, Put, native};
+use crate::watch::StateBelow;
+
+/// The name of this backend.
+pub(crate) const BACKEND: &str = "mem";
+
+/// Opens `mem:` and `mem:NAME`.
+pub const DRIVER: Driver = Driver {
+    name: BACKEND,
+    schemes: &["mem"],
+    open: |url| {
+        Box::pin(async move {
+            let store = MemStore::open(MemConfig::from_url(&url)?)?;
+            Ok(Arc::new(store) as Arc<dyn Store>)
+        })
+    },
+};
+
+/// A handle on a store in this process's memory, with a session of its own. Share it in an `Arc`.
+///
+/// Dropping it closes it at once: its session keys go, its watches and locks end. No call waits for
+/// anything but a lock, so options' timeouts never pass.
+pub struct MemStore {
+    id: HandleId,
+    database: Arc<Database>,
+    namespace: Arc<Namespace>,
+    /// What the handle's watches read the state from.
+    state: Arc<dyn State>,
+    capabilities: Capabilities,
+    session: SessionCell,
+    /// The name to give back.
+    name: Option<String>,
+    closed: AtomicBool,
+}
+
+impl MemStore {
+    /// Opens a store. Needs no runtime.
+    ///
+    /// # Errors
+    ///
+    /// `InvalidKey` for a namespace that is too long; `InvalidConfig` if the name is open with
+    /// another history or clock.
+    pub fn open(config: MemConfig) -> Result<Self> {
+        let opening = |error: Error| error.with_operation(Operation::Open).with_backend(BACKEND);
+        let namespace = config.namespace().map_err(opening)?;
+        let database = names::acquire(&config).map_err(opening)?;
+        let id = HandleId::unique();
+        database.open(id);
+        let state = StateBelow { database: Arc::downgrade(&database), namespace: Arc::clone(&namespace) };
+        Ok(Self {
+            id,
+            database,
+            namespace,
+            state: Arc::new(state),
+            capabilities: capabilities(),
+            session: SessionCell::new(),
+            name: config.name,
+            closed: AtomicBool::new(false),
+        })
+    }
+
+    pub(crate) fn id(&self) -> HandleId {
+        self.id
+    }
+
+    pub(crate) fn database(&self) -> &Arc<Database> {
+        &self.database
+    }
+
+    pub(crate) fn namespace(&self) -> &Arc<Namespace> {
+        &self.namespace
+    }
+
+    pub(crate) fn limits(&self) -> &Limits {
+        &self.capabilities.limits
+    }
+
+    /// For calls that change nothing; those that do look again in the step that changes it.
+    fn check_open(&self) -> Result<()> {
+        if self.closed.load(Ordering::Acquire) { Err(ErrorKind::Closed.into()) } else { Ok(()) }
+    }
+
+    fn close_now(&self) {
+        if self.closed.swap(true, Ordering::AcqRel) {
+            return;
+        }
+        self.database.close(self.id);
+        self.session.close();
+        if let Some(name) = &self.name {
+            names::release(name);
+        }
+    }
+
+    fn get_now(&self, key: &Key, options: &GetOptions) -> Result<Option<Entry>> {
+        self.check_open()?;
+        let name = native(&self.namespace, key);
+        let Some(record) = self.database.get(&name) else { return Ok(None) };
+        let entry = record.seen_from(&self.namespace, &name);
+        Ok(if options.expiry {
+            entry.map(|entry| entry.with_expiry(record.expiry(&*self.database.clock)))
+        } else {
+            entry
+        })
+    }
+
+    fn put_now(&self, key: &Key, value: Bytes, options: &PutOptions) -> Result<PutResult> {
+        self.limits().check_value(key, &value)?;
+        let expiry = Granted::new(options.expiry, self.limits())?;
+        self.database.write(|writer| {
+            writer.check_open(self.id)?;
+            writer.check_fence(&self.database.fence_record, &self.namespace, options.fence.as_ref())?;
+            check_precondition(&options.precondition, writer.get(&native(&self.namespace, key)))?;
+            self.note_session(expiry);
+            let version = writer.version();
+            let put = Put { handle: self.id, namespace: &self.namespace, key, value, expiry };
+            Ok(writer.put(put, version))
+        })
+    }
+
+    /// Tells that there is a session, once something lives by it.
+    pub(crate) fn note_session(&self, expiry: Granted) {
+        if matches!(expiry, Granted::Session) && self.session.state() == SessionState::Idle {
+            self.session.held();
+        }
+    }
+
+    fn delete_now(&self, key: &Key, options: &DeleteOptions) -> Result<DeleteResult> {
+        let name = native(&self.namespace, key);
+        self.database.write(|writer| {
+            writer.check_open(self.id)?;
+            writer.check_fence(&self.database.fence_record, &self.namespace, options.fence.as_ref())?;
+            let stored = writer.get(&name);
+            check_precondition(&options.precondition, stored)?;
+            if stored.is_none() {
+                return Ok(DeleteResult::absent());
+            }
+            let version = writer.version();
+            let removed = writer.remove(&name, version, DeleteCause::Deleted);
+            let previous = removed.filter(|_| options.previous);
+            Ok(DeleteResult::deleted(previous.and_then(|record| record.seen_from(&self.namespace, &name))))
+        })
+    }
+
+    fn delete_tree_now(&self, prefix: &Prefix) -> Result<u64> {
+        let below = self.namespace.native_prefix(prefix);
+        self.database.write(|writer| {
+            writer.check_open(self.id)?;
+            let names = writer.names_below(&below);
+            if !names.is_empty() {
+                let version = writer.version();
+                for name in &names {
+                    writer.remove(name, version, DeleteCause::Deleted);
+                }
+            }
+            writer.remove_locks(&below);
+            Ok(names.len() as u64)
+        })
+    }
+}
+
+#[async_trait]
+impl Store for MemStore {
+    fn capabilities(&self) -> &Capabilities {
+        &self.capabilities
+    }
+
+    async fn get_with(&self, key: &Key, options: GetOptions) -> Result<Option<Entry>> {
+        self.get_now(key, &options).map_err(|error| about(error, Operation::Get, key.as_str()))
+    }
+
+    async fn put_with(&self, key: &Key, value: Bytes, options: PutOptions) -> Result<PutResult> {
+        self.put_now(key, value, &options).map_err(|error| about(error, Operation::Put, key.as_str()))
+    }
+
+    async fn delete_with(&self, key: &Key, options: DeleteOptions) -> Result<DeleteResult> {
+        self.delete_now(key, &options).map_err(|error| about(error, Operation::Delete, key.as_str()))
+    }
+
+    async fn list_with(&self, prefix: &Prefix, options: ListOptions) -> Result<Listing> {
+        self.check_open().map_err(|error| about(error, Operation::List, prefix.as_str()))?;
+        let (snapshot, as_of) = self.database.snapshot();
+        Ok(Listing::new(Some(as_of), Items::new(snapshot, &self.namespace, prefix, &options)))
+    }
+
+    async fn delete_tree_with(&self, prefix: &Prefix, _: DeleteTreeOptions) -> Result<u64> {
+        self.delete_tree_now(prefix).map_err(|error| about(error, Operation::DeleteTree, prefix.as_str()))
+    }
+
+    async fn watch_with(&self, target: WatchTarget, options: WatchOptions) -> Result<Watch> {
+        self.database.keep_sweeping();
+        let state = Arc::clone(&self.state);
+        self.database.hub.watch(self.id, &self.namespace, state, target, options).await
+    }
+
+    async fn lock_with(&self, key: &Key, options: LockOptions) -> Result<LockGuard> {
+        let locking = async {
+            // A holder in this process dies with the store: the time to live is only checked.
+            options.ttl.map(|ttl| self.limits().lock_ttl.check(ttl)).transpose()?;
+            let request = LockRequest {
+                name: native(&self.namespace, key).into(),
+                owner: options.owner,
+                handle: self.id,
+                max_hold: options.max_hold,
+            };
+            lock_in_table(&self.database, key, request, options.wait).await
+        };
+        locking.await.map_err(|error| about(error, Operation::Lock, key.as_str()))
+    }
+
+    async fn lock_holder(&self, key: &Key) -> Result<Option<LockHolder>> {
+        self.check_open().map_err(|error| about(error, Operation::LockHolder, key.as_str()))?;
+        Ok(self.database.with_locks(|locks, _| locks.holder(&native(&self.namespace, key))))
+    }
+
+    fn session(&self) -> SessionState {
+        self.session.state()
+    }
+
+    fn session_states(&self) -> SessionStates {
+        self.session.states()
+    }
+
+    async fn server(&self) -> Result<ServerInfo> {
+        self.check_open().map_err(|error| error.with_operation(Operation::Server).with_backend(BACKEND))?;
+        Ok(ServerInfo::new("kv-mem", env!("CARGO_PKG_VERSION")))
+    }
+
+    async fn close(&self) -> Result<()> {
+        self.close_now();
+        Ok(())
+    }
+
+    fn as_transact(&self) -> Option<&dyn Transact> {
+        Some(self)
+    }
+}
+
+impl Drop for MemStore {
+    fn drop(&mut self) {
+        self.close_now();
+    }
+}
+
+impl fmt::Debug for MemStore {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("MemStore")
+            .field("name", &self.name)
+            .field("namespace", &self.namespace.path())
+            .field("closed", &self.closed)
+            .finish_non_exhaustive()
+    }
+}
+
+fn about(error: Error, operation: Operation, key: &str) -> Error {
+    error.with_operation(operation).with_backend(BACKEND).with_key(key)
+}
+
+fn capabilities() -> Capabilities {
+    let mut limits = Limits::default();
+    limits.max_txn_ops = 1024;
+    limits.max_txn_bytes = 16 << 20;
+    limits.ttl_bound = ExpiryBound::new(1, Duration::from_secs(1));
+    limits.session_bound = Duration::ZERO;
+    Capabilities::new(BACKEND).with_powers(Power::ALL).with_guarantees(Guarantee::ALL).with_limits(limits)
+}

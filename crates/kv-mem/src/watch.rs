@@ -1,0 +1,99 @@
+//! Watches: the changes come from the hub, the state from here.
+
+use std::ops::Bound;
+use std::sync::{Arc, Weak};
+
+use futures_util::{StreamExt, stream};
+use kv_backend::{Namespace, Page, Pages, State, StateFor};
+use kv_core::{Entry, Error, ErrorKind, Operation, Result, Version, WatchTarget};
+
+use crate::state::{Database, Ordered, native};
+
+/// How many entries of the state are looked up at once.
+const PAGE: usize = 128;
+
+/// The state as the handles of one namespace see it. Does not keep the data alive.
+pub(crate) struct StateBelow {
+    pub(crate) database: Weak<Database>,
+    pub(crate) namespace: Arc<Namespace>,
+}
+
+impl State for StateBelow {
+    fn pages(&self, target: &WatchTarget, wanted_for: StateFor) -> Pages {
+        let reader = Reader {
+            database: self.database.clone(),
+            namespace: Arc::clone(&self.namespace),
+            path: match target {
+                WatchTarget::Key(key) => native(&self.namespace, key).into_owned(),
+                WatchTarget::Prefix(prefix) => self.namespace.native_prefix(prefix),
+                _ => return stream::iter([Err(Error::unsupported("this kind of watch target"))]).boxed(),
+            },
+            is_key: matches!(target, WatchTarget::Key(_)),
+            keeps_snapshot: wanted_for == StateFor::Initial,
+            snapshot: None,
+        };
+        stream::unfold(Some((reader, None)), |reading| async {
+            let (mut reader, after) = reading?;
+            Some(match reader.page(after) {
+                Ok((page, next)) => (Ok(page), next.map(|next| (reader, Some(next)))),
+                Err(error) => (Err(error), None),
+            })
+        })
+        .boxed()
+    }
+}
+
+struct Reader {
+    database: Weak<Database>,
+    namespace: Arc<Namespace>,
+    /// The native name or prefix.
+    path: String,
+    is_key: bool,
+    /// A watch that begins delivers one version and every change after it. One that was too slow
+    /// may be so again: it looks anew for each page and keeps nothing old alive.
+    keeps_snapshot: bool,
+    snapshot: Option<(Ordered, Version)>,
+}
+
+impl Reader {
+    /// The page behind a native name, and behind which the next one begins.
+    fn page(&mut self, after: Option<Arc<str>>) -> Result<(Page, Option<Arc<str>>)> {
+        let (entries, as_of) = match self.snapshot.take() {
+            Some(snapshot) => snapshot,
+            None => match self.database.upgrade() {
+                Some(database) => database.snapshot(),
+                None => {
+                    let closed = Error::new(ErrorKind::Closed).with_backend("mem");
+                    return Err(closed.with_operation(Operation::Watch));
+                }
+            },
+        };
+        let (page, next) = if self.is_key { self.one(&entries) } else { self.below(&entries, after) };
+        if self.keeps_snapshot && next.is_some() {
+            self.snapshot = Some((entries, as_of));
+        }
+        Ok((Page { entries: page, as_of }, next))
+    }
+
+    fn one(&self, entries: &Ordered) -> (Vec<Entry>, Option<Arc<str>>) {
+        let record = entries.get(&*self.path);
+        let entry = record.and_then(|record| record.seen_from(&self.namespace, &self.path));
+        (entry.into_iter().collect(), None)
+    }
+
+    fn below(&self, entries: &Ordered, after: Option<Arc<str>>) -> (Vec<Entry>, Option<Arc<str>>) {
+        let start = match &after {
+            Some(after) => Bound::Excluded(&**after),
+            None => Bound::Included(&*self.path),
+        };
+        let mut names = entries.range::<_, str>((start, Bound::Unbounded));
+        let mut page = Vec::new();
+        while let Some((name, record)) = names.next().filter(|(name, _)| name.starts_with(&self.path)) {
+            page.extend(record.seen_from(&self.namespace, name));
+            if page.len() == PAGE {
+                return (page, Some(Arc::clone(name)));
+            }
+        }
+        (page, None)
+    }
+}

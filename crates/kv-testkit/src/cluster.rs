@@ -80,8 +80,8 @@ fn launch_once(servers: &Servers) -> Result<Cluster> {
     let mut network = None;
     if servers.nodes > 1 {
         let name = format!("kv-{id}");
-        let subnet = make_network(engine, &name)?;
         remains.network = Some(name.clone());
+        let subnet = make_network(engine, &name)?;
         network = Some((name, subnet));
     }
     let client_port = servers.changes.port.unwrap_or(spec.node.port);
@@ -122,16 +122,27 @@ fn launch_once(servers: &Servers) -> Result<Cluster> {
 }
 
 /// Makes a network for the nodes alone and returns the first three numbers of its addresses.
-/// They are chosen here because docker lets a container keep its address only then.
+///
+/// Docker knows which addresses are free on this machine, but lets a container choose and keep its
+/// own only in a range that was asked for. So one network finds the range, and a second asks for it.
 fn make_network(engine: &Engine, name: &str) -> Result<String> {
-    let [kit, owner] = engine.labels();
+    let labels = engine.labels();
+    let make = |more: &[&str]| {
+        let create = ["network", "create", "--internal", &labels[0], &labels[1]];
+        engine.docker(&[&create[..], more, &[name]].concat())
+    };
+    let subnet_of = ["network", "inspect", "--format", "{{(index .IPAM.Config 0).Subnet}}", name];
     for _ in 0..SUBNET_TRIES {
-        let random = ports::random();
-        let subnet = format!("10.{}.{}", 64 + random % 64, (random >> 8) % 256);
-        let range = format!("--subnet={subnet}.0/24");
-        let make = ["network", "create", "--internal", &range, &kit, &owner, name];
-        match engine.docker(&make) {
-            Ok(_) => return Ok(subnet),
+        make(&[])?;
+        let range = engine.docker(&subnet_of);
+        engine.docker(&["network", "rm", name])?;
+        let range = range?;
+        match make(&[&format!("--subnet={range}")]) {
+            Ok(_) => {
+                let start: Vec<_> = range.split('.').take(3).collect();
+                return Ok(start.join("."));
+            }
+            // Another process was faster.
             Err(error) if format!("{error:#}").contains("overlaps") => {}
             Err(error) => return Err(error),
         }

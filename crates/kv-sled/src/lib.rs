@@ -1,1 +1,27 @@
 #![doc = include_str!("../README.md")]
+
+mod client;
+mod commit;
+mod config;
+mod counter;
+mod database;
+mod dirlock;
+mod error;
+mod list;
+mod lock;
+mod name;
+mod open;
+mod record;
+mod space;
+mod stage;
+mod store;
+mod txn;
+mod view;
+mod watch;
+
+pub use config::{DRIVER, Durability, SledConfig, Verify};
+pub use kv_core;
+pub use store::{SledStore, Stats};
+
+/// The backend's name, as in errors and capabilities.
+const BACKEND: &str = "sled";

@@ -1,0 +1,125 @@
+//! One process has a directory at a time: the lock, and who holds it.
+
+use std::fs::{File, OpenOptions};
+use std::io::{Read, Seek, Write};
+use std::path::Path;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use fs4::{FileExt, TryLockError};
+use kv_core::{Error, ErrorKind, Result};
+
+use crate::error::from_io;
+
+/// Its name in the directory. The file stays when the lock is released: removing it could remove
+/// somebody else's lock.
+pub(crate) const LOCK_FILE: &str = "kv-sled.lock";
+
+/// How often the holder is looked at while we wait.
+const POLL: Duration = Duration::from_millis(10);
+
+/// The lock on a directory; dropping it releases it, and so does the end of the process, however it
+/// ends.
+#[derive(Debug)]
+pub(crate) struct DirLock {
+    _file: File,
+}
+
+impl DirLock {
+    /// Takes the lock, waiting so long for it. Blocks.
+    ///
+    /// # Errors
+    ///
+    /// `InUse` with the process id of the holder.
+    pub(crate) fn acquire(dir: &Path, wait: Duration) -> Result<Self> {
+        let path = dir.join(LOCK_FILE);
+        let mut file = OpenOptions::new()
+            .create(true)
+            .truncate(false)
+            .read(true)
+            .write(true)
+            .open(&path)
+            .map_err(from_io)?;
+        if !poll_lock(&file, wait)? {
+            return Err(in_use(holder(&mut file), wait));
+        }
+        write_holder(&mut file).map_err(from_io)?;
+        Ok(Self { _file: file })
+    }
+}
+
+/// Waits until nobody holds a lock on `path`: sled lets go of its own only after the database was
+/// dropped.
+pub(crate) fn wait_until_unlocked(path: &Path, wait: Duration) -> Result<()> {
+    match File::open(path) {
+        // What sled says if it is still locked is clear enough.
+        Ok(file) => poll_lock(&file, wait).map(drop),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
+        Err(error) => Err(from_io(error)),
+    }
+}
+
+fn poll_lock(file: &File, wait: Duration) -> Result<bool> {
+    let deadline = Instant::now().checked_add(wait);
+    loop {
+        match FileExt::try_lock(file) {
+            Ok(()) => return Ok(true),
+            Err(TryLockError::WouldBlock) => {}
+            Err(TryLockError::Error(error)) => return Err(from_io(error)),
+        }
+        if deadline.is_some_and(|deadline| Instant::now() >= deadline) {
+            return Ok(false);
+        }
+        thread::sleep(POLL);
+    }
+}
+
+fn write_holder(file: &mut File) -> std::io::Result<()> {
+    file.set_len(0)?;
+    file.rewind()?;
+    file.write_all(format!("{}\n", std::process::id()).as_bytes())
+}
+
+/// The process id in a lock file; unknown where it cannot be read, as on Windows while it is locked.
+fn holder(file: &mut File) -> Option<u32> {
+    let mut text = String::new();
+    file.rewind().ok()?;
+    file.read_to_string(&mut text).ok()?;
+    text.trim().parse().ok()
+}
+
+fn in_use(holder: Option<u32>, waited: Duration) -> Error {
+    let advice = "one process at a time can have a sled directory: end the other one, wait for it \
+                  (?wait=10s), or use a server such as etcd or Consul for several processes";
+    let detail = if waited.is_zero() { advice.to_owned() } else { format!("after {waited:?}: {advice}") };
+    Error::new(ErrorKind::InUse { holder }).with_detail(detail)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_second_one_is_told_who_holds_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let first = DirLock::acquire(dir.path(), Duration::ZERO).unwrap();
+        let error = DirLock::acquire(dir.path(), Duration::from_millis(30)).unwrap_err();
+        assert_eq!(error.kind(), &ErrorKind::InUse { holder: Some(std::process::id()) });
+        drop(first);
+        DirLock::acquire(dir.path(), Duration::ZERO).unwrap();
+    }
+
+    #[test]
+    fn whoever_waits_gets_it_when_it_is_released() {
+        let dir = tempfile::tempdir().unwrap();
+        let first = DirLock::acquire(dir.path(), Duration::ZERO).unwrap();
+        let waiting = thread::spawn({
+            let dir = dir.path().to_owned();
+            move || DirLock::acquire(&dir, Duration::from_secs(20)).map(drop)
+        });
+        thread::sleep(Duration::from_millis(50));
+        assert!(!waiting.is_finished());
+        drop(first);
+        waiting.join().unwrap().unwrap();
+    }
+}

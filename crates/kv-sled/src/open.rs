@@ -1,0 +1,190 @@
+//! Opening a directory: what it must look like, what is checked, and what is put right first.
+
+use std::fs::{self, File};
+use std::ops::{Bound, ControlFlow};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use kv_backend::{Change, Hub, HubOptions};
+use kv_core::{Entry, Error, Operation, Result, Version};
+
+use crate::client::{Batch, Client, ClientOptions};
+use crate::config::{Durability, EngineConfig, Verify};
+use crate::error::from_io;
+use crate::name::Namespaces;
+use crate::record::{self, Left, META, Meta, corrupt, unseal};
+use crate::view::{read_value, scan_events};
+
+/// Says that the directory was set up: what is missing after that was lost.
+const MARKER: &str = "kv-sled.format";
+
+/// How often sled cleans up its log. It syncs the file each time, also between cleaning and the reuse
+/// of what was cleaned, which is why it comes often where power may fail.
+const CLEAN_EVERY: Duration = Duration::from_millis(500);
+const CLEAN_EVERY_POWER: Duration = Duration::from_millis(50);
+
+/// The directory of a store, made if it is missing, by its one true name.
+pub(crate) fn directory(path: &Path) -> Result<PathBuf> {
+    let not_a_directory = || {
+        Error::invalid_config(format!("{} is not a directory", path.display()))
+            .with_operation(Operation::Open)
+    };
+    if path.exists() && !path.is_dir() {
+        return Err(not_a_directory());
+    }
+    fs::create_dir_all(path).map_err(|error| match error.kind() {
+        std::io::ErrorKind::NotADirectory | std::io::ErrorKind::AlreadyExists => not_a_directory(),
+        _ => from_io(error),
+    })?;
+    path.canonicalize().map_err(from_io)
+}
+
+/// Refuses a directory with something else in it: nobody wants a database in their home directory.
+fn check_contents(dir: &Path) -> Result<()> {
+    if dir.join(MARKER).exists() || dir.join("db").exists() {
+        return Ok(());
+    }
+    for entry in fs::read_dir(dir).map_err(from_io)? {
+        let name = entry.map_err(from_io)?.file_name();
+        let known = [crate::dirlock::LOCK_FILE, "lost+found", "conf", "blobs"];
+        if !name.to_str().is_some_and(|name| known.contains(&name) || name.contains("snap.")) {
+            return Err(Error::invalid_config(format!(
+                "{} holds something else ({}): name an empty directory or one that does not exist",
+                dir.display(),
+                name.display()
+            ))
+            .with_operation(Operation::Open));
+        }
+    }
+    Ok(())
+}
+
+/// Opens the database in a locked directory and checks it.
+pub(crate) fn open(dir: &Path, config: EngineConfig) -> Result<(Client, Meta)> {
+    check_contents(dir)?;
+    let marked = dir.join(MARKER).exists();
+    let power = config.durability == Durability::Power;
+    let options = ClientOptions {
+        cache_bytes: u64::from(config.cache_mib) << 20,
+        clean_every: if power { CLEAN_EVERY_POWER } else { CLEAN_EVERY },
+    };
+    let client = Client::open(dir, options)?;
+    let meta = match client.get(META)? {
+        Some(bytes) => {
+            let meta = Meta::decode(bytes.as_ref())?;
+            if config.verify == Verify::Open {
+                verify(&client, &meta)?;
+            }
+            meta
+        }
+        None if marked => {
+            return Err(corrupt("the store was set up and is empty now: its log was lost or damaged"));
+        }
+        None => {
+            refuse_foreign(&client)?;
+            Meta::default()
+        }
+    };
+    if !marked {
+        set_up(dir, &client, &meta)?;
+    }
+    if power {
+        client.sync()?;
+        sync_directory(dir)?;
+    }
+    Ok((client, meta))
+}
+
+/// Writes the first state and, when that is safe, the marker.
+fn set_up(dir: &Path, client: &Client, meta: &Meta) -> Result<()> {
+    let mut batch = Batch::default();
+    batch.insert(META, meta.encode());
+    client.apply(batch)?;
+    client.flush()?;
+    client.sync()?;
+    fs::write(dir.join(MARKER), format!("kv-sled format {}\n", record::FORMAT)).map_err(from_io)?;
+    File::open(dir.join(MARKER)).and_then(|file| file.sync_all()).map_err(from_io)?;
+    sync_directory(dir)
+}
+
+fn sync_directory(dir: &Path) -> Result<()> {
+    // Elsewhere directories cannot be opened and need no sync.
+    if cfg!(unix) {
+        for dir in [Some(dir), dir.parent()].into_iter().flatten() {
+            File::open(dir).and_then(|dir| dir.sync_all()).map_err(from_io)?;
+        }
+    }
+    Ok(())
+}
+
+/// A sled database that somebody else made is left alone.
+fn refuse_foreign(client: &Client) -> Result<()> {
+    let mut foreign = false;
+    client.scan((Bound::Unbounded, Bound::Unbounded), |_, _| {
+        foreign = true;
+        Ok(ControlFlow::Break(()))
+    })?;
+    if foreign {
+        return Err(corrupt("this sled database holds records and none of them is ours"));
+    }
+    Ok(())
+}
+
+/// Reads every record: each must be whole, and together they must be exactly those there were when
+/// the last change was made. So a state that is opened is one the store had.
+fn verify(client: &Client, meta: &Meta) -> Result<()> {
+    let mut records = 0u64;
+    let mut digest = 0u64;
+    client.scan((Bound::Unbounded, Bound::Unbounded), |key, bytes| {
+        if key != META {
+            let (_, seal) = unseal(key, bytes).map_err(|error| error.with_key(printable(key)))?;
+            records += 1;
+            digest = digest.wrapping_add(seal);
+        }
+        Ok(ControlFlow::Continue(()))
+    })?;
+    if (records, digest) != (meta.records, meta.digest) {
+        return Err(corrupt(format!(
+            "{records} records were found and {} should be there, at version {}: a part of the log was lost \
+             or is older than the rest",
+            meta.records, meta.version
+        )));
+    }
+    Ok(())
+}
+
+/// The key of a record for people: the entry's name where it is one.
+fn printable(key: &[u8]) -> String {
+    match key.split_first() {
+        Some((&record::space::DATA, name)) => String::from_utf8_lossy(name).into_owned(),
+        _ => format!("record {}", key.escape_ascii()),
+    }
+}
+
+/// The hub with the history there is on disk.
+pub(crate) fn load_history(client: &Client, meta: &Meta, config: EngineConfig) -> Result<Hub> {
+    let options = HubOptions::default().with_max_events(config.history);
+    let hub = Hub::new(crate::BACKEND, options, Version::new(meta.floor));
+    let mut namespaces = Namespaces::default();
+    scan_events(client, meta.floor, u64::MAX, |version, event, _| {
+        let change = match (event.left, event.before) {
+            (Left::Entry(record), _) => {
+                let name = namespaces.name(&event.name, record.namespace)?;
+                let value = read_value(client, &record)?;
+                let created = Version::new(record.created);
+                Change::put(name.namespace, Entry::new(name.key, value, Version::new(version), created))
+            }
+            (Left::Nothing(cause), Some(before)) => {
+                let name = namespaces.name(&event.name, before.namespace)?;
+                let value = read_value(client, &before)?;
+                let versions = (Version::new(before.version), Version::new(before.created));
+                let previous = Entry::new(name.key, value, versions.0, versions.1);
+                Change::delete(name.namespace, previous, Version::new(version), cause)
+            }
+            (Left::Nothing(_), None) => return Err(corrupt("a change deleted what was not there")),
+        };
+        hub.publish([change]).wake();
+        Ok(ControlFlow::Continue(()))
+    })?;
+    Ok(hub)
+}

@@ -1,0 +1,375 @@
+//! Changes on their way: a group of writes prepared on top of the database, to be applied as one batch.
+
+use std::collections::{BTreeMap, HashMap};
+use std::ops::{Bound, ControlFlow};
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use kv_backend::{Change, Timestamp};
+use kv_core::{DeleteCause, Entry, Error, ErrorKind, Result, Version};
+
+use crate::client::{Batch, Client};
+use crate::counter::Counter;
+use crate::name::{Name, Namespaces};
+use crate::record::{
+    self, CHUNK, Event, INLINE_MAX, Left, META, Meta, Record, StoredExpiry, Value, corrupt, space,
+};
+use crate::space::Room;
+use crate::view::{read_record, read_value, scan_events};
+
+/// How an entry is to expire.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum NewExpiry {
+    Never,
+    Ttl(Duration),
+    Session(u64),
+}
+
+/// An entry as the writes of the group so far left it.
+#[derive(Clone, Debug)]
+pub(crate) struct Live {
+    pub(crate) record: Record,
+    seal: u64,
+    /// Known where the group itself wrote it: then it cannot be read yet.
+    value: Option<Bytes>,
+}
+
+/// A group of writes. Nothing in the database changes before it is applied.
+#[derive(Debug)]
+pub(crate) struct Stage<'a> {
+    client: &'a Client,
+    counter: &'a Counter,
+    namespaces: &'a mut Namespaces,
+    meta: Meta,
+    now: Timestamp,
+    room: Room,
+    writes: BTreeMap<Vec<u8>, Option<Vec<u8>>>,
+    /// Entries the group wrote.
+    live: HashMap<Arc<str>, Option<Live>>,
+    /// What they were before the group.
+    before: BTreeMap<String, Option<Record>>,
+    changes: Vec<Change>,
+    bytes: usize,
+}
+
+/// How much history there is, or may be.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct HistoryBounds {
+    pub(crate) events: u64,
+    pub(crate) weight: u64,
+}
+
+/// A group ready to be applied.
+pub(crate) struct Prepared {
+    pub(crate) batch: Batch,
+    pub(crate) meta: Meta,
+    pub(crate) before: BTreeMap<String, Option<Record>>,
+    pub(crate) changes: Vec<Change>,
+}
+
+impl<'a> Stage<'a> {
+    pub(crate) fn new(
+        client: &'a Client,
+        counter: &'a Counter,
+        namespaces: &'a mut Namespaces,
+        meta: Meta,
+        now: Timestamp,
+        room: Room,
+    ) -> Self {
+        Self {
+            client,
+            counter,
+            namespaces,
+            meta,
+            now,
+            room,
+            writes: BTreeMap::new(),
+            live: HashMap::new(),
+            before: BTreeMap::new(),
+            changes: Vec::new(),
+            bytes: 0,
+        }
+    }
+
+    pub(crate) fn client(&self) -> &'a Client {
+        self.client
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.writes.is_empty()
+    }
+
+    /// How many changes it makes.
+    pub(crate) fn changes(&self) -> usize {
+        self.changes.len()
+    }
+
+    /// How many bytes it writes, about.
+    pub(crate) fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// The entry under a name.
+    pub(crate) fn get(&self, name: &Name) -> Result<Option<Live>> {
+        if let Some(live) = self.live.get(&name.native) {
+            return Ok(live.clone());
+        }
+        let read =
+            read_record(self.client, &name.native).map_err(|error| error.with_key(name.key.as_str()))?;
+        Ok(read.map(|(record, seal)| Live { record, seal, value: None }))
+    }
+
+    /// The value of an entry.
+    pub(crate) fn value(&self, live: &Live) -> Result<Bytes> {
+        match &live.value {
+            Some(value) => Ok(value.clone()),
+            None => read_value(self.client, &live.record),
+        }
+    }
+
+    /// An entry as callers see it.
+    pub(crate) fn entry(&self, name: &Name, live: &Live) -> Result<Entry> {
+        let mut entry = self.entry_without_value(name, live);
+        entry.value = self.value(live)?;
+        Ok(entry)
+    }
+
+    /// An entry as callers see it, but for its value, which is empty.
+    pub(crate) fn entry_without_value(&self, name: &Name, live: &Live) -> Entry {
+        let Record { version, created, .. } = live.record;
+        Entry::new(name.key.clone(), Bytes::new(), Version::new(version), Version::new(created))
+    }
+
+    /// What of the disk is left for this group; to be taken before anything is staged.
+    pub(crate) fn room(&mut self) -> &mut Room {
+        &mut self.room
+    }
+
+    /// Puts a value in place of what is there, and returns its version.
+    pub(crate) fn put(&mut self, name: &Name, old: Option<Live>, value: Bytes, expiry: NewExpiry) -> Version {
+        let version = self.counter.next();
+        let stored = if value.len() <= INLINE_MAX {
+            Value::Inline(value.clone())
+        } else {
+            let mut digest = 0u64;
+            for (number, chunk) in (0u64..).zip(value.chunks(CHUNK)) {
+                let seal = self.insert(record::pair_key(space::CHUNK, version, number), chunk.to_vec());
+                digest = digest.wrapping_add(seal);
+            }
+            Value::Chunked { len: value.len() as u64, digest }
+        };
+        let record = Record {
+            namespace: name.namespace_len(),
+            version,
+            created: old.as_ref().map_or(version, |old| old.record.created),
+            expiry: match expiry {
+                NewExpiry::Never => StoredExpiry::Never,
+                NewExpiry::Ttl(granted) => StoredExpiry::Ttl {
+                    deadline: self.now.after(granted).as_millis_ceil(),
+                    granted: u64::try_from(granted.as_millis()).unwrap_or(u64::MAX),
+                },
+                NewExpiry::Session(session) => StoredExpiry::Session(session),
+            },
+            value: stored,
+        };
+        if let Some(old) = &old {
+            self.remove(record::data_key(&name.native), old.seal);
+            self.unindex(&old.record, &name.native);
+        }
+        let seal = self.insert(record::data_key(&name.native), record.encode());
+        if let Some(key) = index_key(&record) {
+            self.insert(key, name.native.as_bytes().to_vec());
+        }
+        let entry =
+            Entry::new(name.key.clone(), value.clone(), Version::new(version), Version::new(record.created));
+        self.changes.push(Change::put(Arc::clone(&name.namespace), entry));
+        let live = Live { record: record.clone(), seal, value: Some(value) };
+        self.changed(name, version, old, Some(live), Left::Entry(record));
+        Version::new(version)
+    }
+
+    /// Deletes what is there.
+    pub(crate) fn delete(&mut self, name: &Name, old: Live, cause: DeleteCause) -> Result<Entry> {
+        let previous = self.entry(name, &old)?;
+        let version = self.counter.next();
+        self.remove(record::data_key(&name.native), old.seal);
+        self.unindex(&old.record, &name.native);
+        let change =
+            Change::delete(Arc::clone(&name.namespace), previous.clone(), Version::new(version), cause);
+        self.changes.push(change);
+        self.changed(name, version, Some(old), None, Left::Nothing(cause));
+        Ok(previous)
+    }
+
+    /// The entries an index found, where they are still the ones that were indexed.
+    pub(crate) fn indexed(&mut self, found: Vec<Indexed>) -> Result<Vec<(Name, Live)>> {
+        let mut entries = Vec::with_capacity(found.len());
+        for Indexed { version, native } in found {
+            let live = match self.live.get(&*native) {
+                Some(live) => live.clone(),
+                None => read_record(self.client, &native)?.map(|(record, seal)| Live {
+                    record,
+                    seal,
+                    value: None,
+                }),
+            };
+            if let Some(live) = live.filter(|live| live.record.version == version) {
+                entries.push((self.namespaces.name(&native, live.record.namespace)?, live));
+            }
+        }
+        Ok(entries)
+    }
+
+    /// Every entry whose native name begins with `prefix`.
+    pub(crate) fn below(&mut self, prefix: &str) -> Result<Vec<(Name, Live)>> {
+        let range = crate::name::NameRange::below(prefix);
+        let mut names: Vec<(String, u16)> = Vec::new();
+        self.client.scan(range.data_keys(), |key, bytes| {
+            let native = crate::view::native_name(key)?;
+            let (content, _) = record::unseal(key, bytes)?;
+            names.push((native.to_owned(), Record::decode(content)?.namespace));
+            Ok(ControlFlow::Continue(()))
+        })?;
+        let staged = self.live.iter().filter(|(native, _)| native.starts_with(prefix));
+        names.extend(
+            staged.filter_map(|(native, live)| Some((native.to_string(), live.as_ref()?.record.namespace))),
+        );
+        names.sort_unstable();
+        names.dedup();
+        let mut doomed = Vec::with_capacity(names.len());
+        for (native, namespace) in names {
+            let name = self.namespaces.name(&native, namespace)?;
+            if let Some(live) = self.get(&name)? {
+                doomed.push((name, live));
+            }
+        }
+        Ok(doomed)
+    }
+
+    /// Lets go the oldest changes in history while it is over a bound: at most `max` of them and none
+    /// after `up_to`.
+    pub(crate) fn trim(&mut self, bounds: HistoryBounds, max: usize, up_to: u64) -> Result<()> {
+        let mut gone = Vec::new();
+        let Meta { mut events, mut weight, .. } = self.meta;
+        scan_events(self.client, self.meta.floor, up_to, |version, event, seal| {
+            if gone.len() >= max || (events <= bounds.events && weight <= bounds.weight) {
+                return Ok(ControlFlow::Break(()));
+            }
+            events = events.saturating_sub(1);
+            weight = weight.saturating_sub(event.weight());
+            gone.push((version, event, seal));
+            Ok(ControlFlow::Continue(()))
+        })?;
+        for (version, event, seal) in gone {
+            self.remove(record::number_key(space::HISTORY, version), seal);
+            self.meta.floor = version;
+            self.meta.events = self.meta.events.saturating_sub(1);
+            self.meta.weight = self.meta.weight.saturating_sub(event.weight());
+            if let Some(before) = event.before {
+                self.drop_value(&before);
+            }
+        }
+        Ok(())
+    }
+
+    /// How many changes history holds, and what they weigh.
+    pub(crate) fn history(&self) -> HistoryBounds {
+        HistoryBounds { events: self.meta.events, weight: self.meta.weight }
+    }
+
+    /// Everything as one batch, with the state of the store after it.
+    pub(crate) fn prepare(mut self) -> Prepared {
+        self.meta.ceiling = self.counter.next_ceiling();
+        self.meta.time = self.meta.time.max(self.now.as_millis_ceil());
+        let mut batch = Batch::default();
+        for (key, write) in self.writes {
+            match write {
+                Some(bytes) => batch.insert(&key, bytes),
+                None => batch.remove(&key),
+            }
+        }
+        batch.insert(META, self.meta.encode());
+        Prepared { batch, meta: self.meta, before: self.before, changes: self.changes }
+    }
+
+    /// Books a change of an entry.
+    fn changed(&mut self, name: &Name, version: u64, old: Option<Live>, new: Option<Live>, left: Left) {
+        let before = old.map(|old| old.record);
+        self.before.entry(name.native.to_string()).or_insert_with(|| before.clone());
+        self.live.insert(Arc::clone(&name.native), new);
+        let event = Event { name: name.native.to_string(), before, left };
+        self.meta.version = version;
+        self.meta.events += 1;
+        self.meta.weight += event.weight();
+        self.insert(record::number_key(space::HISTORY, version), event.encode());
+    }
+
+    fn insert(&mut self, key: Vec<u8>, content: Vec<u8>) -> u64 {
+        let seal = record::seal(&key, &content);
+        self.meta.digest = self.meta.digest.wrapping_add(seal);
+        self.meta.records += 1;
+        self.bytes += key.len() + content.len();
+        self.writes.insert(key, Some(record::sealed(content, seal)));
+        seal
+    }
+
+    fn remove(&mut self, key: Vec<u8>, seal: u64) {
+        self.meta.digest = self.meta.digest.wrapping_sub(seal);
+        self.meta.records = self.meta.records.saturating_sub(1);
+        self.bytes += key.len();
+        self.writes.insert(key, None);
+    }
+
+    fn unindex(&mut self, record: &Record, native: &str) {
+        if let Some(key) = index_key(record) {
+            let seal = record::seal(&key, native.as_bytes());
+            self.remove(key, seal);
+        }
+    }
+
+    fn drop_value(&mut self, record: &Record) {
+        let Value::Chunked { digest, .. } = record.value else { return };
+        let chunks = record.value.chunks();
+        for number in 0..chunks {
+            self.writes.insert(record::pair_key(space::CHUNK, record.version, number), None);
+        }
+        self.meta.records = self.meta.records.saturating_sub(chunks);
+        self.meta.digest = self.meta.digest.wrapping_sub(digest);
+    }
+}
+
+/// Where the entry is found when it is to expire.
+fn index_key(record: &Record) -> Option<Vec<u8>> {
+    match record.expiry {
+        StoredExpiry::Never => None,
+        StoredExpiry::Ttl { deadline, .. } => Some(record::pair_key(space::EXPIRY, deadline, record.version)),
+        StoredExpiry::Session(session) => Some(record::pair_key(space::SESSION, session, record.version)),
+    }
+}
+
+/// An entry found in an index.
+pub(crate) struct Indexed {
+    pub(crate) version: u64,
+    pub(crate) native: String,
+}
+
+/// Entries in an index whose first number is within `from..=to`, at most `max`.
+pub(crate) fn look_up(client: &Client, space: u8, from: u64, to: u64, max: usize) -> Result<Vec<Indexed>> {
+    let mut found = Vec::new();
+    let from = Bound::Included(record::pair_key(space, from, 0));
+    let to = Bound::Included(record::pair_key(space, to, u64::MAX));
+    client.scan((from, to), |key, bytes| {
+        let version = record::number_in(key, 1).ok_or_else(|| corrupt("an index entry has no version"))?;
+        let (name, _) = record::unseal(key, bytes)?;
+        let native = String::from_utf8(name.to_vec()).map_err(|_| corrupt("an index entry names no key"))?;
+        found.push(Indexed { version, native });
+        Ok(if found.len() < max { ControlFlow::Continue(()) } else { ControlFlow::Break(()) })
+    })?;
+    Ok(found)
+}
+
+/// The refusal of a write for want of space on disk.
+pub(crate) fn no_space(detail: impl Into<String>) -> Error {
+    Error::new(ErrorKind::NoSpace).not_applied().with_detail(detail)
+}

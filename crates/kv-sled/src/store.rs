@@ -1,0 +1,383 @@
+//! The store: one handle on a database, as the API has it.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use kv_backend::{
+    Clock, Deadline, HandleId, LockRequest, Namespace, SessionCell, Timestamp, lock_in_table, within,
+};
+use kv_core::{
+    Capabilities, Consistency, DeleteOptions, DeleteResult, DeleteTreeOptions, Entry, EntryExpiry, Error,
+    ErrorKind, Expiry, ExpiryBound, GetOptions, Guarantee, Key, Limits, ListOptions, Listing, LockGuard,
+    LockHolder, LockOptions, Operation, Power, Prefix, PutOptions, PutResult, Result, ServerInfo,
+    SessionState, SessionStates, Store, Transact, Version, Watch, WatchOptions, WatchTarget,
+};
+use parking_lot::Mutex;
+
+use crate::BACKEND;
+use crate::config::SledConfig;
+use crate::database::Database;
+use crate::list;
+use crate::lock::{Fences, LockHandle};
+use crate::name::Name;
+use crate::record::{Record, StoredExpiry};
+use crate::stage::NewExpiry;
+use crate::txn::{Outcome, Write};
+use crate::watch::Snapshots;
+
+/// A handle on an embedded store in a directory.
+///
+/// Clones are one handle, with one session. Another handle on the same directory, from
+/// [`open`](Self::open), shares the database and has a session of its own.
+#[derive(Clone)]
+pub struct SledStore {
+    handle: Arc<Handle>,
+}
+
+struct Handle {
+    id: HandleId,
+    /// None when closed.
+    database: Mutex<Option<Arc<Database>>>,
+    namespace: Arc<Namespace>,
+    locks: Arc<LockHandle>,
+    session: SessionCell,
+    timeout: Duration,
+    capabilities: Capabilities,
+    endpoint: String,
+}
+
+/// What was done since the directory was opened, by all handles of this process.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Stats {
+    /// Entries put, deleted and expired.
+    pub changes: u64,
+    /// Times the log was flushed: once for all writes waiting at a time.
+    pub flushes: u64,
+}
+
+fn capabilities() -> Capabilities {
+    let mut limits = Limits::default();
+    limits.max_value = 1 << 20;
+    limits.max_txn_ops = 1024;
+    limits.max_txn_bytes = 4 << 20;
+    limits.ttl_bound = ExpiryBound::new(1, Duration::from_secs(1));
+    // They are gone before another process can look.
+    limits.session_bound = Duration::from_secs(1);
+    Capabilities::new(BACKEND)
+        .with_powers(&[
+            Power::Transactions,
+            Power::Ttl,
+            Power::SessionKeys,
+            Power::ExpiryChange,
+            Power::ExpiryWithChildren,
+            Power::FencedWrites,
+            Power::WatchHistory,
+        ])
+        .with_guarantees(Guarantee::ALL)
+        .with_limits(limits)
+}
+
+impl SledStore {
+    /// Opens the store in a directory, making it if it is missing.
+    ///
+    /// # Errors
+    ///
+    /// `InUse` with the process id if another process has it; `Corrupt` if what is there is damaged;
+    /// `NoSpace`; `InvalidConfig`, also if this process has it open with other settings.
+    pub async fn open(config: SledConfig) -> Result<Self> {
+        let endpoint = config.path.display().to_string();
+        let decorate = |error: Error| {
+            error.with_operation(Operation::Open).with_backend(BACKEND).with_endpoint(endpoint.clone())
+        };
+        config.check().map_err(decorate)?;
+        let namespace = Arc::new(Namespace::new(&config.namespace).map_err(decorate)?);
+        let timeout = config.timeout;
+        let database = Database::open(config).await.map_err(decorate)?;
+        let id = HandleId::unique();
+        database.hub().open(id);
+        database.locks().open(id);
+        let locks = Arc::new(LockHandle::new(Arc::clone(database.locks()), &namespace));
+        let handle = Handle {
+            id,
+            database: Mutex::new(Some(database)),
+            namespace,
+            locks,
+            session: SessionCell::new(),
+            timeout,
+            capabilities: capabilities(),
+            endpoint,
+        };
+        Ok(Self { handle: Arc::new(handle) })
+    }
+
+    /// What was done since the directory was opened.
+    ///
+    /// # Errors
+    ///
+    /// `Closed`.
+    pub fn stats(&self) -> Result<Stats> {
+        let open = self.open_handle(Operation::Server)?;
+        let [changes, flushes] = open.database.counts().read();
+        Ok(Stats { changes, flushes })
+    }
+
+    /// What calls need, while the handle is open.
+    pub(crate) fn open_handle(&self, operation: Operation) -> Result<Open<'_>> {
+        match &*self.handle.database.lock() {
+            Some(database) => Ok(Open { handle: &self.handle, database: Arc::clone(database) }),
+            None => Err(self.decorate(Error::new(ErrorKind::Closed), operation, None)),
+        }
+    }
+
+    /// An error with all that is known here.
+    pub(crate) fn decorate(&self, error: Error, operation: Operation, key: Option<&str>) -> Error {
+        let error = error
+            .with_operation(operation)
+            .with_backend(BACKEND)
+            .with_endpoint(self.handle.endpoint.as_str());
+        match key {
+            Some(key) => error.with_key(key),
+            None => error,
+        }
+    }
+
+    fn check_consistency(consistency: Consistency) -> Result<()> {
+        match consistency {
+            Consistency::Linearizable => Ok(()),
+            _ => Err(Error::unsupported(Power::StaleReads.name())),
+        }
+    }
+}
+
+/// An open handle, for the time of a call.
+pub(crate) struct Open<'a> {
+    handle: &'a Handle,
+    pub(crate) database: Arc<Database>,
+}
+
+impl Open<'_> {
+    pub(crate) fn name(&self, key: &Key) -> Name {
+        Name::new(&self.handle.namespace, key)
+    }
+
+    pub(crate) fn expiry(&self, expiry: Expiry) -> Result<NewExpiry> {
+        match expiry {
+            Expiry::Never => Ok(NewExpiry::Never),
+            Expiry::Ttl(ttl) => Ok(NewExpiry::Ttl(self.handle.capabilities.limits.ttl.check(ttl)?)),
+            Expiry::Session => {
+                self.handle.session.held();
+                Ok(NewExpiry::Session(self.handle.id.get()))
+            }
+            _ => Err(Error::unsupported("this kind of expiry")),
+        }
+    }
+
+    pub(crate) fn fences(&self, fence: Option<&kv_core::Fence>) -> Fences {
+        Fences::of(self.database.locks(), fence)
+    }
+
+    pub(crate) async fn write(
+        &self,
+        write: Write,
+        fence: Fences,
+        timeout: Option<Duration>,
+    ) -> Result<Outcome> {
+        let deadline = Deadline::after(timeout.unwrap_or(self.handle.timeout));
+        self.database.write(write, fence, deadline).await
+    }
+}
+
+/// An answer to another question: a defect.
+pub(crate) fn unexpected(outcome: &Outcome) -> Error {
+    Error::new(ErrorKind::Internal).with_detail(format!("the committer answered {outcome:?}"))
+}
+
+/// How a stored entry expires.
+fn entry_expiry(record: &Record, now: Timestamp) -> EntryExpiry {
+    match record.expiry {
+        StoredExpiry::Never => EntryExpiry::Never,
+        StoredExpiry::Ttl { deadline, granted } => EntryExpiry::ttl(
+            Duration::from_millis(granted),
+            Some(Timestamp::from_millis(deadline).since(now)),
+        ),
+        StoredExpiry::Session(_) => EntryExpiry::Session,
+    }
+}
+
+#[async_trait]
+impl Store for SledStore {
+    fn capabilities(&self) -> &Capabilities {
+        &self.handle.capabilities
+    }
+
+    async fn get_with(&self, key: &Key, options: GetOptions) -> Result<Option<Entry>> {
+        let fail = |error: Error| self.decorate(error, Operation::Get, Some(key.as_str()));
+        let open = self.open_handle(Operation::Get)?;
+        Self::check_consistency(options.consistency).map_err(fail)?;
+        // Inline: it is in memory, or one read away.
+        let Some((record, value)) = open.database.view().get(&open.name(key).native).map_err(fail)? else {
+            return Ok(None);
+        };
+        let entry =
+            Entry::new(key.clone(), value, Version::new(record.version), Version::new(record.created));
+        if options.expiry {
+            let now = open.database.locks().clock().now();
+            return Ok(Some(entry.with_expiry(entry_expiry(&record, now))));
+        }
+        Ok(Some(entry))
+    }
+
+    async fn put_with(&self, key: &Key, value: Bytes, options: PutOptions) -> Result<PutResult> {
+        let fail = |error: Error| self.decorate(error, Operation::Put, Some(key.as_str()));
+        let open = self.open_handle(Operation::Put)?;
+        self.handle.capabilities.limits.check_value(key, &value).map_err(fail)?;
+        let write = Write::Put {
+            name: open.name(key),
+            value,
+            precondition: options.precondition,
+            expiry: open.expiry(options.expiry).map_err(fail)?,
+        };
+        let fence = open.fences(options.fence.as_ref());
+        match open.write(write, fence, options.timeout).await.map_err(fail)? {
+            Outcome::Put(result) => Ok(result),
+            other => Err(fail(unexpected(&other))),
+        }
+    }
+
+    async fn delete_with(&self, key: &Key, options: DeleteOptions) -> Result<DeleteResult> {
+        let fail = |error: Error| self.decorate(error, Operation::Delete, Some(key.as_str()));
+        let open = self.open_handle(Operation::Delete)?;
+        let write = Write::Delete {
+            name: open.name(key),
+            precondition: options.precondition,
+            previous: options.previous,
+        };
+        let fence = open.fences(options.fence.as_ref());
+        match open.write(write, fence, options.timeout).await.map_err(fail)? {
+            Outcome::Delete(result) => Ok(result),
+            other => Err(fail(unexpected(&other))),
+        }
+    }
+
+    async fn list_with(&self, prefix: &Prefix, options: ListOptions) -> Result<Listing> {
+        let fail = |error: Error| self.decorate(error, Operation::List, Some(prefix.as_str()));
+        let open = self.open_handle(Operation::List)?;
+        Self::check_consistency(options.consistency).map_err(fail)?;
+        let timeout = options.timeout.unwrap_or(self.handle.timeout);
+        let endpoint = self.handle.endpoint.clone();
+        Ok(list::listing(&open.database, &self.handle.namespace, prefix, &options, timeout, endpoint))
+    }
+
+    async fn delete_tree_with(&self, prefix: &Prefix, options: DeleteTreeOptions) -> Result<u64> {
+        let fail = |error: Error| self.decorate(error, Operation::DeleteTree, Some(prefix.as_str()));
+        let open = self.open_handle(Operation::DeleteTree)?;
+        let write = Write::DeleteTree { prefix: self.handle.namespace.native_prefix(prefix) };
+        match open.write(write, Fences::None, options.timeout).await.map_err(fail)? {
+            Outcome::Count(count) => Ok(count),
+            other => Err(fail(unexpected(&other))),
+        }
+    }
+
+    async fn watch_with(&self, target: WatchTarget, options: WatchOptions) -> Result<Watch> {
+        let fail = |error: Error| self.decorate(error, Operation::Watch, Some(target.path()));
+        let open = self.open_handle(Operation::Watch)?;
+        let timeout = options.timeout.unwrap_or(self.handle.timeout);
+        let state = Arc::new(Snapshots::new(&open.database, &self.handle.namespace));
+        let watch =
+            open.database.hub().watch(self.handle.id, &self.handle.namespace, state, target.clone(), options);
+        within(timeout, watch).await.map_err(fail)
+    }
+
+    async fn lock_with(&self, key: &Key, options: LockOptions) -> Result<LockGuard> {
+        let fail = |error: Error| self.decorate(error, Operation::Lock, Some(key.as_str()));
+        let open = self.open_handle(Operation::Lock)?;
+        if let Some(ttl) = options.ttl {
+            // Nothing outlives the process that has the directory: only the range is kept to.
+            self.handle.capabilities.limits.lock_ttl.check(ttl).map_err(fail)?;
+        }
+        let request = LockRequest {
+            name: open.name(key).native,
+            owner: options.owner,
+            handle: self.handle.id,
+            max_hold: options.max_hold,
+        };
+        // Waiting does not keep the database open.
+        drop(open);
+        lock_in_table(&self.handle.locks, key, request, options.wait).await.map_err(fail)
+    }
+
+    async fn lock_holder(&self, key: &Key) -> Result<Option<LockHolder>> {
+        let open = self.open_handle(Operation::LockHolder)?;
+        Ok(open.database.locks().holder(&open.name(key).native))
+    }
+
+    fn session(&self) -> SessionState {
+        self.handle.session.state()
+    }
+
+    fn session_states(&self) -> SessionStates {
+        self.handle.session.states()
+    }
+
+    async fn server(&self) -> Result<ServerInfo> {
+        self.open_handle(Operation::Server)?;
+        Ok(ServerInfo::new("sled", "0.34.7"))
+    }
+
+    async fn close(&self) -> Result<()> {
+        let fail = |error: Error| self.decorate(error, Operation::Close, None);
+        let Some(database) = self.handle.take() else { return Ok(()) };
+        let ended = database.end_session(self.handle.id);
+        let mut closed = database.closed();
+        let weak = Arc::downgrade(&database);
+        drop(database);
+        within(self.handle.timeout, async {
+            ended.await.unwrap_or_else(|_| Err(Error::new(ErrorKind::Internal)))?;
+            if weak.strong_count() == 0 {
+                // The last one out waits until the directory is free. An error says that it is.
+                drop(closed.wait_for(|closed| *closed).await);
+            }
+            Ok(())
+        })
+        .await
+        .map_err(fail)
+    }
+
+    fn as_transact(&self) -> Option<&dyn Transact> {
+        Some(self)
+    }
+}
+
+impl Handle {
+    /// Ends everything of this handle that is in memory. Returns the database the first time.
+    fn take(&self) -> Option<Arc<Database>> {
+        let database = self.database.lock().take()?;
+        self.session.close();
+        database.hub().close(self.id).wake();
+        database.locks().close(self.id);
+        Some(database)
+    }
+}
+
+impl Drop for Handle {
+    fn drop(&mut self) {
+        if let Some(database) = self.take() {
+            // Goes on in the committer's thread; nobody waits for the answer.
+            drop(database.end_session(self.id));
+        }
+    }
+}
+
+impl fmt::Debug for SledStore {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("SledStore")
+            .field("path", &self.handle.endpoint)
+            .field("namespace", &self.handle.namespace)
+            .field("open", &self.handle.database.lock().is_some())
+            .finish()
+    }
+}

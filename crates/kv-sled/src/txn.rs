@@ -1,0 +1,232 @@
+//! Writes as requests: what each asks for, and carrying it out on a [`Stage`].
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use kv_backend::check_precondition;
+use kv_core::{
+    Condition, DeleteCause, DeleteResult, Error, Operation, Precondition, PutResult, Result, Store, Transact,
+    Txn, TxnOp, TxnOutcome, TxnResult, Version,
+};
+
+use crate::name::Name;
+use crate::record::space;
+use crate::stage::{Live, NewExpiry, Stage, look_up};
+use crate::store::SledStore;
+
+/// A write as the committer gets it.
+#[derive(Debug)]
+pub(crate) enum Write {
+    Put {
+        name: Name,
+        value: Bytes,
+        precondition: Precondition,
+        expiry: NewExpiry,
+    },
+    Delete {
+        name: Name,
+        precondition: Precondition,
+        previous: bool,
+    },
+    DeleteTree {
+        prefix: String,
+    },
+    Transact {
+        conditions: Vec<(Name, Condition)>,
+        then: Vec<Step>,
+        or_else: Vec<Step>,
+    },
+    /// The session is over: its keys go.
+    EndSession {
+        session: u64,
+    },
+}
+
+/// One operation of a transaction.
+#[derive(Debug)]
+pub(crate) enum Step {
+    Put { name: Name, value: Bytes, expiry: NewExpiry },
+    Delete { name: Name },
+    Get { name: Name },
+}
+
+/// What came of a write.
+#[derive(Debug)]
+pub(crate) enum Outcome {
+    Put(PutResult),
+    Delete(DeleteResult),
+    Count(u64),
+    Txn(TxnResult),
+}
+
+/// Carries out a write. The outer error means that the stage is spoilt: part of the write may be on it.
+pub(crate) fn carry_out(write: &Write, stage: &mut Stage<'_>) -> Result<Result<Outcome>> {
+    match write {
+        Write::Put { name, value, precondition, expiry } => put(stage, name, value, precondition, *expiry),
+        Write::Delete { name, precondition, previous } => delete(stage, name, precondition, *previous),
+        Write::DeleteTree { prefix } => delete_all(stage, |stage| stage.below(prefix), DeleteCause::Deleted),
+        Write::Transact { conditions, then, or_else } => transact(stage, conditions, then, or_else),
+        Write::EndSession { session } => {
+            let find = |stage: &mut Stage<'_>| {
+                let found = look_up(stage.client(), space::SESSION, *session, *session, usize::MAX)?;
+                stage.indexed(found)
+            };
+            delete_all(stage, find, DeleteCause::Expired)
+        }
+    }
+}
+
+/// Hands a refusal to whoever asked; the stage is as it was.
+macro_rules! refuse {
+    ($result:expr) => {
+        match $result {
+            Ok(value) => value,
+            Err(error) => return Ok(Err(error)),
+        }
+    };
+}
+
+fn put(
+    stage: &mut Stage<'_>,
+    name: &Name,
+    value: &Bytes,
+    precondition: &Precondition,
+    expiry: NewExpiry,
+) -> Result<Result<Outcome>> {
+    let old = refuse!(stage.get(name));
+    refuse!(check(stage, name, precondition, old.as_ref()));
+    refuse!(stage.room().take_for_puts(1, value.len()));
+    let version = stage.put(name, old, value.clone(), expiry);
+    Ok(Ok(Outcome::Put(put_result(version, expiry))))
+}
+
+fn put_result(version: Version, expiry: NewExpiry) -> PutResult {
+    match expiry {
+        NewExpiry::Ttl(granted) => PutResult::new(version).with_granted_ttl(granted),
+        NewExpiry::Never | NewExpiry::Session(_) => PutResult::new(version),
+    }
+}
+
+fn delete(
+    stage: &mut Stage<'_>,
+    name: &Name,
+    precondition: &Precondition,
+    wants_previous: bool,
+) -> Result<Result<Outcome>> {
+    let old = refuse!(stage.get(name));
+    refuse!(check(stage, name, precondition, old.as_ref()));
+    let Some(old) = old else { return Ok(Ok(Outcome::Delete(DeleteResult::absent()))) };
+    refuse!(stage.room().take_for_deletes(1));
+    let previous = stage.delete(name, old, DeleteCause::Deleted)?;
+    Ok(Ok(Outcome::Delete(DeleteResult::deleted(wants_previous.then_some(previous)))))
+}
+
+fn delete_all(
+    stage: &mut Stage<'_>,
+    find: impl FnOnce(&mut Stage<'_>) -> Result<Vec<(Name, Live)>>,
+    cause: DeleteCause,
+) -> Result<Result<Outcome>> {
+    let doomed = refuse!(find(stage));
+    refuse!(stage.room().take_for_deletes(doomed.len()));
+    let count = doomed.len() as u64;
+    for (name, live) in doomed {
+        stage.delete(&name, live, cause)?;
+    }
+    Ok(Ok(Outcome::Count(count)))
+}
+
+fn check(stage: &Stage<'_>, name: &Name, precondition: &Precondition, old: Option<&Live>) -> Result<()> {
+    let stored = match old {
+        Some(old) if matches!(precondition, Precondition::Value(_)) => Some(stage.entry(name, old)?),
+        // No other precondition looks at the value, which may be large.
+        Some(old) => Some(stage.entry_without_value(name, old)),
+        None => None,
+    };
+    check_precondition(precondition, stored.as_ref())
+}
+
+fn transact(
+    stage: &mut Stage<'_>,
+    conditions: &[(Name, Condition)],
+    then: &[Step],
+    or_else: &[Step],
+) -> Result<Result<Outcome>> {
+    let mut succeeded = true;
+    for (name, condition) in conditions {
+        let live = refuse!(stage.get(name));
+        let entry = refuse!(live.as_ref().map(|live| stage.entry(name, live)).transpose());
+        succeeded &= condition.holds(entry.as_ref());
+    }
+    let steps = if succeeded { then } else { or_else };
+    refuse!(take_room(stage, steps));
+    let mut outcomes = Vec::with_capacity(steps.len());
+    for step in steps {
+        outcomes.push(match step {
+            Step::Put { name, value, expiry } => {
+                let old = stage.get(name)?;
+                let version = stage.put(name, old, value.clone(), *expiry);
+                TxnOutcome::Put(put_result(version, *expiry))
+            }
+            Step::Delete { name } => match stage.get(name)? {
+                Some(old) => {
+                    stage.delete(name, old, DeleteCause::Deleted)?;
+                    TxnOutcome::Delete(DeleteResult::deleted(None))
+                }
+                None => TxnOutcome::Delete(DeleteResult::absent()),
+            },
+            Step::Get { name } => {
+                let live = stage.get(name)?;
+                TxnOutcome::Get(live.map(|live| stage.entry(name, &live)).transpose()?)
+            }
+        });
+    }
+    Ok(Ok(Outcome::Txn(TxnResult::new(succeeded, outcomes))))
+}
+
+fn take_room(stage: &mut Stage<'_>, steps: &[Step]) -> Result<()> {
+    let puts = steps.iter().filter_map(|step| match step {
+        Step::Put { value, .. } => Some(value.len()),
+        Step::Delete { .. } | Step::Get { .. } => None,
+    });
+    let (count, bytes) = puts.fold((0, 0), |(count, bytes), len| (count + 1, bytes + len));
+    let deletes = steps.iter().filter(|step| matches!(step, Step::Delete { .. })).count();
+    if count > 0 {
+        stage.room().take_for_puts(count + deletes, bytes)
+    } else {
+        stage.room().take_for_deletes(deletes)
+    }
+}
+
+#[async_trait]
+impl Transact for SledStore {
+    async fn transact(&self, txn: Txn) -> Result<TxnResult> {
+        let refuse = |error: Error| self.decorate(error, Operation::Transact, None);
+        let handle = self.open_handle(Operation::Transact)?;
+        txn.check(&self.capabilities().limits).map_err(refuse)?;
+        let step = |op: TxnOp| -> Result<Step> {
+            Ok(match op {
+                TxnOp::Put { key, value, expiry, .. } => {
+                    let expiry = handle.expiry(expiry).map_err(|error| error.with_key(key.as_str()))?;
+                    Step::Put { name: handle.name(&key), value, expiry }
+                }
+                TxnOp::Delete { key, .. } => Step::Delete { name: handle.name(&key) },
+                TxnOp::Get { key, .. } => Step::Get { name: handle.name(&key) },
+                _ => return Err(Error::unsupported("this operation of a transaction")),
+            })
+        };
+        let steps = |ops: Vec<TxnOp>| ops.into_iter().map(step).collect::<Result<Vec<_>>>();
+        let write = Write::Transact {
+            conditions: txn
+                .conditions
+                .into_iter()
+                .map(|condition| (handle.name(&condition.key), condition))
+                .collect(),
+            then: steps(txn.then).map_err(refuse)?,
+            or_else: steps(txn.or_else).map_err(refuse)?,
+        };
+        let fence = handle.fences(txn.fence.as_ref());
+        match handle.write(write, fence, txn.timeout).await.map_err(refuse)? {
+            Outcome::Txn(result) => Ok(result),
+            other => Err(refuse(crate::store::unexpected(&other))),
+        }
+    }
+}

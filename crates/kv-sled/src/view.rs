@@ -1,0 +1,294 @@
+//! What readers see: the last committed state, and older ones for lists that are being read.
+
+use std::collections::BTreeMap;
+use std::ops::{Bound, ControlFlow};
+use std::sync::Arc;
+
+use bytes::{Bytes, BytesMut};
+use kv_core::{Error, ErrorKind, Result, Version};
+use parking_lot::{Mutex, RwLock};
+
+use crate::client::Client;
+use crate::name::NameRange;
+use crate::record::{self, Event, Record, Value, corrupt, space, unseal};
+
+/// How many changes behind a list may fall before it is given up.
+pub(crate) const MAX_BEHIND: u64 = 100_000;
+
+/// The committed state of the database.
+///
+/// sled shows a batch to readers when it is applied, which is before it is durable. A reader must
+/// not act on what a crash can take back, so between the two the old entries of the batch are kept
+/// here and shown instead.
+#[derive(Debug)]
+pub(crate) struct View {
+    client: Client,
+    state: RwLock<State>,
+    pins: Arc<Pins>,
+}
+
+#[derive(Debug)]
+struct State {
+    /// The version readers see.
+    committed: u64,
+    /// The newest change that history has let go.
+    floor: u64,
+    /// What entries of the batch being committed were before it.
+    inflight: BTreeMap<String, Option<Record>>,
+}
+
+/// The versions that lists are being read at: their history is kept.
+#[derive(Debug, Default)]
+pub(crate) struct Pins(Mutex<BTreeMap<u64, usize>>);
+
+impl Pins {
+    /// The oldest version a list is being read at.
+    pub(crate) fn oldest(&self) -> Option<u64> {
+        self.0.lock().keys().next().copied()
+    }
+}
+
+/// One version to be read page by page.
+#[derive(Debug)]
+pub(crate) struct Snapshot {
+    version: u64,
+    /// Changes up to this one are known in `changed`.
+    seen: u64,
+    /// Names changed since, with the first change after the version.
+    changed: BTreeMap<String, u64>,
+    pins: Arc<Pins>,
+}
+
+impl Snapshot {
+    pub(crate) fn version(&self) -> Version {
+        Version::new(self.version)
+    }
+}
+
+impl Drop for Snapshot {
+    fn drop(&mut self) {
+        let mut pins = self.pins.0.lock();
+        if let Some(count) = pins.get_mut(&self.version) {
+            *count -= 1;
+            if *count == 0 {
+                pins.remove(&self.version);
+            }
+        }
+    }
+}
+
+/// Some entries in order, with their native names.
+#[derive(Debug)]
+pub(crate) struct Found {
+    pub(crate) entries: Vec<(String, Record)>,
+    /// Whether there are more behind the last one.
+    pub(crate) more: bool,
+}
+
+impl View {
+    pub(crate) fn new(client: Client, committed: u64, floor: u64) -> Self {
+        let state = State { committed, floor, inflight: BTreeMap::new() };
+        Self { client, state: RwLock::new(state), pins: Arc::default() }
+    }
+
+    pub(crate) fn client(&self) -> &Client {
+        &self.client
+    }
+
+    pub(crate) fn pins(&self) -> &Pins {
+        &self.pins
+    }
+
+    /// The version readers see.
+    pub(crate) fn committed(&self) -> u64 {
+        self.state.read().committed
+    }
+
+    /// To be called before a batch is applied, with what its entries were before.
+    pub(crate) fn hide(&self, inflight: BTreeMap<String, Option<Record>>) {
+        self.state.write().inflight = inflight;
+    }
+
+    /// To be called when the batch is as durable as promised.
+    pub(crate) fn show(&self, committed: u64, floor: u64) {
+        let shown = {
+            let mut state = self.state.write();
+            state.committed = committed;
+            state.floor = floor;
+            std::mem::take(&mut state.inflight)
+        };
+        drop(shown);
+    }
+
+    /// The entry under a native name, and its value.
+    pub(crate) fn get(&self, native: &str) -> Result<Option<(Record, Bytes)>> {
+        // Held to the end: no chunk of the value can go meanwhile.
+        let state = self.state.read();
+        let record = match state.inflight.get(native) {
+            Some(old) => old.clone(),
+            None => read_record(&self.client, native)?.map(|(record, _)| record),
+        };
+        let Some(record) = record else { return Ok(None) };
+        let value = read_value(&self.client, &record)?;
+        Ok(Some((record, value)))
+    }
+
+    /// The committed state, to be read in pages.
+    pub(crate) fn snapshot(&self) -> Snapshot {
+        let state = self.state.read();
+        let version = state.committed;
+        *self.pins.0.lock().entry(version).or_default() += 1;
+        Snapshot { version, seen: version, changed: BTreeMap::new(), pins: Arc::clone(&self.pins) }
+    }
+
+    /// The first entries of a snapshot within `range`, about `max` of them; there is no more if there
+    /// are none.
+    ///
+    /// # Errors
+    ///
+    /// `Compacted` if more was changed since than is kept.
+    pub(crate) fn page(&self, snapshot: &mut Snapshot, range: &NameRange, max: usize) -> Result<Found> {
+        if range.is_empty() {
+            return Ok(Found { entries: Vec::new(), more: false });
+        }
+        // Most of what was changed since is read before the view is held.
+        self.catch_up(snapshot, range, self.committed())?;
+        let state = self.state.read();
+        self.catch_up(snapshot, range, state.committed)?;
+        if state.floor > snapshot.version {
+            return Err(behind());
+        }
+        let mut max = max;
+        loop {
+            let found = self.page_of(&state, snapshot, range, max)?;
+            if !found.entries.is_empty() || !found.more {
+                return Ok(found);
+            }
+            // Everything there is newer than the snapshot.
+            max *= 2;
+        }
+    }
+
+    fn page_of(&self, state: &State, snapshot: &Snapshot, range: &NameRange, max: usize) -> Result<Found> {
+        let mut found: BTreeMap<String, Option<Record>> = BTreeMap::new();
+        self.client.scan(range.data_keys(), |key, bytes| {
+            let name = native_name(key)?;
+            let (content, _) = unseal(key, bytes).map_err(|error| error.with_key(name))?;
+            found.insert(name.to_owned(), Some(Record::decode(content)?));
+            Ok(if found.len() < max { ControlFlow::Continue(()) } else { ControlFlow::Break(()) })
+        })?;
+        let last =
+            (found.len() >= max).then(|| found.last_key_value().map(|(name, _)| name.clone())).flatten();
+        let more = last.is_some();
+        let to = last.map_or_else(|| range.to.clone(), Bound::Included);
+        let bounds = (range.from.as_ref(), to.as_ref());
+        for (name, old) in state.inflight.range::<String, _>(bounds) {
+            found.insert(name.clone(), old.clone());
+        }
+        for (name, version) in snapshot.changed.range::<String, _>(bounds) {
+            found.insert(name.clone(), read_event(&self.client, *version)?.before);
+        }
+        let entries = found.into_iter().filter_map(|(name, record)| Some((name, record?))).collect();
+        Ok(Found { entries, more })
+    }
+
+    /// Notes what was changed up to `committed` in the range that is still to be read.
+    fn catch_up(&self, snapshot: &mut Snapshot, range: &NameRange, committed: u64) -> Result<()> {
+        if snapshot.seen >= committed {
+            return Ok(());
+        }
+        let bounds = (range.from.as_ref(), range.to.as_ref());
+        scan_events(&self.client, snapshot.seen, committed, |version, event, _| {
+            if std::ops::RangeBounds::<String>::contains(&bounds, &event.name) {
+                snapshot.changed.entry(event.name).or_insert(version);
+            }
+            Ok(ControlFlow::Continue(()))
+        })?;
+        snapshot.seen = committed;
+        // What lies behind the reader is not needed any more.
+        snapshot.changed.retain(|name, _| std::ops::RangeBounds::<String>::contains(&bounds, name));
+        if snapshot.changed.len() as u64 > MAX_BEHIND {
+            return Err(behind());
+        }
+        Ok(())
+    }
+
+    /// The value of a record that [`page`](Self::page) found.
+    ///
+    /// # Errors
+    ///
+    /// As for a page.
+    pub(crate) fn value(&self, snapshot: &Snapshot, record: &Record) -> Result<Bytes> {
+        let state = self.state.read();
+        if state.floor > snapshot.version {
+            return Err(behind());
+        }
+        read_value(&self.client, record)
+    }
+}
+
+fn behind() -> Error {
+    Error::new(ErrorKind::Compacted { oldest: None }).with_detail(
+        "so much was written while this list was read that its version is gone: \
+         read it faster, in parts, or keep more with ?history=",
+    )
+}
+
+/// The native name in the key of an entry.
+pub(crate) fn native_name(key: &[u8]) -> Result<&str> {
+    std::str::from_utf8(key.get(1..).unwrap_or_default())
+        .map_err(|_| corrupt("the name of an entry is not text"))
+}
+
+/// The entry under a native name, with its seal, committed or not.
+pub(crate) fn read_record(client: &Client, native: &str) -> Result<Option<(Record, u64)>> {
+    let key = record::data_key(native);
+    let Some(bytes) = client.get(&key)? else { return Ok(None) };
+    let (content, seal) = unseal(&key, bytes.as_ref())?;
+    Ok(Some((Record::decode(content)?, seal)))
+}
+
+/// The value of a record.
+pub(crate) fn read_value(client: &Client, record: &Record) -> Result<Bytes> {
+    let (len, digest) = match &record.value {
+        Value::Inline(bytes) => return Ok(bytes.clone()),
+        Value::Chunked { len, digest } => (*len, *digest),
+    };
+    let mut value = BytesMut::with_capacity(record.value.len());
+    let mut sum = 0u64;
+    let first = record::pair_key(space::CHUNK, record.version, 0);
+    let last = record::pair_key(space::CHUNK, record.version, u64::MAX);
+    client.scan((Bound::Included(first), Bound::Included(last)), |key, bytes| {
+        let (content, seal) = unseal(key, bytes)?;
+        value.extend_from_slice(content);
+        sum = sum.wrapping_add(seal);
+        Ok(ControlFlow::Continue(()))
+    })?;
+    if value.len() as u64 != len || sum != digest {
+        return Err(corrupt("a part of the value is missing"));
+    }
+    Ok(value.freeze())
+}
+
+/// The change made with a version.
+pub(crate) fn read_event(client: &Client, version: u64) -> Result<Event> {
+    let key = record::number_key(space::HISTORY, version);
+    let bytes = client.get(&key)?.ok_or_else(|| corrupt(format!("the change {version} is missing")))?;
+    Event::decode(unseal(&key, bytes.as_ref())?.0)
+}
+
+/// Shows the changes after one version up to another, with their seals.
+pub(crate) fn scan_events(
+    client: &Client,
+    after: u64,
+    up_to: u64,
+    mut visit: impl FnMut(u64, Event, u64) -> Result<ControlFlow<()>>,
+) -> Result<()> {
+    let from = Bound::Excluded(record::number_key(space::HISTORY, after));
+    let to = Bound::Included(record::number_key(space::HISTORY, up_to));
+    client.scan((from, to), |key, bytes| {
+        let version = record::number_in(key, 0).ok_or_else(|| corrupt("a change has no version"))?;
+        let (content, seal) = unseal(key, bytes)?;
+        visit(version, Event::decode(content)?, seal)
+    })
+}

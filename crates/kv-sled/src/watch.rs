@@ -1,0 +1,105 @@
+//! Where watches get the state from: when they begin with it, and after they fell behind.
+
+use std::ops::Bound;
+use std::sync::{Arc, Weak};
+
+use futures_util::stream;
+use kv_backend::{Namespace, Page, Pages, State, StateFor};
+use kv_core::{Entry, Error, ErrorKind, Result, Version, WatchTarget};
+
+use crate::database::Database;
+use crate::list::blocking;
+use crate::name::NameRange;
+use crate::view::{Snapshot, View};
+
+/// How many entries are read at a time.
+const PAGE: usize = 256;
+
+/// The state of the store as handles of one namespace see it.
+#[derive(Debug)]
+pub(crate) struct Snapshots {
+    database: Weak<Database>,
+    namespace: Arc<Namespace>,
+}
+
+impl Snapshots {
+    pub(crate) fn new(database: &Arc<Database>, namespace: &Arc<Namespace>) -> Self {
+        Self { database: Arc::downgrade(database), namespace: Arc::clone(namespace) }
+    }
+}
+
+impl State for Snapshots {
+    fn pages(&self, target: &WatchTarget, wanted_for: StateFor) -> Pages {
+        let range = match target {
+            WatchTarget::Key(key) => {
+                let native = self.namespace.native(key);
+                NameRange { from: Bound::Included(native.clone()), to: Bound::Included(native) }
+            }
+            WatchTarget::Prefix(prefix) => NameRange::below(&self.namespace.native_prefix(prefix)),
+            _ => {
+                let error = Error::unsupported("this kind of watch target");
+                return Box::pin(stream::once(async { Err(error) }));
+            }
+        };
+        let walk = Walk {
+            database: Weak::clone(&self.database),
+            namespace: Arc::clone(&self.namespace),
+            range,
+            wanted_for,
+            snapshot: None,
+        };
+        Box::pin(stream::unfold(Some(walk), |walk| async {
+            let mut walk = walk?;
+            let page = blocking(move || {
+                let page = walk.page()?;
+                Ok((page, walk))
+            });
+            match page.await {
+                Ok(((page, next), mut walk)) => {
+                    let more = next.map(|from| {
+                        walk.range.from = from;
+                        walk
+                    });
+                    Some((Ok(page), more))
+                }
+                Err(error) => Some((Err(error), None)),
+            }
+        }))
+    }
+}
+
+struct Walk {
+    database: Weak<Database>,
+    namespace: Arc<Namespace>,
+    range: NameRange,
+    wanted_for: StateFor,
+    snapshot: Option<Snapshot>,
+}
+
+impl Walk {
+    /// A page, and where the next one begins.
+    fn page(&mut self) -> Result<(Page, Option<Bound<String>>)> {
+        let database = self.database.upgrade().ok_or_else(|| Error::new(ErrorKind::Closed))?;
+        let view = database.view();
+        // A watch that was too slow lost changes already: each of its pages may be as of now, and
+        // none can be too old.
+        let kept = self.snapshot.take().filter(|_| self.wanted_for == StateFor::Initial);
+        let mut snapshot = kept.unwrap_or_else(|| view.snapshot());
+        let page = self.read(view, &mut snapshot)?;
+        self.snapshot = Some(snapshot);
+        Ok(page)
+    }
+
+    fn read(&self, view: &View, snapshot: &mut Snapshot) -> Result<(Page, Option<Bound<String>>)> {
+        let found = view.page(snapshot, &self.range, PAGE)?;
+        let last = found.entries.last().filter(|_| found.more).map(|(native, _)| native.clone());
+        let mut entries = Vec::with_capacity(found.entries.len());
+        for (native, record) in found.entries {
+            let key = self.namespace.key(&native);
+            let key = key.ok_or_else(|| Error::new(ErrorKind::Corrupt).with_key(native))?;
+            let value = view.value(snapshot, &record).map_err(|error| error.with_key(key.as_str()))?;
+            entries.push(Entry::new(key, value, Version::new(record.version), Version::new(record.created)));
+        }
+        Ok((Page { entries, as_of: snapshot.version() }, last.map(Bound::Excluded)))
+    }
+}

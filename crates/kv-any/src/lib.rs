@@ -7,7 +7,16 @@ pub use kv_core;
 use kv_core::{Driver, Registry, Result, Store};
 
 /// The drivers of the features that are on.
-const DRIVERS: &[Driver] = &[];
+const DRIVERS: &[Driver] = &[
+    #[cfg(feature = "mem")]
+    kv_mem::DRIVER,
+    #[cfg(feature = "sled")]
+    kv_sled::DRIVER,
+    #[cfg(feature = "etcd")]
+    kv_etcd::DRIVER,
+    #[cfg(feature = "consul")]
+    kv_consul::DRIVER,
+];
 
 /// Every scheme of this project and the feature that brings it.
 const FEATURES: &[(&str, &str)] = &[

@@ -22,8 +22,8 @@ pub(crate) struct Completed {
 struct Tool {
     scheme: &'static str,
     addresses: &'static str,
-    /// Variables that become a parameter as they are: files, whose paths are no secrets.
-    files: &'static [(&'static str, &'static str)],
+    /// Variables that become a parameter as they are; none is a secret.
+    plain: &'static [(&'static str, &'static str)],
     /// A variable with a secret, which the URL only names.
     secrets: &'static [(&'static str, &'static str)],
     /// `NAME` or `NAME:PASSWORD`.
@@ -37,7 +37,7 @@ const TOOLS: [Tool; 2] = [
     Tool {
         scheme: "etcd",
         addresses: "ETCDCTL_ENDPOINTS",
-        files: &[("ETCDCTL_CACERT", "ca"), ("ETCDCTL_CERT", "cert"), ("ETCDCTL_KEY", "key")],
+        plain: &[("ETCDCTL_CACERT", "ca"), ("ETCDCTL_CERT", "cert"), ("ETCDCTL_KEY", "key")],
         secrets: &[("ETCDCTL_PASSWORD", "password_env")],
         user: Some("ETCDCTL_USER"),
         tls: None,
@@ -46,22 +46,17 @@ const TOOLS: [Tool; 2] = [
     Tool {
         scheme: "consul",
         addresses: "CONSUL_HTTP_ADDR",
-        files: &[
+        plain: &[
             ("CONSUL_CACERT", "ca"),
             ("CONSUL_CLIENT_CERT", "cert"),
             ("CONSUL_CLIENT_KEY", "key"),
+            ("CONSUL_TLS_SERVER_NAME", "server_name"),
             ("CONSUL_HTTP_TOKEN_FILE", "token_file"),
         ],
         secrets: &[("CONSUL_HTTP_TOKEN", "token_env")],
         user: None,
         tls: Some("CONSUL_HTTP_SSL"),
-        unused: &[
-            "CONSUL_CAPATH",
-            "CONSUL_HTTP_AUTH",
-            "CONSUL_HTTP_SSL_VERIFY",
-            "CONSUL_NAMESPACE",
-            "CONSUL_TLS_SERVER_NAME",
-        ],
+        unused: &["CONSUL_CAPATH", "CONSUL_HTTP_AUTH", "CONSUL_HTTP_SSL_VERIFY", "CONSUL_NAMESPACE"],
     },
 ];
 
@@ -109,9 +104,9 @@ pub(crate) fn complete(
     let given = StoreUrl::parse(url)?;
     let has = |parameter: &str| given.params().text(parameter).map(|value| value.is_some());
     let mut parameters = Vec::new();
-    for (variable, parameter) in tool.files {
-        if let (false, Some(file)) = (has(parameter)?, set(variable)) {
-            parameters.push(format!("{parameter}={}", encoded(&file)));
+    for (variable, parameter) in tool.plain {
+        if let (false, Some(value)) = (has(parameter)?, set(variable)) {
+            parameters.push(format!("{parameter}={}", encoded(&value)));
             tls |= *parameter == "ca" || *parameter == "cert";
             from.push(variable);
         }

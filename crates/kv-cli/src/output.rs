@@ -47,6 +47,17 @@ impl Output {
         self.bytes(b"\n")
     }
 
+    /// The rows of a table, without blanks around them.
+    pub(crate) fn table(&mut self, mut table: Table) -> Result<(), Failure> {
+        for column in table.column_iter_mut() {
+            column.set_padding((0, 2));
+        }
+        for line in table.lines() {
+            self.line(line.trim_end())?;
+        }
+        Ok(())
+    }
+
     pub(crate) fn flush(&mut self) -> Result<(), Failure> {
         self.out.flush().map_err(write_failed)
     }
@@ -201,6 +212,10 @@ pub(crate) fn expiry_words(expiry: EntryExpiry) -> String {
 /// A time in words, without digits nobody reads.
 pub(crate) fn duration(duration: Duration) -> String {
     const MILLION: u32 = 1_000_000;
+    const DAY: u64 = 24 * 3600;
+    if duration.subsec_nanos() == 0 && duration >= Duration::from_secs(DAY) && duration.as_secs() % DAY == 0 {
+        return format!("{} days", duration.as_secs() / DAY);
+    }
     let rounded = if duration >= Duration::from_secs(1) {
         Duration::new(duration.as_secs(), duration.subsec_nanos() / MILLION * MILLION)
     } else {
@@ -214,15 +229,6 @@ pub(crate) fn table() -> Table {
     let mut table = Table::new();
     table.load_style(presets::NOTHING);
     table
-}
-
-/// The lines of a table, without blanks around them.
-pub(crate) fn table_lines(mut table: Table) -> impl Iterator<Item = String> {
-    for column in table.column_iter_mut() {
-        column.set_padding((0, 2));
-    }
-    let lines: Vec<_> = table.lines().collect();
-    lines.into_iter().map(|line| line.trim_end().to_owned())
 }
 
 /// A line for people, on standard error. If even that is closed there is nobody left to tell.

@@ -5,7 +5,7 @@ use serde::Serialize;
 use serde::ser::{SerializeMap, Serializer};
 
 use crate::exit::Failure;
-use crate::output::{Format, Output, duration, table, table_lines};
+use crate::output::{Format, Output, duration, table};
 use crate::session::Session;
 
 pub(crate) async fn run(session: &Session) -> Result<(), Failure> {
@@ -20,16 +20,19 @@ pub(crate) async fn run(session: &Session) -> Result<(), Failure> {
 
 fn show(out: &mut Output, declared: &Capabilities) -> Result<(), Failure> {
     let word = |yes| if yes { "yes" } else { "no" };
-    let mut table = table();
-    table.add_row(["backend", declared.backend]);
+    out.line(&format!("{}\n", declared.backend))?;
+    let mut flags = table();
     for power in Power::ALL {
-        table.add_row([power.name(), word(declared.has(*power)), power.promise().trim()]);
+        flags.add_row([power.name(), word(declared.has(*power)), power.promise().trim()]);
     }
     for guarantee in Guarantee::ALL {
         let given = word(declared.guarantees(*guarantee));
-        table.add_row([guarantee.name(), given, guarantee.promise().trim()]);
+        flags.add_row([guarantee.name(), given, guarantee.promise().trim()]);
     }
+    out.table(flags)?;
+    out.line("")?;
     let limits = &declared.limits;
+    let mut table = table();
     let range = |range: &TtlRange| format!("{} to {}", duration(range.min), duration(range.max));
     table.add_row(["max_value", &format!("{} bytes", limits.max_value)]);
     if declared.has(Power::Transactions) {
@@ -45,10 +48,7 @@ fn show(out: &mut Output, declared: &Capabilities) -> Result<(), Failure> {
     table.add_row(["session_bound", &duration(limits.session_bound)]);
     table.add_row(["lock_ttl", lock_ttl(declared.lock_ttl)]);
     table.add_row(["lock_ttl_range", &range(&limits.lock_ttl)]);
-    for line in table_lines(table) {
-        out.line(&line)?;
-    }
-    Ok(())
+    out.table(table)
 }
 
 fn lock_ttl(lock_ttl: LockTtl) -> &'static str {

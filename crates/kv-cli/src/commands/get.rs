@@ -5,7 +5,7 @@ use kv_core::{Consistency, Entry, GetOptions, Operation};
 use crate::cli::Get;
 use crate::exit::Failure;
 use crate::input::Encoding;
-use crate::output::{Format, JsonEntry, Output, expiry_words, table, table_lines, to_person};
+use crate::output::{Format, JsonEntry, Output, expiry_words, table, to_person};
 use crate::session::Session;
 
 pub(crate) async fn run(session: &Session, args: Get) -> Result<(), Failure> {
@@ -66,10 +66,7 @@ fn show(out: &mut Output, entry: &Entry, encoding: Encoding) -> Result<(), Failu
     }
     table.add_row(["bytes", &entry.value.len().to_string()]);
     table.add_row(["value", &value]);
-    for line in table_lines(table) {
-        out.line(&line)?;
-    }
-    Ok(())
+    out.table(table)
 }
 
 /// Whether a terminal shows it without doing anything else.

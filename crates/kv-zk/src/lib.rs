@@ -1,1 +1,29 @@
 #![doc = include_str!("../README.md")]
+#![cfg_attr(docsrs, feature(doc_cfg))]
+//!
+//! # Where things are
+//!
+//! `config`: opening. `client`: the session, kept alive, and below it one file per client crate.
+//! `mapping`: keys as nodes. `write`, `list`, `tree`, `watch` (with `hub`), `lock`, `txn`: the
+//! operations. `store` ties them together.
+
+mod client;
+mod config;
+mod core;
+mod error;
+mod hub;
+mod list;
+mod lock;
+mod mapping;
+mod marks;
+mod session;
+mod store;
+mod tree;
+mod txn;
+mod watch;
+mod write;
+
+pub use kv_core;
+
+pub use crate::config::{DRIVER, LockLayout, ZkClient, ZkConfig};
+pub use crate::store::ZkStore;

@@ -1,0 +1,286 @@
+//! What all operations of a store handle share: the client, where keys lie, and what is known of nodes.
+
+use std::collections::HashMap;
+use std::sync::atomic::AtomicBool;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::future;
+use kv_backend::Deadline;
+use kv_core::{
+    Capabilities, Consistency, Entry, EntryExpiry, Error, ErrorKind, Guarantee, Key, Result, Version,
+};
+
+use crate::client::{Client, Live};
+use crate::config::LockLayout;
+use crate::error::{BACKEND, Fault};
+use crate::mapping::{Layout, is_marker, may_be_marker};
+use crate::marks::{Access, Marks};
+use crate::session::{AclEntry, Mode, Reply, Session, Stat};
+
+/// Deleted in vain where a read must not be older than itself and the client has no sync. It lies in
+/// the server's own tree, where nobody has keys.
+const BARRIER: &str = "/zookeeper/kv.barrier";
+
+/// Shared by a store handle, its watches and its locks.
+#[derive(Debug)]
+pub(crate) struct Core {
+    pub(crate) client: Arc<Client>,
+    pub(crate) layout: Layout,
+    pub(crate) access: Access,
+    pub(crate) capabilities: Capabilities,
+    pub(crate) timeout: Duration,
+    pub(crate) lock_layout: LockLayout,
+    pub(crate) known: KnownNodes,
+    /// Where what outlives a call runs.
+    pub(crate) runtime: tokio::runtime::Handle,
+    /// Whether it was said that there are names that are no keys.
+    pub(crate) said_foreign: AtomicBool,
+}
+
+/// How a node goes by itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Kind {
+    Permanent,
+    Ttl(Duration),
+    Session { owner: i64 },
+}
+
+impl Kind {
+    fn of(stat: &Stat, marks: Marks) -> Self {
+        match (stat.ephemeral_owner, marks.ttl) {
+            (0, None) => Self::Permanent,
+            (0, Some(ttl)) => Self::Ttl(ttl),
+            (owner, _) => Self::Session { owner },
+        }
+    }
+
+    /// Whether a node made so now would be of this kind.
+    pub(crate) fn is(self, mode: Mode, live: &Live) -> bool {
+        match (self, mode) {
+            (Self::Permanent, Mode::Persistent) => true,
+            (Self::Ttl(have), Mode::Ttl(want)) => have == want,
+            (Self::Session { owner }, Mode::Ephemeral) => live.own_id.get() == Some(&owner),
+            _ => false,
+        }
+    }
+}
+
+/// What an operation knows of a node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Known {
+    pub(crate) czxid: i64,
+    pub(crate) mzxid: i64,
+    pub(crate) version: i32,
+    pub(crate) kind: Kind,
+    /// It is only a parent: no entry.
+    pub(crate) marker: bool,
+}
+
+impl Known {
+    pub(crate) fn new(stat: &Stat, kind: Kind) -> Self {
+        Self { czxid: stat.czxid, mzxid: stat.mzxid, version: stat.version, kind, marker: false }
+    }
+
+    pub(crate) fn entry_version(&self) -> Option<Version> {
+        (!self.marker).then(|| version(self.mzxid))
+    }
+}
+
+/// A node as it was read, with all it takes to decide about it.
+#[derive(Clone, Debug)]
+pub(crate) struct Node {
+    pub(crate) known: Known,
+    pub(crate) stat: Stat,
+    pub(crate) acl: Vec<AclEntry>,
+    /// Its data; `None` where nobody asked and it cannot be a marker.
+    pub(crate) data: Option<Bytes>,
+}
+
+impl Node {
+    /// The transaction by which the key came to be: the node's creation, unless the node was a
+    /// parent before or took another one's place.
+    pub(crate) fn created(&self) -> i64 {
+        let marked = Marks::read(&self.acl).created.filter(|zxid| *zxid <= self.stat.mzxid);
+        marked.unwrap_or(self.stat.czxid)
+    }
+
+    /// The key's entry; `None` for a marker, or where the data was not read.
+    pub(crate) fn entry(&self, key: &Key) -> Option<Entry> {
+        let data = self.data.clone().filter(|_| !self.known.marker)?;
+        Some(Entry::new(key.clone(), data, version(self.stat.mzxid), version(self.created())))
+    }
+}
+
+/// A transaction's number as a version.
+pub(crate) fn version(zxid: i64) -> Version {
+    Version::new(zxid.unsigned_abs())
+}
+
+impl Core {
+    pub(crate) fn deadline(&self, timeout: Option<Duration>) -> Deadline {
+        Deadline::after(timeout.unwrap_or(self.timeout))
+    }
+
+    /// Whether a read must see everything that was acknowledged before it.
+    pub(crate) fn must_sync(&self, consistency: Consistency) -> bool {
+        consistency == Consistency::Linearizable
+            && self.capabilities.guarantees(Guarantee::LinearizableReads)
+    }
+
+    /// Makes what this session reads next no older than now, where that is promised.
+    pub(crate) async fn catch_up(&self, consistency: Consistency, deadline: Deadline) -> Result<()> {
+        if !self.must_sync(consistency) {
+            return Ok(());
+        }
+        let reply = self.client.read(deadline, |session| async move { sync(&*session).await }).await?;
+        reply.map_err(Fault::into_error)
+    }
+
+    /// Data and state of a node; `None` if there is none.
+    pub(crate) async fn read(
+        &self,
+        path: &str,
+        consistency: Consistency,
+        deadline: Deadline,
+    ) -> Result<Option<(Bytes, Stat)>> {
+        let must_sync = self.must_sync(consistency);
+        let reply = self
+            .client
+            .read(deadline, |session| async move {
+                if !must_sync {
+                    return session.get(path).await;
+                }
+                if session.is_full() {
+                    // The server answers in order, so both travel at once.
+                    let (synced, read) = future::join(session.sync(), session.get(path)).await;
+                    return synced.and(read);
+                }
+                session.barrier(BARRIER).await?;
+                session.get(path).await
+            })
+            .await?;
+        optional(reply)
+    }
+
+    /// The entry of a key, from what was read of its node; `None` for a marker. May read again.
+    pub(crate) async fn entry(
+        &self,
+        key: &Key,
+        path: &str,
+        read: Option<(Bytes, Stat)>,
+        expiry: bool,
+        deadline: Deadline,
+    ) -> Result<Option<Entry>> {
+        let Some((data, stat)) = read else { return Ok(None) };
+        if is_marker(&data) {
+            return Ok(None);
+        }
+        if stat.aversion == 0 && !expiry {
+            let (version, created) = (version(stat.mzxid), version(stat.czxid));
+            return Ok(Some(Entry::new(key.clone(), data, version, created)));
+        }
+        let Some(node) = self.node(path, true, deadline).await? else { return Ok(None) };
+        let Some(mut entry) = node.entry(key) else { return Ok(None) };
+        self.known.note(path, node.known);
+        if expiry {
+            entry.expiry = Some(match node.known.kind {
+                Kind::Permanent => EntryExpiry::Never,
+                Kind::Ttl(granted) => EntryExpiry::ttl(granted, None),
+                Kind::Session { .. } => EntryExpiry::Session,
+            });
+        }
+        Ok(Some(entry))
+    }
+
+    /// A node with its kind, and its data where it is asked for or could be a marker's.
+    pub(crate) async fn node(&self, path: &str, data: bool, deadline: Deadline) -> Result<Option<Node>> {
+        loop {
+            let reply = self
+                .client
+                .read(deadline, |session| async move {
+                    if !data {
+                        return Ok((session.acl(path).await?, None));
+                    }
+                    let (acl, read) = future::join(session.acl(path), session.get(path)).await;
+                    Ok((acl?, Some(read?)))
+                })
+                .await?;
+            let Some(((acl, stat), mut read)) = optional(reply)? else { return Ok(None) };
+            if read.is_none() && may_be_marker(stat.data_length) {
+                read = self.read(path, Consistency::Stale, deadline).await?;
+                if read.is_none() {
+                    return Ok(None);
+                }
+            }
+            // The two requests must tell of one state.
+            if read.as_ref().is_some_and(|(_, other)| other.mzxid != stat.mzxid) {
+                continue;
+            }
+            let mut known = Known::new(&stat, Kind::of(&stat, Marks::read(&acl)));
+            let data = read.map(|(data, _)| data);
+            known.marker = data.as_deref().is_some_and(is_marker);
+            return Ok(Some(Node { known, stat, acl, data }));
+        }
+    }
+}
+
+/// The client's sync, or what takes its place.
+pub(crate) async fn sync(session: &dyn Session) -> Reply<()> {
+    if session.is_full() { session.sync().await } else { session.barrier(BARRIER).await }
+}
+
+/// An answer that may be that there is no such node.
+pub(crate) fn optional<T>(reply: Reply<T>) -> Result<Option<T>> {
+    match reply {
+        Ok(answer) => Ok(Some(answer)),
+        Err(Fault::NoNode) => Ok(None),
+        Err(fault) => Err(fault.into_error()),
+    }
+}
+
+pub(crate) fn unsupported(what: impl Into<String>) -> Error {
+    Error::unsupported(what).with_backend(BACKEND)
+}
+
+pub(crate) fn not_held() -> Error {
+    Error::new(ErrorKind::NotHeld).with_backend(BACKEND)
+}
+
+/// What this handle last saw of nodes: a bounded memory that spares round trips and is never trusted
+/// without the server's check of the node's version.
+#[derive(Debug, Default)]
+pub(crate) struct KnownNodes {
+    inner: Mutex<Generations>,
+}
+
+#[derive(Debug, Default)]
+struct Generations {
+    young: HashMap<String, Known>,
+    old: HashMap<String, Known>,
+}
+
+/// How many nodes a generation remembers.
+const GENERATION: usize = 8192;
+
+impl KnownNodes {
+    pub(crate) fn get(&self, path: &str) -> Option<Known> {
+        let inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
+        inner.young.get(path).or_else(|| inner.old.get(path)).copied()
+    }
+
+    pub(crate) fn note(&self, path: &str, known: Known) {
+        let mut inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
+        if inner.young.len() >= GENERATION {
+            inner.old = std::mem::take(&mut inner.young);
+        }
+        inner.young.insert(path.to_owned(), known);
+    }
+
+    pub(crate) fn forget(&self, path: &str) {
+        let mut inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
+        inner.young.remove(path);
+        inner.old.remove(path);
+    }
+}

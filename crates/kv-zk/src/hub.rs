@@ -1,0 +1,753 @@
+//! The node watches of a store handle, shared by all its watches.
+//!
+//! ZooKeeper's watches fire once and say only that a node changed. So of every node that is watched
+//! the hub reads data and children with a watch set, tells the difference to what it knew, and reads
+//! again, with a watch set, when the watch fires: what changes after a read fires its watch, so
+//! nothing is lost; what changes between two reads is merged. A connection that broke fires all
+//! watches that went with it. Each node is watched once, however many watches it concerns.
+//!
+//! The hub is one task that owns all of this. It makes its requests with a bounded number in flight.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use futures_util::StreamExt;
+use futures_util::future::{AbortHandle, Aborted, abortable};
+use futures_util::stream::FuturesUnordered;
+use kv_core::{Entry, Key, Version};
+use tokio::sync::{mpsc, oneshot};
+
+use crate::client::{Current, Live, closed};
+use crate::core::{Core, version};
+use crate::error::Fault;
+use crate::mapping::{child, is_marker, parent};
+use crate::session::{Fired, Link, OneShot, Session, Stat};
+use crate::watch::{Feed, Now, Started};
+
+/// How many requests the hub has in flight.
+const AT_ONCE: usize = 64;
+
+/// What is watched, as a path.
+#[derive(Clone, Debug)]
+pub(crate) enum Scope {
+    Node(String),
+    /// Everything strictly below.
+    Tree(String),
+}
+
+enum Command {
+    Add { id: u64, scope: Scope, feed: Arc<Feed>, quiet: Option<oneshot::Sender<Started>> },
+    Remove { id: u64 },
+    Fetch { id: u64, key: Key },
+}
+
+/// The way to the hub. The hub ends with the last of them.
+#[derive(Clone, Debug)]
+pub(crate) struct HubHandle {
+    commands: mpsc::UnboundedSender<Command>,
+    next: Arc<AtomicU64>,
+}
+
+impl HubHandle {
+    /// Starts the hub of a store handle.
+    pub(crate) fn start(core: Arc<Core>) -> Self {
+        let (commands, received) = mpsc::unbounded_channel();
+        tokio::spawn(Hub::new(core).run(received));
+        Self { commands, next: Arc::default() }
+    }
+
+    /// Adds a watch. With `quiet` it begins with changes, after it says so there.
+    pub(crate) fn add(
+        &self,
+        scope: Scope,
+        feed: Arc<Feed>,
+        quiet: Option<oneshot::Sender<Started>>,
+    ) -> u64 {
+        let id = self.next.fetch_add(1, Ordering::Relaxed);
+        if self.commands.send(Command::Add { id, scope, feed: Arc::clone(&feed), quiet }).is_err() {
+            feed.fail(closed());
+        }
+        id
+    }
+
+    pub(crate) fn remove(&self, id: u64) {
+        let _ = self.commands.send(Command::Remove { id });
+    }
+
+    pub(crate) fn fetch(&self, id: u64, key: Key) {
+        let _ = self.commands.send(Command::Fetch { id, key });
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+enum Part {
+    Data,
+    Names,
+}
+
+/// One watch.
+struct Watching {
+    scope: Scope,
+    feed: Arc<Feed>,
+    /// Set until the state is known of a watch that begins with changes.
+    quiet: Option<oneshot::Sender<Started>>,
+    /// What must be read before the state is known.
+    loading: HashSet<(u64, Part)>,
+    loaded: bool,
+}
+
+/// What is known of the entry of a node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Known {
+    Absent,
+    Marker,
+    Entry(i64),
+}
+
+/// One reading of one part of a node.
+#[derive(Default)]
+struct Arm {
+    loaded: bool,
+    running: bool,
+    queued: bool,
+    /// It must be read again when the running one is done.
+    dirty: bool,
+    armed: Option<AbortHandle>,
+}
+
+/// One node that is watched.
+struct Tracked {
+    id: u64,
+    node_watches: Vec<u64>,
+    tree_watches: Vec<u64>,
+    known: Known,
+    names: BTreeSet<String>,
+    data: Arm,
+    list: Arm,
+    /// Watches that want the value once more.
+    wanted: Vec<u64>,
+    /// The transaction that deleted it, where a watch told.
+    deleted_by: Option<i64>,
+}
+
+impl Tracked {
+    fn arm(&mut self, part: Part) -> &mut Arm {
+        match part {
+            Part::Data => &mut self.data,
+            Part::Names => &mut self.list,
+        }
+    }
+}
+
+impl Drop for Tracked {
+    fn drop(&mut self) {
+        for armed in [self.data.armed.take(), self.list.armed.take()].into_iter().flatten() {
+            armed.abort();
+        }
+    }
+}
+
+/// What a read found.
+enum Found {
+    Data { entry: Option<Entry>, marker: Option<i64>, armed: Option<OneShot> },
+    Names { names: Vec<String>, armed: Option<OneShot> },
+}
+
+struct Done {
+    path: String,
+    id: u64,
+    part: Part,
+    result: Result<Found, Fault>,
+}
+
+struct Firing {
+    path: String,
+    id: u64,
+    part: Part,
+    fired: Fired,
+}
+
+type Job = Pin<Box<dyn Future<Output = Done> + Send>>;
+type Waiting = Pin<Box<dyn Future<Output = Result<Firing, Aborted>> + Send>>;
+
+struct Hub {
+    core: Arc<Core>,
+    live: Option<Arc<Live>>,
+    watches: HashMap<u64, Watching>,
+    nodes: BTreeMap<String, Tracked>,
+    next_node: u64,
+    queue: VecDeque<(String, u64, Part)>,
+    jobs: FuturesUnordered<Job>,
+    arms: FuturesUnordered<Waiting>,
+}
+
+impl Hub {
+    fn new(core: Arc<Core>) -> Self {
+        Self {
+            core,
+            live: None,
+            watches: HashMap::new(),
+            nodes: BTreeMap::new(),
+            next_node: 0,
+            queue: VecDeque::new(),
+            jobs: FuturesUnordered::new(),
+            arms: FuturesUnordered::new(),
+        }
+    }
+
+    async fn run(mut self, mut commands: mpsc::UnboundedReceiver<Command>) {
+        let mut current = self.core.client.current();
+        loop {
+            let now = current.borrow_and_update().clone();
+            match now {
+                Current::Closed => break,
+                Current::Live(live) if self.live.as_ref().is_none_or(|own| own.epoch != live.epoch) => {
+                    let first = self.live.replace(live).is_none();
+                    self.begin_again(!first);
+                }
+                _ => {}
+            }
+            self.start_jobs();
+            tokio::select! {
+                command = commands.recv() => match command {
+                    Some(command) => self.obey(command),
+                    None => return,
+                },
+                changed = current.changed() => {
+                    if changed.is_err() {
+                        break;
+                    }
+                }
+                Some(done) = self.jobs.next() => self.apply(done),
+                Some(fired) = self.arms.next() => {
+                    if let Ok(firing) = fired {
+                        self.fired(firing);
+                    }
+                }
+            }
+        }
+        for (_, watch) in self.watches.drain() {
+            watch.feed.fail(closed());
+            if let Some(quiet) = watch.quiet {
+                let _ = quiet.send(Err(closed()));
+            }
+        }
+        // Watches that are added from now on learn it too.
+        while let Some(command) = commands.recv().await {
+            if let Command::Add { feed, quiet, .. } = command {
+                feed.fail(closed());
+                if let Some(quiet) = quiet {
+                    let _ = quiet.send(Err(closed()));
+                }
+            }
+        }
+    }
+
+    /// A new session knows nothing of the watches of the old one.
+    fn begin_again(&mut self, resync: bool) {
+        self.nodes.clear();
+        self.queue.clear();
+        self.jobs = FuturesUnordered::new();
+        self.arms = FuturesUnordered::new();
+        let ids: Vec<u64> = self.watches.keys().copied().collect();
+        for id in &ids {
+            if let Some(watch) = self.watches.get_mut(id) {
+                watch.loading.clear();
+                watch.loaded = false;
+                if resync && watch.quiet.is_none() {
+                    watch.feed.begin_state(true);
+                }
+            }
+        }
+        for id in ids {
+            self.join(id);
+        }
+    }
+
+    fn obey(&mut self, command: Command) {
+        match command {
+            Command::Add { id, scope, feed, quiet } => {
+                let watch = Watching { scope, feed, quiet, loading: HashSet::new(), loaded: false };
+                self.watches.insert(id, watch);
+                if self.live.is_some() {
+                    self.join(id);
+                }
+            }
+            Command::Remove { id } => self.leave(id),
+            Command::Fetch { id, key } => {
+                let path = self.core.layout.path(&key);
+                match self.nodes.get_mut(&path) {
+                    Some(node) => {
+                        node.wanted.push(id);
+                        self.read(&path, Part::Data);
+                    }
+                    None => {
+                        if let Some(watch) = self.watches.get(&id) {
+                            watch.feed.fill(&key, Now::Gone(None));
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    /// Puts a watch into the tree of nodes and sees to it that its state gets known.
+    fn join(&mut self, id: u64) {
+        let Some(watch) = self.watches.get(&id) else { return };
+        let scope = watch.scope.clone();
+        match &scope {
+            Scope::Node(path) => {
+                self.track(path).node_watches.push(id);
+                self.want(path, Part::Data, &[id]);
+            }
+            Scope::Tree(root) => {
+                self.track(root).tree_watches.push(id);
+                self.want(root, Part::Names, &[id]);
+                let below: Vec<String> = self.below(root).map(|(path, _)| path.clone()).collect();
+                for path in below {
+                    self.want(&path, Part::Data, &[id]);
+                    self.want(&path, Part::Names, &[id]);
+                    let Some((node, key)) = self.nodes.get(&path).zip(self.core.layout.key(&path)) else {
+                        continue;
+                    };
+                    self.show_known(id, node.known, &key);
+                }
+            }
+        }
+        if let Scope::Node(path) = &scope
+            && let Some((node, key)) = self.nodes.get(path).zip(self.core.layout.key(path))
+        {
+            self.show_known(id, node.known, &key);
+        }
+        self.check_loaded(id);
+    }
+
+    /// Hands a new watch what the hub knows already.
+    fn show_known(&self, id: u64, known: Known, key: &Key) {
+        if let (Some(watch), Known::Entry(_)) = (self.watches.get(&id), known)
+            && watch.quiet.is_none()
+        {
+            watch.feed.push(key, false, Now::Unread);
+        }
+    }
+
+    fn leave(&mut self, id: u64) {
+        let Some(watch) = self.watches.remove(&id) else { return };
+        let (Scope::Node(root) | Scope::Tree(root)) = watch.scope;
+        if let Some(node) = self.nodes.get_mut(&root) {
+            node.node_watches.retain(|own| *own != id);
+            node.tree_watches.retain(|own| *own != id);
+        }
+        let paths: Vec<String> =
+            std::iter::once(root.clone()).chain(self.below(&root).map(|(path, _)| path.clone())).collect();
+        for path in paths {
+            let rooted = self.nodes.get(&path).is_none_or(|node| {
+                !node.node_watches.is_empty() || !node.tree_watches.is_empty()
+            });
+            if !rooted && !self.is_covered(&path) {
+                self.nodes.remove(&path);
+            }
+        }
+    }
+
+    fn track(&mut self, path: &str) -> &mut Tracked {
+        let next = &mut self.next_node;
+        self.nodes.entry(path.to_owned()).or_insert_with(|| {
+            *next += 1;
+            Tracked {
+                id: *next,
+                node_watches: Vec::new(),
+                tree_watches: Vec::new(),
+                known: Known::Absent,
+                names: BTreeSet::new(),
+                data: Arm::default(),
+                list: Arm::default(),
+                wanted: Vec::new(),
+                deleted_by: None,
+            }
+        })
+    }
+
+    /// The nodes strictly below a path.
+    fn below(&self, root: &str) -> impl Iterator<Item = (&String, &Tracked)> {
+        let prefix = if root == "/" { "/".to_owned() } else { format!("{root}/") };
+        self.nodes
+            .range(prefix.clone()..)
+            .take_while(move |(path, _)| path.starts_with(&prefix))
+            .filter(|(path, _)| path.len() > 1)
+    }
+
+    /// Whether a watch of a tree above concerns the node.
+    fn is_covered(&self, path: &str) -> bool {
+        ancestors(path).any(|above| self.nodes.get(above).is_some_and(|node| !node.tree_watches.is_empty()))
+    }
+
+    /// The watches that the entry of a node concerns.
+    fn concerned(&self, path: &str) -> Vec<u64> {
+        let own = self.nodes.get(path).into_iter().flat_map(|node| &node.node_watches);
+        let above = ancestors(path).filter_map(|above| self.nodes.get(above));
+        own.chain(above.flat_map(|node| &node.tree_watches)).copied().collect()
+    }
+
+    /// The watches that wait for this part of a node.
+    fn waiting_for(&self, path: &str, part: Part) -> Vec<u64> {
+        let mut ids = self.concerned(path);
+        if part == Part::Names
+            && let Some(node) = self.nodes.get(path)
+        {
+            ids.extend(&node.tree_watches);
+        }
+        ids
+    }
+
+    /// Sees to it that a part of a node is read, and lets these watches wait for it.
+    fn want(&mut self, path: &str, part: Part, watches: &[u64]) {
+        let Some(node) = self.nodes.get_mut(path) else { return };
+        if node.arm(part).loaded {
+            return;
+        }
+        let id = node.id;
+        for watch in watches {
+            if let Some(watch) = self.watches.get_mut(watch)
+                && !watch.loaded
+            {
+                watch.loading.insert((id, part));
+            }
+        }
+        self.read(path, part);
+    }
+
+    /// Reads a part of a node, at once or after the read that is under way.
+    fn read(&mut self, path: &str, part: Part) {
+        let Some(node) = self.nodes.get_mut(path) else { return };
+        let id = node.id;
+        let arm = node.arm(part);
+        if arm.running {
+            arm.dirty = true;
+        } else if !arm.queued {
+            arm.queued = true;
+            self.queue.push_back((path.to_owned(), id, part));
+        }
+    }
+
+    fn start_jobs(&mut self) {
+        let Some(live) = self.live.clone() else { return };
+        while self.jobs.len() < AT_ONCE {
+            let Some((path, id, part)) = self.queue.pop_front() else { return };
+            let Some(node) = self.nodes.get_mut(&path).filter(|node| node.id == id) else { continue };
+            let rooted = match part {
+                Part::Data => !node.node_watches.is_empty(),
+                Part::Names => !node.tree_watches.is_empty(),
+            };
+            let arm = node.arm(part);
+            arm.queued = false;
+            arm.running = true;
+            arm.dirty = false;
+            let (core, session) = (Arc::clone(&self.core), Arc::clone(&live.session));
+            self.jobs.push(Box::pin(async move {
+                let result = match part {
+                    Part::Data => read_data(&core, &*session, &path, rooted).await,
+                    Part::Names => read_names(&*session, &path, rooted).await,
+                };
+                Done { path, id, part, result }
+            }));
+        }
+    }
+
+    /// Takes in what a read found.
+    fn apply(&mut self, done: Done) {
+        let Done { path, id, part, result } = done;
+        let Some(node) = self.nodes.get_mut(&path).filter(|node| node.id == id) else { return };
+        let arm = node.arm(part);
+        arm.running = false;
+        let again = std::mem::take(&mut arm.dirty);
+        let found = match result {
+            Ok(found) => found,
+            // The client says when there is a new session; all begins again then.
+            Err(Fault::SessionExpired | Fault::ClientClosed | Fault::AuthFailed) => return,
+            Err(fault) => return self.fail(&path, &fault),
+        };
+        arm.loaded = true;
+        let (Found::Data { armed, .. } | Found::Names { armed, .. }) = &found;
+        let is_armed = armed.is_some();
+        match found {
+            Found::Data { entry, marker, armed } => {
+                self.watch(&path, id, part, armed);
+                let exists = entry.is_some() || marker.is_some();
+                self.apply_entry(&path, entry, marker);
+                // It may have gone and come back since its children were looked at.
+                let unwatched = self.nodes.get(&path).is_some_and(|node| node.list.armed.is_none());
+                if exists && unwatched && self.is_covered(&path) {
+                    self.read(&path, Part::Names);
+                }
+            }
+            Found::Names { names, armed } => {
+                self.watch(&path, id, part, armed);
+                self.apply_names(&path, names);
+            }
+        }
+        let watches = self.waiting_for(&path, part);
+        // A node that is gone is forgotten, unless a watch is about that very node.
+        if !is_armed && part == Part::Data {
+            let above = parent(&path).and_then(|above| self.nodes.get_mut(above));
+            if let Some(above) = above {
+                above.names.remove(crate::mapping::name(&path));
+            }
+            self.gone(&path);
+        } else if again {
+            self.read(&path, part);
+        }
+        for watch in watches {
+            if let Some(watch) = self.watches.get_mut(&watch) {
+                watch.loading.remove(&(id, part));
+            }
+            self.check_loaded(watch);
+        }
+    }
+
+    /// Waits for the watch of a read.
+    fn watch(&mut self, path: &str, id: u64, part: Part, armed: Option<OneShot>) {
+        let Some(node) = self.nodes.get_mut(path) else { return };
+        let arm = node.arm(part);
+        if let Some(before) = arm.armed.take() {
+            before.abort();
+        }
+        let Some(armed) = armed else { return };
+        let path = path.to_owned();
+        let (waiting, handle) = abortable(async move { Firing { path, id, part, fired: armed.await } });
+        arm.armed = Some(handle);
+        self.arms.push(Box::pin(waiting));
+    }
+
+    fn fired(&mut self, firing: Firing) {
+        let Firing { path, id, part, fired } = firing;
+        let Some(node) = self.nodes.get_mut(&path).filter(|node| node.id == id) else { return };
+        node.arm(part).armed = None;
+        if let Fired::Changed { deleted: true, zxid } = fired {
+            node.deleted_by = zxid;
+        }
+        self.read(&path, part);
+    }
+
+    fn apply_entry(&mut self, path: &str, entry: Option<Entry>, marker: Option<i64>) {
+        let Some(key) = self.core.layout.key(path) else { return };
+        let Some(node) = self.nodes.get_mut(path) else { return };
+        let known = match (&entry, marker) {
+            (Some(entry), _) => Known::Entry(i64::try_from(entry.version.get()).unwrap_or(i64::MAX)),
+            (None, Some(_)) => Known::Marker,
+            (None, None) => Known::Absent,
+        };
+        let wanted = std::mem::take(&mut node.wanted);
+        let before = std::mem::replace(&mut node.known, known);
+        let gone_by = marker.or(node.deleted_by.take()).map(version);
+        let now = entry.map_or(Now::Gone(gone_by), Now::Entry);
+        if known != before {
+            self.tell(path, &key, before, &now);
+        }
+        for id in wanted {
+            if let Some(watch) = self.watches.get(&id) {
+                watch.feed.fill(&key, now.clone());
+            }
+        }
+    }
+
+    /// Tells the watches a change of an entry concerns.
+    fn tell(&self, path: &str, key: &Key, before: Known, now: &Now) {
+        let was = matches!(before, Known::Entry(_));
+        if !was && matches!(now, Now::Gone(_)) {
+            return;
+        }
+        for id in self.concerned(path) {
+            if let Some(watch) = self.watches.get(&id)
+                && watch.quiet.is_none()
+            {
+                watch.feed.push(key, was, now.clone());
+            }
+        }
+    }
+
+    fn apply_names(&mut self, path: &str, names: Vec<String>) {
+        let mut keys = BTreeSet::new();
+        for name in names {
+            let below = child(path, &name);
+            if self.core.layout.key(&below).is_some() {
+                keys.insert(name);
+            } else {
+                self.core.foreign(&below);
+            }
+        }
+        let Some(node) = self.nodes.get_mut(path) else { return };
+        let before = std::mem::replace(&mut node.names, keys.clone());
+        for name in before.difference(&keys) {
+            self.gone(&child(path, name));
+        }
+        for name in keys.difference(&before) {
+            let path = child(path, name);
+            self.track(&path);
+            let watches = self.concerned(&path);
+            self.want(&path, Part::Data, &watches);
+            self.want(&path, Part::Names, &watches);
+        }
+    }
+
+    /// A node is gone, and with it all below it.
+    fn gone(&mut self, path: &str) {
+        let paths: Vec<String> = self
+            .below(path)
+            .map(|(path, _)| path.clone())
+            .chain(std::iter::once(path.to_owned()))
+            .collect();
+        for path in paths {
+            let Some(node) = self.nodes.get_mut(&path) else { continue };
+            let before = std::mem::replace(&mut node.known, Known::Absent);
+            let (id, rooted) = (node.id, !node.node_watches.is_empty() || !node.tree_watches.is_empty());
+            let wanted = std::mem::take(&mut node.wanted);
+            let gone_by = node.deleted_by.take().map(version);
+            if let Some(key) = self.core.layout.key(&path) {
+                self.tell(&path, &key, before, &Now::Gone(gone_by));
+                for id in wanted {
+                    if let Some(watch) = self.watches.get(&id) {
+                        watch.feed.fill(&key, Now::Gone(gone_by));
+                    }
+                }
+            }
+            if rooted {
+                // Its own watches wait for it to come back.
+                if let Some(node) = self.nodes.get_mut(&path) {
+                    node.names.clear();
+                }
+                continue;
+            }
+            let watches = self.waiting_for(&path, Part::Names);
+            self.nodes.remove(&path);
+            for watch in watches {
+                if let Some(watch) = self.watches.get_mut(&watch) {
+                    watch.loading.remove(&(id, Part::Data));
+                    watch.loading.remove(&(id, Part::Names));
+                }
+                self.check_loaded(watch);
+            }
+        }
+    }
+
+    /// Ends the watches that cannot be kept because a node cannot be read.
+    fn fail(&mut self, path: &str, fault: &Fault) {
+        let mut ids = self.waiting_for(path, Part::Names);
+        ids.sort_unstable();
+        ids.dedup();
+        for id in ids {
+            if let Some(watch) = self.watches.get_mut(&id) {
+                let error = || {
+                    let key = path.strip_prefix(self.core.layout.root()).unwrap_or(path);
+                    fault.clone().into_error().with_key(key.trim_start_matches('/'))
+                };
+                watch.feed.fail(error());
+                if let Some(quiet) = watch.quiet.take() {
+                    let _ = quiet.send(Err(error()));
+                }
+            }
+            self.leave(id);
+        }
+    }
+
+    fn check_loaded(&mut self, id: u64) {
+        let Some(watch) = self.watches.get_mut(&id) else { return };
+        if watch.loaded || !watch.loading.is_empty() {
+            return;
+        }
+        watch.loaded = true;
+        match watch.quiet.take() {
+            Some(quiet) => {
+                let _ = quiet.send(Ok(()));
+            }
+            None => watch.feed.complete_state(),
+        }
+    }
+}
+
+/// The nodes strictly above a path.
+fn ancestors(path: &str) -> impl Iterator<Item = &str> {
+    std::iter::successors(parent(path), |path| parent(path))
+}
+
+/// Reads the entry of a node and arms its watch; `rooted`, also one for its coming to be.
+async fn read_data(core: &Core, session: &dyn Session, path: &str, rooted: bool) -> Result<Found, Fault> {
+    let (data, stat, armed) = loop {
+        connected(session).await?;
+        match session.get_watched(path).await {
+            Ok(read) => break read,
+            Err(Fault::NoNode) if !rooted => {
+                return Ok(Found::Data { entry: None, marker: None, armed: None });
+            }
+            Err(Fault::NoNode) => match session.stat_watched(path).await {
+                Ok((None, armed)) => {
+                    return Ok(Found::Data { entry: None, marker: None, armed: Some(armed) });
+                }
+                Ok((Some(_), _)) => {}
+                Err(fault) => pause(fault).await?,
+            },
+            Err(fault) => pause(fault).await?,
+        }
+    };
+    if is_marker(&data) {
+        return Ok(Found::Data { entry: None, marker: Some(stat.mzxid), armed: Some(armed) });
+    }
+    let Some(key) = core.layout.key(path) else {
+        return Ok(Found::Data { entry: None, marker: None, armed: Some(armed) });
+    };
+    let plain = entry_of(&key, &data, &stat);
+    let deadline = core.deadline(None);
+    let entry = match core.entry(&key, path, Some((data, stat)), false, deadline).await {
+        // It may have been read again, and be gone or newer by now: the watch has fired then.
+        Ok(Some(entry)) => entry,
+        Ok(None) | Err(_) => plain,
+    };
+    Ok(Found::Data { entry: Some(entry), marker: None, armed: Some(armed) })
+}
+
+fn entry_of(key: &Key, data: &bytes::Bytes, stat: &Stat) -> Entry {
+    Entry::new(key.clone(), data.clone(), Version::new(stat.mzxid.unsigned_abs()), version(stat.czxid))
+}
+
+/// Reads the names of a node's children and arms their watch; `rooted`, also one for its coming to be.
+async fn read_names(session: &dyn Session, path: &str, rooted: bool) -> Result<Found, Fault> {
+    loop {
+        connected(session).await?;
+        match session.children_watched(path).await {
+            Ok((names, armed)) => return Ok(Found::Names { names, armed: Some(armed) }),
+            // Its data watch or its parent's tell the rest.
+            Err(Fault::NoNode) if !rooted => return Ok(Found::Names { names: Vec::new(), armed: None }),
+            Err(Fault::NoNode) => match session.stat_watched(path).await {
+                Ok((None, armed)) => return Ok(Found::Names { names: Vec::new(), armed: Some(armed) }),
+                Ok((Some(_), _)) => {}
+                Err(fault) => pause(fault).await?,
+            },
+            Err(fault) => pause(fault).await?,
+        }
+    }
+}
+
+/// Waits until requests get through; fails when they never will again.
+async fn connected(session: &dyn Session) -> Result<(), Fault> {
+    let mut link = session.link();
+    let link = link.wait_for(|link| !matches!(link, Link::Down)).await;
+    match link.as_deref() {
+        Ok(Link::Over(_)) | Err(_) => Err(Fault::SessionExpired),
+        Ok(_) => Ok(()),
+    }
+}
+
+/// Before a request whose connection broke is made again.
+async fn pause(fault: Fault) -> Result<(), Fault> {
+    match fault {
+        Fault::ConnectionLost | Fault::Unsent | Fault::SessionMoved | Fault::Protocol(_) | Fault::Throttled => {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+            Ok(())
+        }
+        fault => Err(fault),
+    }
+}

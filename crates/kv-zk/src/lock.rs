@@ -1,0 +1,454 @@
+//! Locks: ephemeral sequential nodes below the key, in the layout of Curator or kazoo.
+//!
+//! Who has the smallest sequence number holds the lock; each waiter watches the one before it. The
+//! name carries a number of ours, so that a node whose creation was not answered is found again, and
+//! that nobody else's can be taken for it.
+
+use std::future::Future;
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use kv_backend::HoldState;
+use kv_core::{
+    Consistency, Error, ErrorKind, Fence, FencingToken, Hold, Key, LockGuard, LockHolder, LockLoss,
+    LockOptions, LockWait, Result,
+};
+use tokio::sync::watch;
+use tokio::time::Instant;
+
+use crate::client::{Live, closed};
+use crate::config::LockLayout;
+use crate::core::{Core, not_held, optional};
+use crate::error::{BACKEND, Fault};
+use crate::mapping::{child, lock_sequence};
+use crate::session::{ANY_VERSION, Link, Mode, Reply, Session, Stat};
+
+/// Before a request whose connection broke is made again.
+const AGAIN: Duration = Duration::from_millis(50);
+
+impl Core {
+    pub(crate) async fn lock(self: &Arc<Self>, key: &Key, options: LockOptions) -> Result<LockGuard> {
+        self.layout.check_writable(key)?;
+        if let Some(ttl) = options.ttl {
+            self.capabilities.limits.lock_ttl.check(ttl)?;
+        }
+        self.client.check_open()?;
+        let request = options.timeout.unwrap_or(self.timeout);
+        let wait_until = match options.wait {
+            LockWait::Forever => None,
+            LockWait::Try => Some(Instant::now()),
+            LockWait::UpTo(wait) => Instant::now().checked_add(wait),
+            _ => return Err(Error::invalid_argument("this way of waiting is not known to the store")),
+        };
+        let acquiring = self.acquire(key, &options, request, wait_until);
+        tokio::select! {
+            acquired = acquiring => acquired,
+            () = self.client.closed() => Err(closed()),
+            // Waiting for the lock ends by itself; this ends waiting for the servers.
+            () = until(wait_until.map(|at| at + request)) => Err(Error::new(ErrorKind::Timeout)
+                .not_applied()
+                .with_detail(format!("no answer within {request:?}"))),
+        }
+    }
+
+    async fn acquire(
+        self: &Arc<Self>,
+        key: &Key,
+        options: &LockOptions,
+        request: Duration,
+        wait_until: Option<Instant>,
+    ) -> Result<LockGuard> {
+        let path = self.layout.path(key);
+        loop {
+            let queued = async {
+                let deadline = kv_backend::Deadline::after(request);
+                self.make_parents(&child(&path, "-"), deadline).await?;
+                self.client.up(deadline).await
+            };
+            let live = match queued.await {
+                Ok(live) => live,
+                // A wait outlives an outage.
+                Err(error) if error.is_transient() && wait_until.is_none_or(|at| Instant::now() < at) => {
+                    tokio::time::sleep(AGAIN).await;
+                    continue;
+                }
+                Err(error) => return Err(error),
+            };
+            let mut contender = Contender::new(Arc::clone(self), live, path.clone());
+            match contender.run(options, wait_until).await {
+                Ok(Some(guard)) => {
+                    contender.tracked = false;
+                    return Ok(guard(key));
+                }
+                Ok(None) => {
+                    contender.leave().await;
+                    return Err(Error::new(ErrorKind::Locked).with_backend(BACKEND));
+                }
+                // The node to lock below was swept away, or the session is over: once more.
+                Err(Fault::NoNode) => self.forget_parents(&child(&path, "-")),
+                Err(Fault::SessionExpired | Fault::ClientClosed) => {
+                    self.client.check_open()?;
+                    tokio::time::sleep(AGAIN).await;
+                }
+                Err(fault) => return Err(fault.into_error().not_applied()),
+            }
+        }
+    }
+
+    pub(crate) async fn holder(&self, key: &Key) -> Result<Option<LockHolder>> {
+        self.client.check_open()?;
+        if !self.layout.is_readable(key) {
+            return Ok(None);
+        }
+        let deadline = self.deadline(None);
+        let path = self.layout.path(key);
+        self.catch_up(Consistency::Linearizable, deadline).await?;
+        loop {
+            let reply = self
+                .client
+                .read(deadline, |session| {
+                    let path = &path;
+                    async move { session.children(path).await }
+                })
+                .await?;
+            let Some(names) = optional(reply)? else { return Ok(None) };
+            let Some(first) = rivals(names).into_iter().next() else { return Ok(None) };
+            let node = child(&path, &first);
+            if let Some((owner, stat)) = self.read(&node, Consistency::Stale, deadline).await? {
+                return Ok(Some(LockHolder::new(owner, token(&stat))));
+            }
+        }
+    }
+}
+
+/// The records of a lock among these names, in the order of their turn.
+fn rivals(names: Vec<String>) -> Vec<String> {
+    let mut rivals: Vec<(i32, String)> =
+        names.into_iter().filter_map(|name| Some((lock_sequence(&name)?, name))).collect();
+    rivals.sort();
+    rivals.into_iter().map(|(_, name)| name).collect()
+}
+
+fn token(stat: &Stat) -> FencingToken {
+    FencingToken::new(stat.czxid.unsigned_abs())
+}
+
+async fn until(at: Option<Instant>) {
+    match at {
+        Some(at) => tokio::time::sleep_until(at).await,
+        None => std::future::pending().await,
+    }
+}
+
+/// Makes a request on this very session until it is answered; fails once the session is over. Only
+/// for what may be repeated.
+async fn on<T, F>(live: &Live, request: impl Fn(Arc<dyn Session>) -> F) -> Reply<T>
+where
+    F: Future<Output = Reply<T>>,
+{
+    loop {
+        connected(live).await?;
+        match request(Arc::clone(&live.session)).await {
+            Err(Fault::ConnectionLost | Fault::Unsent | Fault::SessionMoved | Fault::Throttled) => {
+                tokio::time::sleep(AGAIN).await;
+            }
+            reply => return reply,
+        }
+    }
+}
+
+async fn connected(live: &Live) -> Reply<()> {
+    let mut link = live.session.link();
+    let link = link.wait_for(|link| !matches!(link, Link::Down)).await;
+    match link.as_deref() {
+        Ok(Link::Over(Fault::AuthFailed)) => Err(Fault::AuthFailed),
+        Ok(Link::Over(_)) | Err(_) => Err(Fault::SessionExpired),
+        Ok(_) => Ok(()),
+    }
+}
+
+/// One try to get a lock within one session. Dropping it takes its node away in the background.
+struct Contender {
+    core: Arc<Core>,
+    live: Arc<Live>,
+    dir: String,
+    /// The part of the node's name that is ours alone.
+    mark: String,
+    /// Whether a node may exist that nobody holds yet.
+    tracked: bool,
+}
+
+type MakeGuard = Box<dyn FnOnce(&Key) -> LockGuard + Send>;
+
+impl Contender {
+    fn new(core: Arc<Core>, live: Arc<Live>, dir: String) -> Self {
+        let mark = uuid::Uuid::new_v4();
+        let mark = match core.lock_layout {
+            LockLayout::Curator => format!("_c_{mark}-lock-"),
+            LockLayout::Kazoo => format!("{}__lock__", mark.simple()),
+        };
+        Self { core, live, dir, mark, tracked: true }
+    }
+
+    /// Waits for the lock; `None` when the wait is over without it.
+    async fn run(&self, options: &LockOptions, wait_until: Option<Instant>) -> Reply<Option<MakeGuard>> {
+        let mut own = self.enqueue(&options.owner).await?;
+        loop {
+            let dir = &self.dir;
+            let names = on(&self.live, |session| async move { session.children(dir).await }).await?;
+            let mut rivals = rivals(names);
+            // A creation that was not answered can have left a second node of ours: the first counts.
+            let mine: Vec<String> =
+                rivals.iter().filter(|name| name.starts_with(&self.mark)).cloned().collect();
+            for extra in mine.iter().skip(1) {
+                self.remove(&child(dir, extra)).await?;
+            }
+            rivals.retain(|name| mine.iter().skip(1).all(|extra| extra != name));
+            let Some(at) = rivals.iter().position(|name| name.starts_with(&self.mark)) else {
+                // Taken away from outside while it waited.
+                own = self.enqueue(&options.owner).await?;
+                continue;
+            };
+            let node = child(dir, &rivals[at]);
+            let Some(before) = at.checked_sub(1).and_then(|before| rivals.get(before)) else {
+                if node != own.0 {
+                    let path = &node;
+                    let stat = on(&self.live, |session| async move { session.stat(path).await }).await?;
+                    let Some(stat) = stat else { continue };
+                    own = (node.clone(), stat);
+                }
+                return self.acquired(own.0, &own.1, options).map(Some);
+            };
+            if wait_until.is_some_and(|at| Instant::now() >= at) {
+                return Ok(None);
+            }
+            let before = child(dir, before);
+            let before = &before;
+            let watched = on(&self.live, |session| async move { session.get_watched(before).await }).await;
+            let fired = match watched {
+                Ok((_, _, fired)) => fired,
+                Err(Fault::NoNode) => continue,
+                Err(fault) => return Err(fault),
+            };
+            tokio::select! {
+                _ = fired => {}
+                () = until(wait_until) => {}
+            }
+        }
+    }
+
+    /// Makes the node, once: it is looked for before it is made again.
+    async fn enqueue(&self, owner: &Bytes) -> Reply<(String, Stat)> {
+        let (prefix, acl) = (child(&self.dir, &self.mark), self.core.access.acl());
+        loop {
+            connected(&self.live).await?;
+            let created =
+                self.live.session.create(&prefix, owner, Mode::EphemeralSequential, &acl).await;
+            match created {
+                Ok((node, stat)) => {
+                    let _ = self.live.own_id.set(stat.ephemeral_owner);
+                    return Ok((node, stat));
+                }
+                Err(Fault::Unsent | Fault::Throttled) => tokio::time::sleep(AGAIN).await,
+                Err(Fault::ConnectionLost | Fault::SessionMoved) => {
+                    tokio::time::sleep(AGAIN).await;
+                    for node in self.nodes().await? {
+                        let path = &node;
+                        let stat = on(&self.live, |session| async move { session.stat(path).await }).await?;
+                        if let Some(stat) = stat {
+                            return Ok((node, stat));
+                        }
+                    }
+                }
+                Err(fault) => return Err(fault),
+            }
+        }
+    }
+
+    /// Our nodes, as the server has them.
+    async fn nodes(&self) -> Reply<Vec<String>> {
+        let dir = &self.dir;
+        let names = on(&self.live, |session| async move { session.children(dir).await }).await?;
+        Ok(names.iter().filter(|name| name.starts_with(&self.mark)).map(|name| child(dir, name)).collect())
+    }
+
+    async fn remove(&self, node: &str) -> Reply<()> {
+        match on(&self.live, |session| async move { session.delete(node, ANY_VERSION).await }).await {
+            Err(Fault::NoNode) => Ok(()),
+            reply => reply,
+        }
+    }
+
+    /// The lock is ours: hands it over to the guard and the task that keeps it.
+    fn acquired(&self, node: String, stat: &Stat, options: &LockOptions) -> Reply<MakeGuard> {
+        let state = Arc::new(HoldState::new(options.max_hold));
+        self.core.client.need(&self.live);
+        if !self.core.client.vouch(&self.live, &state) {
+            return Err(Fault::SessionExpired);
+        }
+        let (released, outcome) = watch::channel(None);
+        let timeout = options.timeout.unwrap_or(self.core.timeout);
+        let token = token(stat);
+        let (live, kept) = (Arc::clone(&self.live), Arc::clone(&state));
+        let record = node.clone();
+        // From here on the task takes the node away.
+        self.core.runtime.spawn(async move {
+            let result = keep(&live, &record, &kept).await;
+            released.send_replace(Some(result));
+        });
+        Ok(Box::new(move |key: &Key| {
+            let fence = Fence::new(key.clone(), token, node);
+            LockGuard::new(ZkHold { fence, state, outcome, timeout })
+        }))
+    }
+
+    /// Takes our node away and waits until it is.
+    async fn leave(mut self) {
+        self.tracked = false;
+        let clean = sweep(&self.core, &self.live, &self.dir, &self.mark);
+        let _ = tokio::time::timeout(self.core.timeout, clean).await;
+    }
+}
+
+impl Drop for Contender {
+    fn drop(&mut self) {
+        if !self.tracked {
+            return;
+        }
+        let (core, live) = (Arc::clone(&self.core), Arc::clone(&self.live));
+        let (dir, mark) = (self.dir.clone(), self.mark.clone());
+        // Where the runtime is gone the node goes with the session.
+        self.core.runtime.spawn(async move { sweep(&core, &live, &dir, &mark).await });
+    }
+}
+
+/// Takes away every node with this mark, while the session lives.
+async fn sweep(core: &Arc<Core>, live: &Arc<Live>, dir: &str, mark: &str) {
+    let contender = Contender {
+        core: Arc::clone(core),
+        live: Arc::clone(live),
+        dir: dir.to_owned(),
+        mark: mark.to_owned(),
+        tracked: false,
+    };
+    let Ok(nodes) = contender.nodes().await else { return };
+    for node in nodes {
+        if contender.remove(&node).await.is_err() {
+            return;
+        }
+    }
+}
+
+/// Watches over a hold until it ends, then takes its node away. `NoNode`: it was gone before.
+async fn keep(live: &Live, node: &str, state: &HoldState) -> Reply<()> {
+    loop {
+        let look = on(live, |session| async move { session.get_watched(node).await });
+        let fired = tokio::select! {
+            watched = look => match watched {
+                Ok((_, _, fired)) => fired,
+                Err(fault) => {
+                    let loss = match fault {
+                        Fault::NoNode => LockLoss::Removed,
+                        Fault::NoAuth | Fault::AuthFailed => LockLoss::PermissionDenied,
+                        _ => LockLoss::SessionLost,
+                    };
+                    // Released just now, and seen from here?
+                    state.lose(loss);
+                    if fault == Fault::NoNode {
+                        return Err(fault);
+                    }
+                    break;
+                }
+            },
+            _ = state.lost() => break,
+        };
+        tokio::select! {
+            _ = fired => {}
+            _ = state.lost() => break,
+        }
+    }
+    // The node is ours alone: deleting it twice harms nobody.
+    let mut unsure = false;
+    loop {
+        connected(live).await?;
+        match live.session.delete(node, ANY_VERSION).await {
+            Err(Fault::NoNode) if unsure => return Ok(()),
+            Err(Fault::ConnectionLost | Fault::SessionMoved) => {
+                unsure = true;
+                tokio::time::sleep(AGAIN).await;
+            }
+            Err(Fault::Unsent | Fault::Throttled) => tokio::time::sleep(AGAIN).await,
+            reply => return reply,
+        }
+    }
+}
+
+/// A lock that is held.
+struct ZkHold {
+    fence: Fence,
+    state: Arc<HoldState>,
+    outcome: watch::Receiver<Option<Reply<()>>>,
+    timeout: Duration,
+}
+
+#[async_trait]
+impl Hold for ZkHold {
+    fn fence(&self) -> Fence {
+        self.fence.clone()
+    }
+
+    fn loss(&self) -> Option<LockLoss> {
+        self.state.loss()
+    }
+
+    async fn lost(&self) -> LockLoss {
+        self.state.lost().await
+    }
+
+    async fn unlock(&self) -> Result<()> {
+        let refuse = |error: Error| {
+            error
+                .with_operation(kv_core::Operation::Unlock)
+                .with_backend(BACKEND)
+                .with_key(self.fence.key().as_str())
+        };
+        if !self.state.lose(LockLoss::Released) {
+            let why = self.state.loss().map(|loss| loss.to_string()).unwrap_or_default();
+            return Err(refuse(not_held().with_detail(why)));
+        }
+        let mut outcome = self.outcome.clone();
+        let waiting = outcome.wait_for(Option::is_some);
+        let result = match tokio::time::timeout(self.timeout, waiting).await {
+            Ok(Ok(result)) => result.clone(),
+            Ok(Err(_)) => Some(Err(Fault::ClientClosed)),
+            Err(_) => None,
+        };
+        match result {
+            Some(Ok(())) => Ok(()),
+            // Gone before we could: with its session, or by another's hand.
+            Some(Err(Fault::NoNode | Fault::SessionExpired)) => Err(refuse(not_held())),
+            Some(Err(fault)) => Err(refuse(fault.into_error().maybe_applied())),
+            None => Err(refuse(
+                Error::new(ErrorKind::Timeout).with_detail(format!("no answer within {:?}", self.timeout)),
+            )),
+        }
+    }
+
+    fn release(&self) {
+        self.state.lose(LockLoss::Released);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn turns_go_by_sequence_whatever_the_layout() {
+        let names = ["b__lock__0000000003", "_c_x-lock-0000000001", "a-lock-0000000002", "other", "latch-1"];
+        let names = names.map(str::to_owned).to_vec();
+        assert_eq!(rivals(names), ["_c_x-lock-0000000001", "a-lock-0000000002", "b__lock__0000000003"]);
+    }
+}

@@ -1,0 +1,327 @@
+//! The store: one handle on one namespace of an ensemble.
+
+use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use kv_core::{
+    Capabilities, Consistency, DeleteOptions, DeleteResult, DeleteTreeOptions, Entry, Error, ErrorKind,
+    ExpiryBound, GetOptions, Guarantee, Key, Limits, ListOptions, Listing, LockGuard, LockHolder,
+    LockOptions, LockTtl, Operation, Power, Prefix, PutOptions, PutResult, Result, ServerInfo,
+    SessionState, SessionStates, Store, Transact, TtlRange, Txn, TxnResult, Watch, WatchOptions,
+    WatchStart, WatchTarget,
+};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::sync::oneshot;
+
+use crate::client::Client;
+use crate::config::ZkConfig;
+use crate::core::{Core, KnownNodes};
+use crate::error::{BACKEND, Fault};
+use crate::hub::{HubHandle, Scope};
+use crate::mapping::Layout;
+use crate::marks::Access;
+use crate::session::Mode;
+use crate::watch::Feed;
+
+/// The largest value. The server drops a connection whose request is above 1,048,575 bytes, and all
+/// requests on it fail.
+const MAX_VALUE: usize = 1_000_000;
+
+/// The longest time to live: five bytes of milliseconds.
+const MAX_TTL: Duration = Duration::from_millis((1 << 40) - 1);
+
+/// On top of the servers' sweep: it takes at most this many expired nodes at once, and its clock is
+/// not ours.
+const SWEEP_SLACK: Duration = Duration::from_secs(5);
+
+/// A store on a ZooKeeper ensemble. Clones are one handle.
+#[derive(Clone)]
+pub struct ZkStore {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    core: Arc<Core>,
+    hub: HubHandle,
+    servers: Vec<String>,
+    tls: bool,
+}
+
+impl ZkStore {
+    /// Opens a store: gets a session with one of the servers.
+    ///
+    /// Must be called within a tokio runtime, which the store uses as long as it lives.
+    ///
+    /// # Errors
+    ///
+    /// `InvalidConfig`; `Unavailable` if no server gives a session within the connect timeout, saying
+    /// why; `Unauthenticated`.
+    pub async fn connect(config: ZkConfig) -> Result<Self> {
+        let opening = async {
+            config.check()?;
+            let layout = Layout::new(&config.namespace)?;
+            let client = Client::connect(config.clone()).await?;
+            let access = if config.credentials().is_some() { Access::Creator } else { Access::Anyone };
+            let deadline = kv_backend::Deadline::after(config.connect_timeout);
+            let ttl = has_ttl(&client, access, deadline).await;
+            let timeout = client.up(deadline).await?.session.timeout();
+            let ttl = match ttl {
+                Ok(ttl) => ttl,
+                Err(error) => {
+                    client.close().await;
+                    return Err(error);
+                }
+            };
+            let core = Arc::new(Core {
+                capabilities: capabilities(&config, client.is_full(), ttl, timeout),
+                client,
+                layout,
+                access,
+                timeout: config.timeout,
+                lock_layout: config.lock_layout,
+                known: KnownNodes::default(),
+                runtime: tokio::runtime::Handle::current(),
+                said_foreign: AtomicBool::new(false),
+            });
+            let hub = HubHandle::start(Arc::clone(&core));
+            let (servers, tls) = (config.servers(), config.tls().is_some());
+            Ok(Self { inner: Arc::new(Inner { core, hub, servers, tls }) })
+        };
+        opening.await.map_err(|error: Error| error.with_operation(Operation::Open).with_backend(BACKEND))
+    }
+
+    fn core(&self) -> &Arc<Core> {
+        &self.inner.core
+    }
+}
+
+/// Whether the servers keep nodes with a time to live. Changes nothing: the node to make lies below
+/// one that is not there, and a server without them refuses before it looks.
+async fn has_ttl(client: &Client, access: Access, deadline: kv_backend::Deadline) -> Result<bool> {
+    let acl = access.acl();
+    let acl = &acl;
+    let reply = client
+        .read(deadline, |session| async move {
+            let mode = Mode::Ttl(Duration::from_secs(60));
+            session.create("/zookeeper/kv.absent/ttl", &Bytes::new(), mode, acl).await
+        })
+        .await?;
+    match reply {
+        Err(Fault::Unimplemented) => Ok(false),
+        Ok(_) | Err(Fault::NoNode | Fault::NoAuth) => Ok(true),
+        Err(fault) => Err(fault.into_error()),
+    }
+}
+
+fn capabilities(config: &ZkConfig, full: bool, ttl: bool, session: Duration) -> Capabilities {
+    let millisecond = Duration::from_millis(1);
+    let mut limits = Limits::default();
+    limits.max_value = MAX_VALUE;
+    limits.max_txn_ops = 128;
+    limits.max_txn_bytes = 800_000;
+    limits.ttl = TtlRange::new(millisecond, MAX_TTL, millisecond);
+    limits.ttl_bound = ExpiryBound::new(1, config.ttl_sweep + SWEEP_SLACK);
+    // The server rounds up to its tick, which is at most half of the timeout.
+    limits.session_bound = session * 3 / 2 + Duration::from_secs(1);
+    limits.lock_ttl = TtlRange::new(session, session, millisecond);
+    let mut capabilities = Capabilities::new(BACKEND)
+        .with_powers(&[Power::SessionKeys, Power::StaleReads])
+        .with_guarantees(&[Guarantee::LockFifo])
+        .with_lock_ttl(LockTtl::PerSession)
+        .with_limits(limits);
+    if ttl {
+        capabilities = capabilities.with_powers(&[Power::Ttl]);
+    }
+    if full {
+        capabilities =
+            capabilities.with_powers(&[Power::Transactions, Power::FencedWrites, Power::ExpiryChange]);
+    }
+    if full || config.barrier_reads {
+        capabilities = capabilities.with_guarantees(&[Guarantee::LinearizableReads]);
+    }
+    capabilities
+}
+
+impl fmt::Debug for ZkStore {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ZkStore")
+            .field("servers", &self.inner.servers)
+            .field("namespace", &self.core().layout.root())
+            .field("session", &self.core().client.state())
+            .finish_non_exhaustive()
+    }
+}
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        let client = Arc::clone(&self.core.client);
+        if !client.is_closed() {
+            // Where the runtime is gone the session ends by its timeout.
+            self.core.runtime.spawn(async move { client.close().await });
+        }
+    }
+}
+
+/// Names the operation, the backend and the key in an error.
+fn name(operation: Operation, key: &str) -> impl FnOnce(Error) -> Error {
+    move |error| error.with_operation(operation).with_backend(BACKEND).with_key(key)
+}
+
+#[async_trait]
+impl Store for ZkStore {
+    fn capabilities(&self) -> &Capabilities {
+        &self.core().capabilities
+    }
+
+    async fn get_with(&self, key: &Key, options: GetOptions) -> Result<Option<Entry>> {
+        let core = self.core();
+        let getting = async {
+            core.client.check_open()?;
+            if !core.layout.is_readable(key) {
+                return Ok(None);
+            }
+            let deadline = core.deadline(options.timeout);
+            let path = core.layout.path(key);
+            let read = core.read(&path, options.consistency, deadline).await?;
+            core.entry(key, &path, read, options.expiry, deadline).await
+        };
+        getting.await.map_err(name(Operation::Get, key.as_str()))
+    }
+
+    async fn put_with(&self, key: &Key, value: Bytes, options: PutOptions) -> Result<PutResult> {
+        self.core().put(key, value, options).await.map_err(name(Operation::Put, key.as_str()))
+    }
+
+    async fn delete_with(&self, key: &Key, options: DeleteOptions) -> Result<DeleteResult> {
+        self.core().delete(key, options).await.map_err(name(Operation::Delete, key.as_str()))
+    }
+
+    async fn list_with(&self, prefix: &Prefix, options: ListOptions) -> Result<Listing> {
+        self.core().list(prefix, options).await.map_err(name(Operation::List, prefix.as_str()))
+    }
+
+    async fn delete_tree_with(&self, prefix: &Prefix, options: DeleteTreeOptions) -> Result<u64> {
+        let core = self.core();
+        core.delete_tree(prefix, options).await.map_err(name(Operation::DeleteTree, prefix.as_str()))
+    }
+
+    async fn watch_with(&self, target: WatchTarget, options: WatchOptions) -> Result<Watch> {
+        let path = target.path().to_owned();
+        self.watch(target, options).await.map_err(name(Operation::Watch, &path))
+    }
+
+    async fn lock_with(&self, key: &Key, options: LockOptions) -> Result<LockGuard> {
+        self.core().lock(key, options).await.map_err(name(Operation::Lock, key.as_str()))
+    }
+
+    async fn lock_holder(&self, key: &Key) -> Result<Option<LockHolder>> {
+        self.core().holder(key).await.map_err(name(Operation::LockHolder, key.as_str()))
+    }
+
+    fn session(&self) -> SessionState {
+        self.core().client.state()
+    }
+
+    fn session_states(&self) -> SessionStates {
+        self.core().client.states()
+    }
+
+    async fn server(&self) -> Result<ServerInfo> {
+        let core = self.core();
+        let asking = async {
+            core.client.check_open()?;
+            core.client.up(core.deadline(None)).await?;
+            let version = if self.inner.tls {
+                None
+            } else {
+                let asked = tokio::time::timeout(core.timeout, server_version(&self.inner.servers)).await;
+                asked.map_err(|_| Error::new(ErrorKind::Timeout))?
+            };
+            Ok(ServerInfo::new("ZooKeeper", version.unwrap_or_else(|| "unknown".to_owned())))
+        };
+        asking.await.map_err(|error: Error| error.with_operation(Operation::Server).with_backend(BACKEND))
+    }
+
+    async fn close(&self) -> Result<()> {
+        self.core().client.close().await;
+        Ok(())
+    }
+
+    fn as_transact(&self) -> Option<&dyn Transact> {
+        self.core().capabilities.has(Power::Transactions).then_some(self as &dyn Transact)
+    }
+}
+
+#[async_trait]
+impl Transact for ZkStore {
+    async fn transact(&self, txn: Txn) -> Result<TxnResult> {
+        let transacting = self.core().transact(txn).await;
+        transacting.map_err(|error| error.with_operation(Operation::Transact).with_backend(BACKEND))
+    }
+}
+
+impl ZkStore {
+    async fn watch(&self, target: WatchTarget, options: WatchOptions) -> Result<Watch> {
+        let core = self.core();
+        core.client.check_open()?;
+        let deadline = core.deadline(options.timeout);
+        // What was acknowledged before is not reported as a change.
+        core.catch_up(Consistency::Linearizable, deadline).await?;
+        core.client.up(deadline).await?;
+        let feed = Feed::new(options.filter);
+        let scope = match &target {
+            WatchTarget::Key(key) if !core.layout.is_readable(key) => None,
+            WatchTarget::Key(key) => Some(Scope::Node(core.layout.path(key))),
+            WatchTarget::Prefix(prefix) if core.layout.is_reserved_prefix(prefix) => None,
+            WatchTarget::Prefix(prefix) => Some(Scope::Tree(core.layout.prefix_path(prefix))),
+            _ => return Err(Error::invalid_argument("the store cannot watch this")),
+        };
+        let quiet = match options.start {
+            WatchStart::Now => true,
+            WatchStart::Initial => {
+                feed.begin_state(false);
+                false
+            }
+            // No history: the state stands for it.
+            WatchStart::After(_) => {
+                feed.begin_state(true);
+                false
+            }
+            _ => return Err(Error::invalid_argument("the store cannot begin a watch so")),
+        };
+        // What is never an entry is watched as a path nobody can write: nothing, until it is closed.
+        let scope = scope.unwrap_or_else(|| Scope::Node("/zookeeper/kv.absent".to_owned()));
+        let (sender, begun) = oneshot::channel();
+        let id = self.inner.hub.add(scope, Arc::clone(&feed), quiet.then_some(sender));
+        let watch = crate::watch::stream(self.inner.hub.clone(), id, feed);
+        if quiet {
+            // Dropping the watch on the way out takes it back.
+            deadline.run(async { begun.await.unwrap_or_else(|_| Err(crate::client::closed())) }).await?;
+        }
+        Ok(watch)
+    }
+}
+
+/// The version a server tells, by the one of its plain-text commands that is always on.
+async fn server_version(servers: &[String]) -> Option<String> {
+    for server in servers {
+        let Ok(mut stream) = tokio::net::TcpStream::connect(server).await else { continue };
+        if stream.write_all(b"srvr").await.is_err() {
+            continue;
+        }
+        let mut answer = Vec::new();
+        if stream.take(4096).read_to_end(&mut answer).await.is_err() {
+            continue;
+        }
+        let answer = String::from_utf8_lossy(&answer).into_owned();
+        let version = answer.lines().find_map(|line| line.strip_prefix("Zookeeper version: "));
+        if let Some(version) = version {
+            return Some(version.split(['-', ',']).next().unwrap_or(version).to_owned());
+        }
+    }
+    None
+}

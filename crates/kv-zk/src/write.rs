@@ -1,0 +1,505 @@
+//! put and delete of one key.
+//!
+//! A write is guarded by the node's version: from a read of the node, or from what this handle knows,
+//! which makes it one round trip. A guard that fails changes nothing, and the write is decided anew.
+
+use bytes::Bytes;
+use kv_backend::Deadline;
+use kv_core::{
+    DeleteOptions, DeleteResult, Error, ErrorKind, Expiry, Fence, Key, Power, Precondition, PutOptions,
+    PutResult, Result, Version,
+};
+
+use crate::client::Live;
+use crate::core::{Core, Kind, Known, Node, not_held, unsupported, version};
+use crate::error::{EXPIRING_PARENT, Fault};
+use crate::mapping::{MARKER, check_value, parent};
+use crate::marks::{Marks, with_created};
+use crate::session::{AclEntry, Mode, MultiFault, MultiOp, Reply, Stat};
+
+/// Why a change of expiry is refused where there is no multi.
+const EXPIRY_CHANGE: &str =
+    "expiry_change: changing how an existing key expires takes client=zookeeper-client";
+
+/// What is at a path, as a write sees it.
+enum State {
+    Absent,
+    There(Known, Option<Node>),
+}
+
+impl State {
+    fn version(&self) -> Option<Version> {
+        match self {
+            Self::Absent => None,
+            Self::There(known, _) => known.entry_version(),
+        }
+    }
+
+    fn value(&self) -> Option<&Bytes> {
+        match self {
+            Self::There(known, Some(node)) if !known.marker => node.data.as_ref(),
+            _ => None,
+        }
+    }
+
+    /// Refuses a precondition that does not hold.
+    fn check(&self, precondition: &Precondition) -> Result<()> {
+        let current = self.version();
+        let (holds, refusal) = match precondition {
+            Precondition::Any => return Ok(()),
+            Precondition::Absent => (current.is_none(), ErrorKind::AlreadyExists { current }),
+            Precondition::Present => (current.is_some(), ErrorKind::NotFound),
+            Precondition::At(at) => (current == Some(*at), ErrorKind::PreconditionFailed { current }),
+            Precondition::Value(value) => {
+                (self.value() == Some(value), ErrorKind::PreconditionFailed { current })
+            }
+            _ => return Err(unsupported("this precondition is not known to the store")),
+        };
+        if holds { Ok(()) } else { Err(Error::new(refusal)) }
+    }
+}
+
+/// What came of one attempt.
+enum Attempt<T> {
+    Done(T),
+    /// The node was not as expected; nothing was changed.
+    Conflict,
+}
+
+impl Core {
+    pub(crate) async fn put(&self, key: &Key, value: Bytes, options: PutOptions) -> Result<PutResult> {
+        self.layout.check_writable(key)?;
+        self.capabilities.limits.check_value(key, &value)?;
+        check_value(key, &value)?;
+        let mode = self.mode(options.expiry)?;
+        self.check_fence(options.fence.as_ref())?;
+        self.client.check_open()?;
+        let deadline = self.deadline(options.timeout);
+        let path = self.layout.path(key);
+        let mut state = self.remembered(&path, &options.precondition);
+        loop {
+            deadline.remaining()?;
+            let attempt = match state.take() {
+                Some(state) => {
+                    state.check(&options.precondition)?;
+                    self.write(&path, &value, mode, &state, options.fence.as_ref(), deadline).await?
+                }
+                None => Attempt::Conflict,
+            };
+            if let Attempt::Done(stat) = attempt {
+                let result = PutResult::new(version(stat.mzxid));
+                return Ok(match mode {
+                    Mode::Ttl(ttl) => result.with_granted_ttl(ttl),
+                    _ => result,
+                });
+            }
+            self.known.forget(&path);
+            state = Some(self.state(&path, matches!(options.precondition, Precondition::Value(_)), deadline).await?);
+        }
+    }
+
+    pub(crate) async fn delete(&self, key: &Key, options: DeleteOptions) -> Result<DeleteResult> {
+        self.layout.check_writable(key)?;
+        self.check_fence(options.fence.as_ref())?;
+        self.client.check_open()?;
+        let deadline = self.deadline(options.timeout);
+        let path = self.layout.path(key);
+        let whole = options.previous || matches!(options.precondition, Precondition::Value(_));
+        let mut state = match self.remembered(&path, &options.precondition) {
+            Some(State::There(known, node)) if !whole => Some(State::There(known, node)),
+            _ => None,
+        };
+        loop {
+            deadline.remaining()?;
+            let now = match state.take() {
+                Some(state) => state,
+                None => self.state(&path, whole, deadline).await?,
+            };
+            now.check(&options.precondition)?;
+            let State::There(known, node) = now else {
+                return self.deleted_nothing(options.fence.as_ref(), deadline).await;
+            };
+            if known.marker {
+                return self.deleted_nothing(options.fence.as_ref(), deadline).await;
+            }
+            let previous = match &node {
+                Some(node) if options.previous => {
+                    let read = node.data.clone().map(|data| (data, node.stat));
+                    self.entry(key, &path, read, false, deadline).await?
+                }
+                _ => None,
+            };
+            // The entry may have been read again for its creation.
+            let moved = previous.as_ref().is_some_and(|entry| Some(entry.version) != known.entry_version());
+            let parent = node.as_ref().is_some_and(|node| node.stat.num_children > 0);
+            self.known.forget(&path);
+            if !moved
+                && let Attempt::Done(()) =
+                    self.erase(&path, &known, parent, options.fence.as_ref(), deadline).await?
+            {
+                return Ok(DeleteResult::deleted(previous));
+            }
+        }
+    }
+
+    /// A delete of nothing is still refused by a fence that does not hold.
+    async fn deleted_nothing(&self, fence: Option<&Fence>, deadline: Deadline) -> Result<DeleteResult> {
+        if fence.is_some() {
+            self.submit(fence, Vec::new(), deadline).await?.map_err(Fault::into_error)?;
+        }
+        Ok(DeleteResult::absent())
+    }
+
+    /// What this handle knows of a key, where that is enough to try without reading. A put without
+    /// knowledge begins by creating.
+    fn remembered(&self, path: &str, precondition: &Precondition) -> Option<State> {
+        let known = self.known.get(path).filter(|known| !known.marker);
+        match (precondition, known) {
+            (Precondition::Any | Precondition::Absent, None) => Some(State::Absent),
+            (Precondition::Any | Precondition::Present, Some(known)) => Some(State::There(known, None)),
+            (Precondition::At(at), Some(known)) if version(known.mzxid) == *at => {
+                Some(State::There(known, None))
+            }
+            _ => None,
+        }
+    }
+
+    async fn state(&self, path: &str, data: bool, deadline: Deadline) -> Result<State> {
+        Ok(match self.node(path, data, deadline).await? {
+            None => State::Absent,
+            Some(node) => State::There(node.known, Some(node)),
+        })
+    }
+
+    /// Makes the value be at the path, from this state and no other.
+    async fn write(
+        &self,
+        path: &str,
+        value: &Bytes,
+        mode: Mode,
+        state: &State,
+        fence: Option<&Fence>,
+        deadline: Deadline,
+    ) -> Result<Attempt<Stat>> {
+        let live = self.client.up(deadline).await?;
+        match state {
+            State::Absent => {
+                self.make_parents(path, deadline).await?;
+                let create = self.create_op(path, value, mode);
+                match self.submit(fence, vec![create], deadline).await? {
+                    Ok(stat) => Ok(Attempt::Done(self.wrote(path, stat, mode, &live))),
+                    Err(Fault::NodeExists) => Ok(Attempt::Conflict),
+                    Err(Fault::NoNode) => {
+                        self.forget_parents(path);
+                        Ok(Attempt::Conflict)
+                    }
+                    Err(fault) => Err(fault.into_error()),
+                }
+            }
+            State::There(known, node) if known.kind.is(mode, &live) => {
+                let set = MultiOp::Set { path: path.to_owned(), data: value.clone(), version: known.version };
+                let stat = match self.submit(fence, vec![set], deadline).await? {
+                    Ok(stat) => stat,
+                    Err(Fault::BadVersion | Fault::NoNode) => return Ok(Attempt::Conflict),
+                    Err(fault) => return Err(fault.into_error()),
+                };
+                if stat.czxid != known.czxid {
+                    return self.settle(path, value, mode, stat, deadline).await.map(Attempt::Done);
+                }
+                if let (true, Some(node)) = (known.marker, node) {
+                    self.note_created(path, &stat, node.acl.clone(), stat.mzxid, deadline).await;
+                }
+                Ok(Attempt::Done(self.wrote(path, stat, mode, &live)))
+            }
+            // How old the key is must be known to be kept.
+            State::There(_, None) => Ok(Attempt::Conflict),
+            State::There(_, Some(node)) => self.replace(path, value, mode, node, fence, deadline).await,
+        }
+    }
+
+    /// Exchanges the node for one that expires differently, in one step.
+    async fn replace(
+        &self,
+        path: &str,
+        value: &Bytes,
+        mode: Mode,
+        node: &Node,
+        fence: Option<&Fence>,
+        deadline: Deadline,
+    ) -> Result<Attempt<Stat>> {
+        let known = &node.known;
+        if node.stat.num_children > 0 {
+            return Err(unsupported(EXPIRING_PARENT));
+        }
+        if !self.client.is_full() {
+            return Err(unsupported(if known.marker {
+                "expiry_change: the path has been a parent; letting it expire takes client=zookeeper-client"
+            } else {
+                EXPIRY_CHANGE
+            }));
+        }
+        let live = self.client.up(deadline).await?;
+        let ops = vec![
+            MultiOp::Delete { path: path.to_owned(), version: known.version },
+            self.create_op(path, value, mode),
+        ];
+        match self.submit(fence, ops, deadline).await? {
+            Ok(stat) => {
+                if !known.marker {
+                    let acl = self.acl(mode);
+                    self.note_created(path, &stat, acl, node.created(), deadline).await;
+                }
+                Ok(Attempt::Done(self.wrote(path, stat, mode, &live)))
+            }
+            Err(Fault::BadVersion | Fault::NoNode | Fault::NodeExists) => Ok(Attempt::Conflict),
+            Err(Fault::NotEmpty) => Err(unsupported(EXPIRING_PARENT)),
+            Err(fault) => Err(fault.into_error()),
+        }
+    }
+
+    /// A guarded write has landed on a node that was deleted and made again, by chance at the same
+    /// node version. The value stands; how it expires is looked at.
+    async fn settle(
+        &self,
+        path: &str,
+        value: &Bytes,
+        mode: Mode,
+        stat: Stat,
+        deadline: Deadline,
+    ) -> Result<Stat> {
+        let unsure = |error: Error| error.maybe_applied();
+        let live = self.client.up(deadline).await.map_err(unsure)?;
+        let node = self.node(path, false, deadline).await.map_err(unsure)?;
+        let Some(node) = node.filter(|node| node.stat.mzxid == stat.mzxid) else { return Ok(stat) };
+        if node.known.kind.is(mode, &live) {
+            return Ok(self.wrote(path, stat, mode, &live));
+        }
+        let replaced = self.replace(path, value, mode, &node, None, deadline).await;
+        match replaced.map_err(unsure)? {
+            Attempt::Done(stat) => Ok(stat),
+            // Somebody has written since: ours was before that.
+            Attempt::Conflict => Ok(stat),
+        }
+    }
+
+    /// Takes the key away and leaves the keys below it.
+    async fn erase(
+        &self,
+        path: &str,
+        known: &Known,
+        mut parent: bool,
+        fence: Option<&Fence>,
+        deadline: Deadline,
+    ) -> Result<Attempt<()>> {
+        loop {
+            let (path, version) = (path.to_owned(), known.version);
+            let op = if parent {
+                MultiOp::Set { path, data: Bytes::from_static(MARKER), version }
+            } else {
+                MultiOp::Delete { path, version }
+            };
+            return match self.submit(fence, vec![op], deadline).await? {
+                Ok(_) => Ok(Attempt::Done(())),
+                Err(Fault::NotEmpty) if !parent => {
+                    parent = true;
+                    continue;
+                }
+                Err(Fault::NoNode | Fault::BadVersion) => Ok(Attempt::Conflict),
+                Err(fault) => Err(fault.into_error()),
+            };
+        }
+    }
+
+    /// Carries out these operations, all or none, under the fence if there is one. Answers the state
+    /// of the node the last one wrote.
+    pub(crate) async fn submit(
+        &self,
+        fence: Option<&Fence>,
+        mut ops: Vec<MultiOp>,
+        deadline: Deadline,
+    ) -> Result<Reply<Stat>> {
+        if fence.is_none()
+            && let [op] = ops.as_slice()
+        {
+            return self.client.write(deadline, |session| async move { single(&*session, op).await }).await;
+        }
+        if let Some(fence) = fence {
+            // The name of a lock's record is never given twice: that it exists is all.
+            ops.insert(0, MultiOp::Check { path: fence.record().to_owned(), version: -1 });
+        }
+        match self.multi(&ops, deadline).await? {
+            Ok(stats) => Ok(Ok(stats.into_iter().rev().flatten().next().unwrap_or_default())),
+            Err(MultiFault::Refused { index: 0, fault: Fault::NoNode }) if fence.is_some() => Err(not_held()),
+            Err(MultiFault::Refused { fault, .. } | MultiFault::Failed(fault)) => Ok(Err(fault)),
+        }
+    }
+
+    pub(crate) async fn multi(
+        &self,
+        ops: &[MultiOp],
+        deadline: Deadline,
+    ) -> Result<Result<Vec<Option<Stat>>, MultiFault>> {
+        let reply = self
+            .client
+            .write(deadline, |session| async move {
+                match session.multi(ops).await {
+                    // Only this one may be sent again, by whom it is handed to.
+                    Err(MultiFault::Failed(Fault::Unsent)) => Err(Fault::Unsent),
+                    reply => Ok(reply),
+                }
+            })
+            .await?;
+        Ok(reply.unwrap_or_else(|fault| Err(MultiFault::Failed(fault))))
+    }
+
+    pub(crate) fn create_op(&self, path: &str, value: &Bytes, mode: Mode) -> MultiOp {
+        MultiOp::Create { path: path.to_owned(), data: value.clone(), mode, acl: self.acl(mode) }
+    }
+
+    /// The access control list of a node that expires so.
+    pub(crate) fn acl(&self, mode: Mode) -> Vec<AclEntry> {
+        match mode {
+            Mode::Ttl(ttl) => self.access.acl_with_ttl(ttl),
+            _ => self.access.acl(),
+        }
+    }
+
+    /// Remembers what a write made.
+    fn wrote(&self, path: &str, stat: Stat, mode: Mode, live: &Live) -> Stat {
+        let kind = match mode {
+            Mode::Persistent => Kind::Permanent,
+            Mode::Ttl(ttl) => Kind::Ttl(ttl),
+            Mode::Ephemeral | Mode::EphemeralSequential => {
+                let _ = live.own_id.set(stat.ephemeral_owner);
+                self.client.need(live);
+                Kind::Session { owner: stat.ephemeral_owner }
+            }
+        };
+        self.known.note(path, Known::new(&stat, kind));
+        stat
+    }
+
+    /// How a node that expires so is made, where this store can.
+    pub(crate) fn mode(&self, expiry: Expiry) -> Result<Mode> {
+        Ok(match expiry {
+            Expiry::Never => Mode::Persistent,
+            Expiry::Session => Mode::Ephemeral,
+            Expiry::Ttl(ttl) => {
+                if !self.capabilities.has(Power::Ttl) {
+                    return Err(unsupported(
+                        "ttl: the servers were started without zookeeper.extendedTypesEnabled=true",
+                    ));
+                }
+                Mode::Ttl(self.capabilities.limits.ttl.check(ttl)?)
+            }
+            _ => return Err(unsupported("this expiry is not known to the store")),
+        })
+    }
+
+    pub(crate) fn check_fence(&self, fence: Option<&Fence>) -> Result<()> {
+        if fence.is_some() { self.capabilities.require(Power::FencedWrites) } else { Ok(()) }
+    }
+
+    /// Makes sure that the node above `path` exists and may have children. What is made is no entry,
+    /// so it is made again where its outcome is not known.
+    pub(crate) async fn make_parents(&self, path: &str, deadline: Deadline) -> Result<()> {
+        let unchanged = |error: Error| error.not_applied();
+        let mut missing = Vec::new();
+        let mut above = parent(path);
+        while let Some(path) = above.filter(|path| *path != "/") {
+            if let Some(known) = self.known.get(path)
+                && known.kind == Kind::Permanent
+            {
+                break;
+            }
+            match self.node(path, false, deadline).await.map_err(unchanged)? {
+                Some(node) if node.known.kind == Kind::Permanent => {
+                    self.known.note(path, node.known);
+                    break;
+                }
+                Some(_) => return Err(unsupported(EXPIRING_PARENT)),
+                None => missing.push(path),
+            }
+            above = parent(path);
+        }
+        while let Some(path) = missing.pop() {
+            let acl = self.access.acl();
+            let acl = &acl;
+            let marker = Bytes::from_static(MARKER);
+            let marker = &marker;
+            let made = self
+                .client
+                .read(deadline, |session| async move {
+                    session.create(path, marker, Mode::Persistent, acl).await
+                })
+                .await
+                .map_err(unchanged)?;
+            match made {
+                Ok((_, stat)) => {
+                    let known = Known { marker: true, ..Known::new(&stat, Kind::Permanent) };
+                    self.known.note(path, known);
+                }
+                // Somebody else was faster.
+                Err(Fault::NodeExists) => {}
+                // A delete_tree was: the write finds out and begins anew.
+                Err(Fault::NoNode) => return Ok(()),
+                Err(fault) => return Err(unchanged(fault.into_error())),
+            }
+        }
+        Ok(())
+    }
+
+    /// Forgets what is known of the nodes above `path`: one of them is gone.
+    pub(crate) fn forget_parents(&self, path: &str) {
+        let mut above = parent(path);
+        while let Some(path) = above {
+            self.known.forget(path);
+            above = parent(path);
+        }
+    }
+
+    /// Notes on a node when its key came to be, where that is not when the node did. The write stands
+    /// whether or not this works; where it does not, the key seems as old as the node.
+    pub(crate) async fn note_created(
+        &self,
+        path: &str,
+        stat: &Stat,
+        acl: Vec<AclEntry>,
+        created: i64,
+        deadline: Deadline,
+    ) {
+        let (mut acl, mut aversion) = (acl, stat.aversion);
+        // Of two writers the later one is right.
+        while Marks::read(&acl).created.is_none_or(|noted| noted < created) {
+            let marked = with_created(acl, created);
+            let marked = &marked;
+            let reply = self
+                .client
+                .read(deadline, |session| async move { session.set_acl(path, marked, aversion).await })
+                .await;
+            match reply {
+                Ok(Err(Fault::BadVersion)) => {}
+                Ok(Ok(()) | Err(Fault::NoNode)) => return,
+                Ok(Err(fault)) => return tracing::debug!(path, %fault, "cannot note when a key was created"),
+                Err(error) => return tracing::debug!(path, %error, "cannot note when a key was created"),
+            }
+            match self.node(path, false, deadline).await {
+                Ok(Some(node)) if node.stat.czxid == stat.czxid => {
+                    (acl, aversion) = (node.acl, node.stat.aversion);
+                }
+                _ => return,
+            }
+        }
+    }
+}
+
+async fn single(session: &dyn crate::session::Session, op: &MultiOp) -> Reply<Stat> {
+    match op {
+        MultiOp::Create { path, data, mode, acl } => {
+            session.create(path, data, *mode, acl).await.map(|(_, stat)| stat)
+        }
+        MultiOp::Set { path, data, version } => session.set(path, data, *version).await,
+        MultiOp::Delete { path, version } => session.delete(path, *version).await.map(|()| Stat::default()),
+        MultiOp::Check { .. } => Err(Fault::BadRequest("a check alone".to_owned())),
+    }
+}

@@ -32,9 +32,9 @@ pub(crate) struct HttpTransport {
 
 /// The transports of all endpoints of a configuration.
 pub(crate) fn transports(config: &ConsulConfig) -> Result<Vec<Arc<dyn Transport>>> {
-    config
-        .base_urls()
-        .map(|(base, host)| Ok(Arc::new(HttpTransport::new(config, base, host)?) as Arc<dyn Transport>))
+    let endpoints = config.endpoints()?.into_iter();
+    endpoints
+        .map(|(base, host)| Ok(Arc::new(HttpTransport::new(config, base, &host)?) as Arc<dyn Transport>))
         .collect()
 }
 
@@ -56,6 +56,7 @@ impl HttpTransport {
             .no_proxy()
             .http1_only()
             .connect_timeout(config.connect_timeout)
+            .pool_idle_timeout(KEEP_ALIVE)
             .tcp_keepalive(KEEP_ALIVE)
             .tcp_keepalive_interval(KEEP_ALIVE)
             .tcp_nodelay(true);

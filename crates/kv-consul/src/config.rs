@@ -15,7 +15,7 @@ pub const DRIVER: Driver = Driver { name: "consul", schemes: &["consul", "consul
 
 fn open(url: StoreUrl) -> Opening {
     Box::pin(async move {
-        let store = ConsulConfig::from_url(&url)?.open().await?;
+        let store = ConsulStore::connect(ConsulConfig::from_url(&url)?).await?;
         Ok(std::sync::Arc::new(store) as _)
     })
 }
@@ -36,17 +36,18 @@ pub enum LockLayout {
 ///
 /// ```no_run
 /// # async fn demo() -> kv_consul::kv_core::Result<()> {
-/// use kv_consul::ConsulConfig;
+/// use kv_consul::{ConsulConfig, ConsulStore};
 /// use kv_consul::kv_core::{Prefix, StoreExt};
 ///
-/// let store = ConsulConfig::new("127.0.0.1", 8500).with_namespace(Prefix::new("app")?).open().await?;
+/// let config = ConsulConfig::new(["127.0.0.1:8500"]).with_namespace(Prefix::new("app")?);
+/// let store = ConsulStore::connect(config).await?;
 /// store.put("greeting", "hello").await?;
 /// # Ok(())
 /// # }
 /// ```
 #[derive(Clone, Debug)]
 pub struct ConsulConfig {
-    pub(crate) hosts: Vec<Host>,
+    pub(crate) hosts: Vec<String>,
     pub(crate) tls: bool,
     pub(crate) namespace: Prefix,
     pub(crate) token: Option<Secret>,
@@ -66,11 +67,11 @@ pub struct ConsulConfig {
 }
 
 impl ConsulConfig {
-    /// An agent or server at this host, without TLS, token or namespace.
-    #[must_use]
-    pub fn new(host: impl Into<String>, port: u16) -> Self {
+    /// A store on these agents or servers of one datacenter, each as `host:port`; the port may be left
+    /// out. The first is used until it cannot be reached, then the next.
+    pub fn new<H: Into<String>>(hosts: impl IntoIterator<Item = H>) -> Self {
         Self {
-            hosts: vec![Host { name: host.into(), port: Some(port) }],
+            hosts: hosts.into_iter().map(Into::into).collect(),
             tls: false,
             namespace: Prefix::root(),
             token: None,
@@ -112,8 +113,11 @@ impl ConsulConfig {
         if url.user().is_some() {
             return Err(invalid("Consul knows no users: give an ACL token with ?token_file= or ?token_env="));
         }
-        let mut config = Self::new("", DEFAULT_PORT);
-        config.hosts = url.hosts().to_vec();
+        let mut config = Self::new(url.hosts().iter().map(|host| match host.port {
+            Some(port) => host.authority(port),
+            None if host.name.contains(':') => format!("[{}]", host.name),
+            None => host.name.clone(),
+        }));
         config.tls = tls;
         config.namespace = url.namespace()?;
 
@@ -159,13 +163,6 @@ impl ConsulConfig {
         params.finish()?;
         config.check()?;
         Ok(config)
-    }
-
-    /// The same with one more host to turn to when the present one cannot be reached.
-    #[must_use]
-    pub fn with_host(mut self, host: impl Into<String>, port: u16) -> Self {
-        self.hosts.push(Host { name: host.into(), port: Some(port) });
-        self
     }
 
     /// The same with every key below this path.
@@ -275,21 +272,14 @@ impl ConsulConfig {
         self
     }
 
-    /// Opens the store and makes sure that a Consul answers.
-    ///
-    /// # Errors
-    ///
-    /// `InvalidConfig`; `Unavailable`, naming the endpoint, if nothing answers within the connect
-    /// timeout; `Unauthenticated` for a token Consul does not know.
-    pub async fn open(self) -> Result<ConsulStore> {
-        self.check()?;
-        ConsulStore::open(self)
-            .await
-            .map_err(|error| error.with_operation(Operation::Open).with_backend("consul"))
-    }
-
     /// Checks what can be checked without I/O.
-    fn check(&self) -> Result<()> {
+    pub(crate) fn check(&self) -> Result<()> {
+        if self.hosts.is_empty() {
+            return Err(invalid("Consul needs at least one host"));
+        }
+        for host in &self.hosts {
+            parse_host(host)?;
+        }
         Names::new(&self.namespace, self.lock_layout)
             .map_err(|error| error.with_operation(Operation::Open))?;
         let tls_option = [
@@ -323,11 +313,24 @@ impl ConsulConfig {
         Ok(())
     }
 
-    /// The endpoints as base URLs.
-    pub(crate) fn base_urls(&self) -> impl Iterator<Item = (String, &Host)> {
+    /// The endpoints: base URL and host.
+    pub(crate) fn endpoints(&self) -> Result<Vec<(String, Host)>> {
         let (scheme, port) = if self.tls { ("https", DEFAULT_TLS_PORT) } else { ("http", DEFAULT_PORT) };
-        self.hosts.iter().map(move |host| (format!("{scheme}://{}", host.authority(port)), host))
+        let endpoint = |host: &String| {
+            let host = parse_host(host)?;
+            Ok((format!("{scheme}://{}", host.authority(port)), host))
+        };
+        self.hosts.iter().map(endpoint).collect()
     }
+}
+
+/// A host as in a URL.
+fn parse_host(text: &str) -> Result<Host> {
+    if text.contains(['/', '?', ',', '@']) {
+        return Err(invalid(format!("{text:?} is not host:port")));
+    }
+    let url = StoreUrl::parse(&format!("consul://{text}"))?;
+    url.hosts().first().cloned().ok_or_else(|| invalid("a host is empty"))
 }
 
 pub(crate) fn invalid(reason: impl Into<String>) -> Error {
@@ -364,7 +367,7 @@ mod tests {
              &key={file}&server_name=n&lock_ttl=20s&lock_delay=0s&session_ttl=10s&lock_layout=key",
         ))
         .unwrap();
-        let urls: Vec<_> = config.base_urls().map(|(url, _)| url).collect();
+        let urls: Vec<_> = config.endpoints().unwrap().into_iter().map(|(url, _)| url).collect();
         assert_eq!(urls, ["https://a:1", "https://b:8501"]);
         assert_eq!(config.namespace.as_str(), "app/x");
         assert_eq!(config.lock_delay, Duration::ZERO);
@@ -394,5 +397,9 @@ mod tests {
         ] {
             assert!(config(url).is_err(), "{url}");
         }
+        for host in ["", "h:0", "http://h", "h/path", "a,b", "user@h"] {
+            assert!(ConsulConfig::new([host]).check().is_err(), "{host}");
+        }
+        assert!(ConsulConfig::new([""; 0]).check().is_err());
     }
 }

@@ -21,7 +21,7 @@ use crate::store::to_entry;
 use crate::wire::Kv;
 
 /// The most blocking queries of one store handle.
-pub(crate) const MAX_QUERIES: usize = 64;
+pub(crate) const MAX_QUERIES: usize = 32;
 
 #[derive(Debug)]
 pub(crate) struct Hub {

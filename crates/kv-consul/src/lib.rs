@@ -11,6 +11,7 @@ mod client;
 mod config;
 mod error;
 mod hub;
+mod items;
 mod known;
 mod list;
 mod lock;

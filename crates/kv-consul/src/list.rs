@@ -10,7 +10,7 @@ use kv_core::{
     Consistency, DeleteTreeOptions, Error, Key, ListItem, ListOptions, Listing, Prefix, Result, Version,
 };
 
-use crate::api::{Items, Lane, Query};
+use crate::items::{Items, Lane, Query};
 use crate::names::{SEMAPHORE_FLAG, Scope};
 use crate::shared::Shared;
 use crate::store::to_entry;
@@ -24,8 +24,12 @@ pub(crate) async fn list(shared: &Arc<Shared>, prefix: &Prefix, options: ListOpt
         ..Query::new(scope, options.consistency)
     };
     let names_only = query.names_only;
+    // Consul's index of a tree is that of its last change. It is the state of everything this handle
+    // has seen until now, too.
+    let newest = shared.api.newest();
     let items = shared.api.read(query, Lane::Stream, timeout).await?;
-    let as_of = items.index().map(Version::new);
+    let linearizable = options.consistency == Consistency::Linearizable;
+    let as_of = items.index().map(|index| Version::new(if linearizable { index.max(newest) } else { index }));
     let reader = Reader {
         shared: Arc::clone(shared),
         prefix: prefix.clone(),

@@ -12,9 +12,9 @@ use kv_core::{Consistency, Error, ErrorKind, Result};
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
-use crate::api::{Items, Lane, Query};
 use crate::error::protocol;
 use crate::hub::Seen;
+use crate::items::{Items, Lane, Query};
 use crate::names::Scope;
 use crate::shared::{Backoff, Shared};
 
@@ -140,6 +140,7 @@ impl Reader<'_> {
         if index < self.index {
             tracing::debug!(scope = self.scope.text(), index, before = self.index, "the index went back");
             if self.lost_its_state().await? {
+                self.shared.api.forget_newest();
                 hub.forget(self.id);
             }
             self.index = 0;

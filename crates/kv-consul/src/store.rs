@@ -30,7 +30,7 @@ const MAX_VALUE: usize = 375 * 1024;
 /// How late Consul's timers and the agreement on what they did may be.
 const SLACK: Duration = Duration::from_secs(5);
 
-/// A store on Consul. Made by [`ConsulConfig::open`] or by the crate's [`DRIVER`](crate::DRIVER).
+/// A store on Consul. Made by [`connect`](Self::connect) or by the crate's [`DRIVER`](crate::DRIVER).
 ///
 /// Dropping it closes it in the background.
 pub struct ConsulStore {
@@ -38,15 +38,25 @@ pub struct ConsulStore {
 }
 
 impl ConsulStore {
-    pub(crate) async fn open(config: ConsulConfig) -> Result<Self> {
-        let transports = client::transports(&config)?;
-        let limit = config.timeout.min(config.connect_timeout);
-        let store = Self::over(transports, &config)?;
-        store.shared.api.probe(&Deadline::after(limit)).await?;
-        if config.token.is_some() {
-            store.shared.api.check_token(&Deadline::after(config.timeout)).await?;
-        }
-        Ok(store)
+    /// Opens the store and makes sure that a Consul answers.
+    ///
+    /// # Errors
+    ///
+    /// `InvalidConfig` for a configuration that cannot work; `Unavailable`, naming the endpoint, if
+    /// nothing answers within the connect timeout; `Unauthenticated` for a token Consul does not know.
+    pub async fn connect(config: ConsulConfig) -> Result<Self> {
+        let opened = async {
+            config.check()?;
+            let store = Self::over(client::transports(&config)?, &config)?;
+            let limit = config.timeout.min(config.connect_timeout);
+            store.shared.api.probe(&Deadline::after(limit)).await?;
+            if config.token.is_some() {
+                store.shared.api.check_token(&Deadline::after(config.timeout)).await?;
+            }
+            Ok(store)
+        };
+        let opened: Result<Self> = opened.await;
+        opened.map_err(|error| error.with_operation(Operation::Open).with_backend(BACKEND))
     }
 
     /// A store over these transports, which nobody has tried yet.

@@ -21,6 +21,30 @@ pub(crate) struct Request {
     pub(crate) method: Method,
     pub(crate) path: String,
     pub(crate) body: Bytes,
+    /// Whether it does no harm to send it twice.
+    pub(crate) repeatable: bool,
+}
+
+impl Request {
+    /// A request that reads.
+    pub(crate) fn get(path: String) -> Self {
+        Self { method: Method::Get, path, body: Bytes::new(), repeatable: true }
+    }
+
+    /// A request that may change something.
+    pub(crate) fn put(path: String, body: Bytes) -> Self {
+        Self { method: Method::Put, path, body, repeatable: false }
+    }
+
+    /// A request that deletes.
+    pub(crate) fn delete(path: String) -> Self {
+        Self { method: Method::Delete, path, body: Bytes::new(), repeatable: false }
+    }
+
+    /// The same, which does no harm when it is sent twice.
+    pub(crate) fn repeatable(self, repeatable: bool) -> Self {
+        Self { repeatable, ..self }
+    }
 }
 
 /// The head of an answer; its body is still to be read.

@@ -10,9 +10,9 @@ use kv_core::{
     WatchStart, WatchTarget,
 };
 
-use crate::api::{Items, Lane, Query};
 use crate::error::BACKEND;
 use crate::hub::{Subscription, Wants};
+use crate::items::{Items, Lane, Query};
 use crate::known::Known;
 use crate::names::Scope;
 use crate::shared::{Backoff, Shared};

@@ -1,0 +1,83 @@
+//! A server for a test, and stores on it.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, dead_code)] // Test helpers.
+
+use std::hash::{BuildHasher, RandomState};
+use std::time::{Duration, Instant};
+
+use kv_consul::kv_core::{StoreUrl, Watch, WatchEvent};
+use kv_consul::{ConsulConfig, ConsulStore};
+use kv_testkit::{Cluster, require_or_skip};
+
+/// Where tests find a server that runs already.
+const URL: &str = "KV_CONSUL_URL";
+
+/// One server: a container of its own, or the one a variable names.
+pub(crate) struct Server {
+    pub(crate) cluster: Option<Cluster>,
+    url: String,
+}
+
+/// `None` after saying why there is none.
+pub(crate) async fn server() -> Option<Server> {
+    if let Ok(url) = std::env::var(URL) {
+        return Some(Server { cluster: None, url });
+    }
+    own_server().await
+}
+
+/// A server a test may harm.
+pub(crate) async fn own_server() -> Option<Server> {
+    let cluster = require_or_skip(env!("CARGO_MANIFEST_DIR"))?.start().await.unwrap();
+    Some(Server { url: cluster.url().unwrap(), cluster: Some(cluster) })
+}
+
+impl Server {
+    /// A store in a namespace nobody else has.
+    pub(crate) async fn store(&self) -> ConsulStore {
+        self.open(&namespace(), "").await
+    }
+
+    pub(crate) async fn open(&self, namespace: &str, query: &str) -> ConsulStore {
+        open(&format!("{}/{namespace}{query}", self.url)).await
+    }
+
+    /// Consul's own answer to a request.
+    pub(crate) async fn raw(&self, method: reqwest::Method, path: &str, body: impl Into<String>) -> (u16, String) {
+        let url = format!("http://{}{path}", self.endpoint());
+        let client = reqwest::Client::builder().no_proxy().build().unwrap();
+        let response = client.request(method, url).body(body.into()).send().await.unwrap();
+        (response.status().as_u16(), response.text().await.unwrap())
+    }
+
+    pub(crate) fn endpoint(&self) -> String {
+        StoreUrl::parse(&self.url).unwrap().hosts()[0].authority(8500)
+    }
+
+    pub(crate) fn cluster(&self) -> &Cluster {
+        self.cluster.as_ref().unwrap()
+    }
+}
+
+pub(crate) fn namespace() -> String {
+    format!("t{:x}", RandomState::new().hash_one(0))
+}
+
+pub(crate) async fn open(url: &str) -> ConsulStore {
+    let url = StoreUrl::parse(url).unwrap();
+    ConsulStore::connect(ConsulConfig::from_url(&url).unwrap()).await.unwrap()
+}
+
+/// The next event, or a failure that says so.
+pub(crate) async fn next(watch: &mut Watch) -> WatchEvent {
+    tokio::time::timeout(Duration::from_secs(30), watch.next()).await.expect("an event").unwrap().unwrap()
+}
+
+/// Asks until the answer is yes.
+pub(crate) async fn until<F: Future<Output = bool>>(what: &str, limit: Duration, mut ask: impl FnMut() -> F) {
+    let begin = Instant::now();
+    while !ask().await {
+        assert!(begin.elapsed() < limit, "{what}: not within {limit:?}");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}

@@ -245,6 +245,7 @@ fn plain(text: &str) -> String {
         ("invalidcontenttype", "the server does not speak TLS: use etcd:// in place of etcd+tls://"),
         ("wrongversionnumber", "the server does not speak TLS: use etcd:// in place of etcd+tls://"),
         ("notvalidforname", "the server's certificate is not for this host"),
+        ("not valid for", "the server's certificate is not for this host"),
         ("unknownissuer", "the server's certificate was not issued by a CA that is trusted here"),
         ("expired", "the server's certificate has expired"),
         ("certificaterequired", "the server asks for a client certificate: give cert= and key="),
@@ -267,4 +268,158 @@ pub(crate) fn misconfigured(error: &Error) -> Option<String> {
     let text = chain(error.source()?);
     let words = plain(&text);
     (words != text && !text.contains("dns error")).then_some(words)
+}
+
+#[cfg(test)]
+mod tests {
+    use kv_core::Applied;
+
+    use super::*;
+
+    fn kind_of(code: Code, message: &str) -> (ErrorKind, Applied, Next) {
+        let (error, next) = classify(native::Error::GRpcStatus(Status::new(code, message)));
+        assert!(error.source().is_some(), "{message}");
+        (error.kind().clone(), error.applied(), next)
+    }
+
+    #[test]
+    fn every_refusal_of_the_server_is_told_apart() {
+        use Applied::{No, Unknown};
+        let unavailable = ErrorKind::Unavailable;
+        let invalid = |text: &str| ErrorKind::InvalidArgument { reason: text.to_owned() };
+        for (code, message, kind, applied, next) in [
+            (
+                Code::InvalidArgument,
+                "authentication failed, invalid user ID or password",
+                ErrorKind::Unauthenticated,
+                No,
+                Next::Stop,
+            ),
+            (Code::Unauthenticated, "invalid auth token", ErrorKind::Unauthenticated, No, Next::SignIn),
+            (
+                Code::InvalidArgument,
+                "revision of auth store is old",
+                ErrorKind::Unauthenticated,
+                No,
+                Next::SignIn,
+            ),
+            (Code::InvalidArgument, "user name is empty", ErrorKind::Unauthenticated, No, Next::SignIn),
+            (Code::PermissionDenied, "permission denied", ErrorKind::PermissionDenied, No, Next::Stop),
+            (Code::Unavailable, "no leader", unavailable.clone(), No, Next::Wait),
+            (Code::FailedPrecondition, "not leader", unavailable.clone(), No, Next::Wait),
+            (Code::Unavailable, "request timed out", unavailable.clone(), Unknown, Next::Again),
+            (
+                Code::Unavailable,
+                "request timed out, possibly due to previous leader failure",
+                unavailable.clone(),
+                Unknown,
+                Next::Again,
+            ),
+            (Code::Unavailable, "leader changed", unavailable.clone(), Unknown, Next::Again),
+            (Code::Unavailable, "server stopped", unavailable.clone(), Unknown, Next::Again),
+            (Code::Unknown, "raft proposal dropped", unavailable.clone(), Unknown, Next::Again),
+            (Code::DeadlineExceeded, "context deadline exceeded", ErrorKind::Timeout, Unknown, Next::Again),
+            // Some writes are refused before they are made, and one is made and then reported so.
+            (
+                Code::ResourceExhausted,
+                "mvcc: database space exceeded",
+                ErrorKind::NoSpace,
+                Unknown,
+                Next::Stop,
+            ),
+            (Code::ResourceExhausted, "too many requests", ErrorKind::Overloaded, No, Next::Stop),
+            (
+                Code::OutOfRange,
+                "mvcc: required revision has been compacted",
+                ErrorKind::Compacted { oldest: None },
+                No,
+                Next::Stop,
+            ),
+            (
+                Code::OutOfRange,
+                "mvcc: required revision is a future revision",
+                unavailable.clone(),
+                No,
+                Next::Stop,
+            ),
+            (
+                Code::OutOfRange,
+                "too large lease TTL",
+                ErrorKind::TtlOutOfRange { min: MIN_TTL, max: MAX_TTL },
+                No,
+                Next::Stop,
+            ),
+            (Code::NotFound, "requested lease not found", unavailable, No, Next::Stop),
+            (
+                Code::InvalidArgument,
+                "duplicate key given in txn request",
+                invalid("duplicate key given in txn request"),
+                No,
+                Next::Stop,
+            ),
+            (Code::DataLoss, "corrupt cluster", ErrorKind::Corrupt, Unknown, Next::Stop),
+            (Code::Unknown, "something new", ErrorKind::Protocol, Unknown, Next::Stop),
+            (
+                Code::Unimplemented,
+                "unknown service",
+                ErrorKind::Unsupported { what: "unknown service".to_owned() },
+                No,
+                Next::Stop,
+            ),
+        ] {
+            let message = format!("etcdserver: {message}");
+            assert_eq!(kind_of(code, &message), (kind, applied, next), "{message}");
+        }
+        for (code, message) in [
+            (Code::InvalidArgument, "etcdserver: request is too large"),
+            (Code::ResourceExhausted, "grpc: received message larger than max (2097157 vs. 2097152)"),
+        ] {
+            let (kind, applied, next) = kind_of(code, message);
+            assert!(kind.to_string().contains("1.5 MiB"), "{kind}");
+            assert_eq!((applied, next), (No, Next::Stop));
+        }
+    }
+
+    #[test]
+    fn only_a_connection_that_never_was_leaves_no_doubt() {
+        let refused = std::io::Error::from(std::io::ErrorKind::ConnectionRefused);
+        let status = Status::from_error(Box::new(ConnectError(Box::new(refused))));
+        let (error, next) = classify(status.into());
+        assert_eq!((error.applied(), next), (Applied::No, Next::Elsewhere));
+        assert!(error.to_string().contains("cannot connect"), "{error}");
+
+        let reset = std::io::Error::from(std::io::ErrorKind::ConnectionReset);
+        let status = Status::from_error(Box::new(reset));
+        let (error, next) = classify(status.into());
+        assert_eq!((error.kind(), error.applied()), (&ErrorKind::Unavailable, Applied::Unknown));
+        assert_eq!(next, Next::Again);
+    }
+
+    #[test]
+    fn what_a_lease_or_an_answer_failed_for_is_recognised() {
+        let error = |code, message: &str| classify(Status::new(code, message).into()).0;
+        let gone = error(Code::NotFound, "etcdserver: requested lease not found");
+        assert!(lease_gone(&gone));
+        let large = error(
+            Code::OutOfRange,
+            "Error, decoded message length too large: found 5 bytes, the limit is: 4 bytes",
+        );
+        assert!(answer_too_large(&large) && !compacted(&large) && !lease_gone(&large));
+        assert!(is_future(&error(Code::OutOfRange, "mvcc: required revision is a future revision")));
+    }
+
+    #[test]
+    fn tls_failures_are_told_in_plain_words() {
+        for (text, words) in [
+            ("received corrupt message of type InvalidContentType", "use etcd://"),
+            ("invalid peer certificate: UnknownIssuer", "not issued by a CA"),
+            ("invalid peer certificate: NotValidForName", "not for this host"),
+            ("invalid peer certificate: certificate not valid for name \"a\"", "not for this host"),
+            ("received fatal alert: CertificateRequired", "cert= and key="),
+            ("received fatal alert: BadCertificate", "client certificate"),
+        ] {
+            assert!(plain(text).contains(words), "{text}: {}", plain(text));
+        }
+        assert_eq!(plain("connection refused"), "connection refused");
+    }
 }

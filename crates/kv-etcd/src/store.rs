@@ -22,8 +22,11 @@ use crate::lease::Granted;
 use crate::write::{self, Guards};
 use crate::{list, lock, record, session, txn, watch};
 
-/// What a request may take, below etcd's limit of 1.5 MiB by what keys and framing take.
-pub(crate) const MAX_REQUEST: usize = (3 << 19) - (16 << 10);
+/// The largest value: below etcd's limit of 1.5 MiB per request by what keys and framing take, and
+/// small values it is compared with.
+const MAX_VALUE: usize = (3 << 19) - (16 << 10);
+/// The most a value and the one it is compared with may take.
+const MAX_VALUES: usize = (3 << 19) - (6 << 10);
 /// How many keys a delete_tree looks at to tell entries from records of locks.
 const MAX_LOOKED_AT: i64 = 40_000;
 /// How often a put whose lease ended before it was used takes another.
@@ -77,7 +80,7 @@ fn capabilities(config: &EtcdConfig) -> Capabilities {
     // The server looks for leases that are over twice a second, and we count whole seconds.
     let slack = Duration::from_secs(2);
     let mut limits = Limits::default();
-    limits.max_value = MAX_REQUEST;
+    limits.max_value = MAX_VALUE;
     limits.max_txn_ops = txn::MAX_OPS;
     limits.max_txn_bytes = txn::MAX_TXN_BYTES;
     limits.ttl = TTL;
@@ -192,7 +195,7 @@ impl EtcdStore {
         let core = &self.core;
         core.check_open()?;
         core.capabilities.limits.check_value(key, &value)?;
-        write::check_size(key, &value, &options.precondition, MAX_REQUEST)?;
+        write::check_size(key, &value, &options.precondition, MAX_VALUES)?;
         if let Expiry::Ttl(ttl) = options.expiry {
             TTL.check(ttl)?;
         }
@@ -228,7 +231,7 @@ impl EtcdStore {
     async fn delete(&self, key: &Key, options: DeleteOptions) -> Result<DeleteResult> {
         let core = &self.core;
         core.check_open()?;
-        write::check_size(key, &Bytes::new(), &options.precondition, MAX_REQUEST)?;
+        write::check_size(key, &Bytes::new(), &options.precondition, MAX_VALUES)?;
         let name = core.namespace.native(key);
         let guards = Guards::new([name.as_str()], options.fence.as_ref())?;
         let mut when = guards.checks();

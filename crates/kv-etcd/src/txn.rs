@@ -4,6 +4,10 @@
 //! of an absent key, or of a lock's record that is no entry, can be the opposite of a list of
 //! comparisons. Such a condition gets a transaction of its own inside, of which the other branch goes
 //! on. All comparisons look at the state before the first operation, whatever their depth.
+//!
+//! The server limits the operations along a nest. Where it would be exceeded, a first request asks
+//! which conditions hold, and the second carries out what follows, only if their keys did not change
+//! in between.
 
 use std::sync::Arc;
 
@@ -20,12 +24,15 @@ use crate::error;
 use crate::handle::Handle;
 use crate::record;
 use crate::store::PutLease;
-use crate::write::{Guards, revision};
+use crate::write::{Guards, first_page, revision};
 
-/// What the server takes in one list of comparisons or operations.
+/// What the server takes: the longest lists of comparisons or operations of a nest, one on each level,
+/// counted together.
 pub(crate) const MAX_OPS: usize = 128;
-/// The depth of an answer that can be decoded.
-const MAX_DEPTH: usize = 32;
+/// How deep it is nested: each level repeats the other branch.
+const MAX_NESTED: usize = 8;
+/// How many conditions are asked about in one request; each takes up to three comparisons.
+const MAX_ASKED: usize = 64;
 /// What the server takes in one request, less its own framing.
 const MAX_BYTES: usize = (3 << 19) - (1 << 10);
 /// What of it is for keys and values; the rest is for namespaces and for comparisons that take two.
@@ -34,7 +41,7 @@ pub(crate) const MAX_TXN_BYTES: usize = (3 << 19) - (96 << 10);
 const LEASE_ATTEMPTS: usize = 3;
 
 /// Comparisons of which all must hold, or not all.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 struct Term {
     checks: Vec<Check>,
     holds: bool,
@@ -106,19 +113,39 @@ fn number(
     Some(Term::all(checks))
 }
 
-/// The terms of all conditions: those that must hold put together, as far as a list takes them.
-fn terms(core: &Handle, conditions: &[Condition]) -> Result<Vec<Term>> {
-    let (mut together, mut apart) = (Vec::new(), Vec::new());
-    for condition in conditions {
-        match term(&core.namespace.native(&condition.key), &condition.test)? {
-            Some(Term { checks, holds: true }) => together.extend(checks),
-            Some(term) => apart.push(term),
-            None => {}
+/// The conditions of a transaction, as the server is asked for them.
+#[derive(Debug)]
+struct Terms {
+    /// One for each condition, with the name it is about.
+    single: Vec<(String, Term)>,
+    /// The same with those put together that must hold.
+    nested: Vec<Term>,
+}
+
+impl Terms {
+    fn new(core: &Handle, conditions: &[Condition]) -> Result<Self> {
+        let mut single = Vec::new();
+        for condition in conditions {
+            let name = core.namespace.native(&condition.key);
+            single.extend(term(&name, &condition.test)?.map(|term| (name, term)));
         }
+        let (together, apart): (Vec<_>, Vec<_>) =
+            single.iter().map(|(_, term)| term).partition(|term| term.holds);
+        let together: Vec<_> = together.into_iter().flat_map(|term| term.checks.clone()).collect();
+        let together = (!together.is_empty()).then(|| Term::all(together));
+        let nested = together.into_iter().chain(apart.into_iter().cloned()).collect();
+        Ok(Self { single, nested })
     }
-    let mut terms: Vec<_> = together.chunks(MAX_OPS).map(|checks| Term::all(checks.to_vec())).collect();
-    terms.extend(apart);
-    Ok(terms)
+}
+
+/// How a transaction is carried out.
+#[derive(Debug)]
+enum Plan<'a> {
+    /// The server decides, by these terms.
+    Nested(&'a [Term]),
+    /// The conditions were asked about: whether they held, which is so as long as these comparisons
+    /// are true.
+    Decided { held: bool, unchanged: Vec<Check> },
 }
 
 /// One branch inside the other, each for one term.
@@ -161,11 +188,7 @@ pub(crate) async fn transact(core: &Arc<Handle>, txn: Txn) -> Result<TxnResult> 
             TTL.check(*ttl).map_err(|error| error.with_key(key.as_str()))?;
         }
     }
-    let terms = terms(core, &txn.conditions)?;
-    if terms.len() > MAX_DEPTH {
-        return Err(Error::new(ErrorKind::TooLarge { size: terms.len(), max: MAX_DEPTH })
-            .with_detail("conditions that a value is not equal"));
-    }
+    let terms = Terms::new(core, &txn.conditions)?;
     let written: Vec<_> = txn
         .then
         .iter()
@@ -176,34 +199,79 @@ pub(crate) async fn transact(core: &Arc<Handle>, txn: Txn) -> Result<TxnResult> 
     let guards = Guards::new(written.iter().map(String::as_str), txn.fence.as_ref())?;
     let deadline = core.deadline(txn.timeout);
     let attempt = Attempt { core, txn: &txn, terms: &terms, guards: &guards };
-    for _ in 1..LEASE_ATTEMPTS {
-        match attempt.make(deadline).await {
-            Err(error) if error::lease_gone(&error) => {}
-            other => return other,
+    let mut leases_gone = 0;
+    loop {
+        let plan = attempt.plan(deadline).await?;
+        match attempt.make(deadline, &plan).await {
+            Ok(Some(result)) => return Ok(result),
+            // A key of the plan changed, and nothing was done.
+            Ok(None) => {}
+            Err(error) if error::lease_gone(&error) && leases_gone < LEASE_ATTEMPTS => leases_gone += 1,
+            Err(error) => return Err(error),
         }
     }
-    attempt.make(deadline).await
 }
 
 struct Attempt<'a> {
     core: &'a Arc<Handle>,
     txn: &'a Txn,
-    terms: &'a [Term],
+    terms: &'a Terms,
     guards: &'a Guards,
 }
 
 impl Attempt<'_> {
-    async fn make(&self, deadline: Deadline) -> Result<TxnResult> {
-        // The size does not depend on the leases, so it is known before any is granted.
-        let none = |ops: &[TxnOp]| ops.iter().map(|_| PutLease::None).collect::<Vec<_>>();
-        let size = self.tree(&none(&self.txn.then), &none(&self.txn.or_else))?.size();
+    /// Lets the server decide if that fits, and else asks it about the conditions first.
+    async fn plan(&self, deadline: Deadline) -> Result<Plan<'_>> {
+        let nested = Plan::Nested(&self.terms.nested);
+        // Sizes do not depend on the leases, so they are known before any is granted.
+        let tree = self.tree(&nested, &self.no_leases(&self.txn.then), &self.no_leases(&self.txn.or_else))?;
+        if self.terms.nested.len() <= MAX_NESTED && tree.ops() <= MAX_OPS {
+            return Ok(nested);
+        }
+        let mut unchanged = Vec::new();
+        for terms in self.terms.single.chunks(MAX_ASKED) {
+            let questions = terms.iter().map(|(name, term)| {
+                let read = vec![Step::Read(Read::new(Range::one(name.as_str())).keys_only())];
+                Step::Branch(Tree { when: term.checks.clone(), then: read.clone(), or_else: read })
+            });
+            let done = self.core.client.commit(deadline, Tree::always(questions.collect())).await?;
+            for ((name, term), done) in terms.iter().zip(done.steps) {
+                let Done::Branch(done) = done else {
+                    return Err(error::nonsense("a transaction without its inner one"));
+                };
+                let held = done.succeeded == term.holds;
+                let version = first_page(done.steps)?.records.first().map_or(0, |record| record.version);
+                let same = Check::new(name.as_str(), Compare::Equal, Field::Version(version));
+                if !held {
+                    return Ok(Plan::Decided { held, unchanged: vec![same] });
+                }
+                if !unchanged.contains(&same) {
+                    unchanged.push(same);
+                }
+            }
+        }
+        Ok(Plan::Decided { held: true, unchanged })
+    }
+
+    fn no_leases(&self, ops: &[TxnOp]) -> Vec<PutLease<'_>> {
+        ops.iter().map(|_| PutLease::None).collect()
+    }
+
+    /// Makes the transaction; `None` if the plan does not stand any more.
+    async fn make(&self, deadline: Deadline, plan: &Plan<'_>) -> Result<Option<TxnResult>> {
+        let bare = self.tree(plan, &self.no_leases(&self.txn.then), &self.no_leases(&self.txn.or_else))?;
+        if bare.ops() > MAX_OPS {
+            return Err(Error::new(ErrorKind::TooLarge { size: bare.ops(), max: MAX_OPS })
+                .with_detail("operations, with what guards fenced writes and records of locks"));
+        }
+        let size = bare.size();
         if size > MAX_BYTES {
             return Err(Error::new(ErrorKind::TooLarge { size, max: MAX_BYTES })
                 .with_detail("bytes of the request, namespaces and repeated branches included"));
         }
         let then = self.leases(deadline, &self.txn.then).await?;
         let or_else = self.leases(deadline, &self.txn.or_else).await?;
-        let tree = self.tree(&then, &or_else)?;
+        let tree = self.tree(plan, &then, &or_else)?;
         let done = match self.core.client.commit(deadline, tree).await {
             Ok(done) => done,
             Err(error) => {
@@ -212,15 +280,18 @@ impl Attempt<'_> {
             }
         };
         let revision = done.revision;
-        let done = if self.guards.is_empty() {
-            done
-        } else if done.succeeded {
-            branch(done)?
-        } else {
-            self.guards.refusal(&done.steps)?;
-            return Err(error::nonsense("a refusal without its reason"));
+        let (succeeded, steps) = match plan {
+            Plan::Nested(terms) if self.guards.is_empty() => unnest(terms, done)?,
+            _ if !done.succeeded => {
+                self.guards.refusal(&done.steps)?;
+                return match plan {
+                    Plan::Nested(_) => Err(error::nonsense("a refusal without its reason")),
+                    Plan::Decided { .. } => Ok(None),
+                };
+            }
+            Plan::Nested(terms) => unnest(terms, branch(done)?)?,
+            Plan::Decided { held, .. } => (*held, done.steps),
         };
-        let (succeeded, steps) = unnest(self.terms, done)?;
         let (ops, leases) = if succeeded { (&self.txn.then, then) } else { (&self.txn.or_else, or_else) };
         if steps.len() != ops.len() {
             return Err(error::nonsense("a transaction without all its answers"));
@@ -231,7 +302,7 @@ impl Attempt<'_> {
             .zip(steps)
             .map(|((op, lease), step)| self.outcome(op, lease, step, revision))
             .collect::<Result<_>>()?;
-        Ok(TxnResult::new(succeeded, outcomes))
+        Ok(Some(TxnResult::new(succeeded, outcomes)))
     }
 
     /// A lease for each operation, of which only puts need one.
@@ -245,16 +316,23 @@ impl Attempt<'_> {
         .await
     }
 
-    fn tree(&self, then: &[PutLease<'_>], or_else: &[PutLease<'_>]) -> Result<Tree> {
+    fn tree(&self, plan: &Plan<'_>, then: &[PutLease<'_>], or_else: &[PutLease<'_>]) -> Result<Tree> {
         let steps = |ops: &[TxnOp], leases: &[PutLease<'_>]| {
             ops.iter().zip(leases).map(|(op, lease)| self.step(op, lease.id())).collect::<Result<Vec<_>>>()
         };
-        let tree = nest(self.terms, steps(&self.txn.then, then)?, &steps(&self.txn.or_else, or_else)?);
-        Ok(if self.guards.is_empty() {
-            tree
-        } else {
-            Tree { when: self.guards.checks(), then: vec![Step::Branch(tree)], or_else: self.guards.reads() }
-        })
+        let (then, or_else) = (steps(&self.txn.then, then)?, steps(&self.txn.or_else, or_else)?);
+        let (mut when, then) = match plan {
+            Plan::Nested(terms) => {
+                let tree = nest(terms, then, &or_else);
+                if self.guards.is_empty() {
+                    return Ok(tree);
+                }
+                (Vec::new(), vec![Step::Branch(tree)])
+            }
+            Plan::Decided { held, unchanged } => (unchanged.clone(), if *held { then } else { or_else }),
+        };
+        when.extend(self.guards.checks());
+        Ok(Tree { when, then, or_else: self.guards.reads() })
     }
 
     fn step(&self, op: &TxnOp, lease: i64) -> Result<Step> {
@@ -346,8 +424,8 @@ mod tests {
                     Entry::new(key.clone(), found.value.clone(), version, created)
                 });
                 for test in &tests {
-                    let condition = Condition::present(&key);
-                    let condition = Condition { test: test.clone(), ..condition };
+                    let mut condition = Condition::present(&key);
+                    condition.test = test.clone();
                     let encoded = match term(name, test).unwrap() {
                         None => true,
                         Some(term) => {

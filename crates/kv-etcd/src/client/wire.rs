@@ -278,6 +278,15 @@ impl Tree {
         self.then.iter().chain(&self.or_else).any(Step::writes)
     }
 
+    /// What the server counts against its limit of operations: the longest list of each level.
+    pub(crate) fn ops(&self) -> usize {
+        let inner = self.then.iter().chain(&self.or_else).map(|step| match step {
+            Step::Branch(tree) => tree.ops(),
+            _ => 0,
+        });
+        self.when.len().max(self.then.len()).max(self.or_else.len()) + inner.max().unwrap_or(0)
+    }
+
     /// What it takes in a request, roughly.
     pub(crate) fn size(&self) -> usize {
         let steps = self.then.iter().chain(&self.or_else).map(|step| step.size() + 16).sum::<usize>();

@@ -13,13 +13,13 @@ use kv_testkit::{Cluster, require_or_skip};
 const URL: &str = "KV_ETCD_URL";
 
 /// One server: a container of its own, or the one a variable names.
-pub struct Server {
-    pub cluster: Option<Cluster>,
+pub(crate) struct Server {
+    pub(crate) cluster: Option<Cluster>,
     url: String,
 }
 
 /// `None` after saying why there is none.
-pub async fn server() -> Option<Server> {
+pub(crate) async fn server() -> Option<Server> {
     if let Ok(url) = std::env::var(URL) {
         return Some(Server { cluster: None, url });
     }
@@ -29,31 +29,31 @@ pub async fn server() -> Option<Server> {
 
 impl Server {
     /// A store in a namespace nobody else has.
-    pub async fn store(&self) -> EtcdStore {
+    pub(crate) async fn store(&self) -> EtcdStore {
         self.open(&namespace(), "").await
     }
 
-    pub async fn open(&self, namespace: &str, query: &str) -> EtcdStore {
+    pub(crate) async fn open(&self, namespace: &str, query: &str) -> EtcdStore {
         open(&format!("{}/{namespace}{query}", self.url)).await
     }
 }
 
-pub fn namespace() -> String {
+pub(crate) fn namespace() -> String {
     format!("t{:x}", RandomState::new().hash_one(0))
 }
 
-pub async fn open(url: &str) -> EtcdStore {
+pub(crate) async fn open(url: &str) -> EtcdStore {
     let url = StoreUrl::parse(url).unwrap();
     EtcdStore::connect(EtcdConfig::from_url(&url).unwrap()).await.unwrap()
 }
 
 /// The next event, or a failure that says so.
-pub async fn next(watch: &mut Watch) -> WatchEvent {
+pub(crate) async fn next(watch: &mut Watch) -> WatchEvent {
     tokio::time::timeout(Duration::from_secs(15), watch.next()).await.expect("an event").unwrap().unwrap()
 }
 
 /// Asks until the answer is yes.
-pub async fn until<F: Future<Output = bool>>(what: &str, limit: Duration, mut ask: impl FnMut() -> F) {
+pub(crate) async fn until<F: Future<Output = bool>>(what: &str, limit: Duration, mut ask: impl FnMut() -> F) {
     let begin = Instant::now();
     while !ask().await {
         assert!(begin.elapsed() < limit, "{what}: not within {limit:?}");

@@ -1,24 +1,28 @@
 //! delete_tree: everything strictly below a prefix, from the leaves up, with many requests in flight.
 
-use std::pin::Pin;
-use std::sync::Arc;
+use std::collections::HashMap;
 
-use futures_util::stream::{self, StreamExt, TryStreamExt};
+use bytes::Bytes;
+use futures_util::stream::{FuturesUnordered, StreamExt};
 use kv_backend::Deadline;
 use kv_core::{Consistency, DeleteTreeOptions, Prefix, Result};
-use tokio::sync::Semaphore;
 
 use crate::core::{Core, optional};
 use crate::error::Fault;
-use crate::mapping::{child, is_marker, may_be_marker};
+use crate::mapping::{MARKER, child, is_marker, may_be_marker, parent};
+use crate::session::Stat;
 
-/// How many requests a delete_tree has in flight.
-const AT_ONCE: usize = 64;
+/// How many nodes are worked on at once. Many: each write waits for the servers' disks, and those
+/// that wait together share one wait.
+const AT_ONCE: usize = 256;
 
-struct Sweep<'a> {
-    core: &'a Core,
-    deadline: Deadline,
-    requests: Arc<Semaphore>,
+/// What one step did.
+enum Step {
+    /// The node has these children, which go first.
+    Open(String, Vec<String>),
+    /// The node is gone, or stays as the parent of what others put below it meanwhile. How many
+    /// entries went with it: one or none.
+    Closed(String, u64),
 }
 
 impl Core {
@@ -28,72 +32,96 @@ impl Core {
         if self.layout.is_reserved_prefix(prefix) {
             return Ok(0);
         }
-        let sweep = Sweep { core: self, deadline, requests: Arc::new(Semaphore::new(AT_ONCE)) };
-        sweep.below(self.layout.prefix_path(prefix)).await
-    }
-}
-
-impl Sweep<'_> {
-    /// Deletes everything below a node and counts the entries among it.
-    fn below(&self, path: String) -> Pin<Box<dyn Future<Output = Result<u64>> + Send + '_>> {
-        Box::pin(async move {
-            let names = {
-                let _turn = self.requests.acquire().await;
-                let path = &path;
-                let reply = self.core.client.read(self.deadline, |session| async move {
-                    session.children(path).await
-                });
-                optional(reply.await?)?.unwrap_or_default()
-            };
-            stream::iter(names)
-                .map(|name| child(&path, &name))
-                // The server's own tree.
-                .filter(|path| std::future::ready(path != "/zookeeper"))
-                .map(|path| self.node(path))
-                .buffer_unordered(AT_ONCE)
-                .try_fold(0, |sum, count| std::future::ready(Ok(sum + count)))
-                .await
-        })
-    }
-
-    /// Deletes a node with everything below it.
-    async fn node(&self, path: String) -> Result<u64> {
+        let root = self.layout.prefix_path(prefix);
         let mut count = 0;
-        let path = path.as_str();
+        // The last found is worked on first, so that few nodes are open at a time.
+        let mut waiting: Vec<(String, bool)> =
+            self.children(&root, deadline).await?.into_iter().map(|path| (path, true)).collect();
+        // Nodes whose children are under way, and how many of them.
+        let mut open: HashMap<String, usize> = HashMap::new();
+        let mut working = FuturesUnordered::new();
         loop {
-            self.deadline.remaining()?;
-            let turn = self.requests.acquire().await;
-            let reply = self
-                .core
-                .client
-                .read(self.deadline, |session| async move { session.stat(path).await })
-                .await?;
-            let Some(stat) = optional(reply)?.flatten() else { return Ok(count) };
-            if stat.num_children > 0 {
-                drop(turn);
-                count += self.below(path.to_owned()).await?;
-                continue;
+            while working.len() < AT_ONCE
+                && let Some((path, descend)) = waiting.pop()
+            {
+                working.push(self.sweep(path, descend, deadline));
             }
-            let mut entry = self.core.layout.key(path).is_some();
-            if entry && may_be_marker(stat.data_length) {
-                match self.core.read(path, Consistency::Stale, self.deadline).await? {
-                    Some((data, now)) if now.mzxid == stat.mzxid => entry = !is_marker(&data),
-                    _ => continue,
+            let Some(step) = working.next().await else { return Ok(count) };
+            match step? {
+                Step::Open(path, children) => {
+                    open.insert(path, children.len());
+                    waiting.extend(children.into_iter().map(|path| (path, true)));
+                }
+                Step::Closed(path, went) => {
+                    count += went;
+                    let above = parent(&path).filter(|above| *above != root).unwrap_or_default();
+                    if let Some(left) = open.get_mut(above) {
+                        *left -= 1;
+                        if *left == 0 {
+                            open.remove(above);
+                            waiting.push((above.to_owned(), false));
+                        }
+                    }
                 }
             }
-            self.core.known.forget(path);
-            let reply = self
-                .core
-                .client
-                .write(self.deadline, |session| async move { session.delete(path, stat.version).await })
-                .await?;
-            match reply {
-                Ok(()) => return Ok(count + u64::from(entry)),
-                Err(Fault::NoNode) => return Ok(count),
+        }
+    }
+
+    async fn children(&self, path: &str, deadline: Deadline) -> Result<Vec<String>> {
+        let reply = self.client.read(deadline, |session| async move { session.children(path).await });
+        let names = optional(reply.await?)?.unwrap_or_default();
+        let paths = names.iter().map(|name| child(path, name));
+        // The server's own tree stays.
+        Ok(paths.filter(|path| path != "/zookeeper").collect())
+    }
+
+    /// Takes a node away, or finds the children that go first.
+    async fn sweep(&self, path: String, descend: bool, deadline: Deadline) -> Result<Step> {
+        loop {
+            deadline.remaining()?;
+            let node = path.as_str();
+            let reply = self.client.read(deadline, |session| async move { session.stat(node).await });
+            let Some(stat) = optional(reply.await?)?.flatten() else { return Ok(Step::Closed(path, 0)) };
+            let is_parent = stat.num_children > 0;
+            if is_parent && descend {
+                let children = self.children(node, deadline).await?;
+                if !children.is_empty() {
+                    return Ok(Step::Open(path, children));
+                }
+                continue;
+            }
+            let Some(entry) = self.is_entry(node, &stat, deadline).await? else { continue };
+            // Others write below it faster than it is emptied: their keys keep the parent.
+            if is_parent && !entry {
+                return Ok(Step::Closed(path, 0));
+            }
+            self.known.forget(node);
+            let reply = self.client.write(deadline, |session| async move {
+                if is_parent {
+                    session.set(node, &Bytes::from_static(MARKER), stat.version).await.map(drop)
+                } else {
+                    session.delete(node, stat.version).await
+                }
+            });
+            match reply.await? {
+                Ok(()) => return Ok(Step::Closed(path, u64::from(entry))),
+                Err(Fault::NoNode) => return Ok(Step::Closed(path, 0)),
                 // Somebody wrote it or put a key below it.
                 Err(Fault::BadVersion | Fault::NotEmpty) => {}
                 Err(fault) => return Err(fault.into_error().maybe_applied()),
             }
         }
+    }
+
+    /// Whether a node in this state is an entry; `None` if it is in another one by now.
+    async fn is_entry(&self, path: &str, stat: &Stat, deadline: Deadline) -> Result<Option<bool>> {
+        if self.layout.key(path).is_none() {
+            return Ok(Some(false));
+        }
+        if !may_be_marker(stat.data_length) {
+            return Ok(Some(true));
+        }
+        let read = self.read(path, Consistency::Stale, deadline).await?;
+        Ok(read.filter(|(_, now)| now.mzxid == stat.mzxid).map(|(data, _)| !is_marker(&data)))
     }
 }

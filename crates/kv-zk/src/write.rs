@@ -4,6 +4,7 @@
 //! which makes it one round trip. A guard that fails changes nothing, and the write is decided anew.
 
 use bytes::Bytes;
+use futures_util::future;
 use kv_backend::Deadline;
 use kv_core::{
     DeleteOptions, DeleteResult, Error, ErrorKind, Expiry, Fence, Key, Power, Precondition, PutOptions,
@@ -404,45 +405,35 @@ impl Core {
     /// so it is made again where its outcome is not known.
     pub(crate) async fn make_parents(&self, path: &str, deadline: Deadline) -> Result<()> {
         let unchanged = |error: Error| error.not_applied();
+        let unknown: Vec<&str> = std::iter::successors(parent(path), |above| parent(above))
+            .take_while(|above| *above != "/")
+            .take_while(|above| !self.known.get(above).is_some_and(|known| known.kind == Kind::Permanent))
+            .collect();
+        let nodes = unknown.iter().map(|above| self.node(above, false, deadline));
         let mut missing = Vec::new();
-        let mut above = parent(path);
-        while let Some(path) = above.filter(|path| *path != "/") {
-            if let Some(known) = self.known.get(path)
-                && known.kind == Kind::Permanent
-            {
-                break;
-            }
-            match self.node(path, false, deadline).await.map_err(unchanged)? {
-                Some(node) if node.known.kind == Kind::Permanent => {
-                    self.known.note(path, node.known);
-                    break;
-                }
+        for (above, node) in unknown.iter().zip(future::try_join_all(nodes).await.map_err(unchanged)?) {
+            match node {
+                Some(node) if node.known.kind == Kind::Permanent => self.known.note(above, node.known),
                 Some(_) => return Err(unsupported(EXPIRING_PARENT)),
-                None => missing.push(path),
+                None => missing.push(*above),
             }
-            above = parent(path);
         }
-        while let Some(path) = missing.pop() {
-            let acl = self.access.acl();
-            let acl = &acl;
-            let marker = Bytes::from_static(MARKER);
-            let marker = &marker;
-            let made = self
-                .client
-                .read(deadline, |session| async move {
-                    session.create(path, marker, Mode::Persistent, acl).await
-                })
-                .await
-                .map_err(unchanged)?;
+        let (acl, marker) = (&self.access.acl(), &Bytes::from_static(MARKER));
+        // The server carries them out in order, so they need not wait for each other.
+        let creating = missing.iter().rev().map(|above| async move {
+            let made = self.client.read(deadline, |session| async move {
+                session.create(above, marker, Mode::Persistent, acl).await
+            });
+            made.await.map(|reply| (*above, reply))
+        });
+        for (above, made) in future::try_join_all(creating).await.map_err(unchanged)? {
             match made {
                 Ok((_, stat)) => {
                     let known = Known { marker: true, ..Known::new(&stat, Kind::Permanent) };
-                    self.known.note(path, known);
+                    self.known.note(above, known);
                 }
-                // Somebody else was faster.
-                Err(Fault::NodeExists) => {}
-                // A delete_tree was: the write finds out and begins anew.
-                Err(Fault::NoNode) => return Ok(()),
+                // Somebody else was faster; or a delete_tree was: the write finds out and begins anew.
+                Err(Fault::NodeExists | Fault::NoNode) => {}
                 Err(fault) => return Err(unchanged(fault.into_error())),
             }
         }

@@ -111,9 +111,9 @@ impl Session for FullSession {
         mode: Mode,
         acl: &[AclEntry],
     ) -> Reply<(String, Stat)> {
-        let acl = native_acl(acl);
-        let request = self.client()?.create(path, data, &options(mode, Acls::new(&acl)));
-        let (stat, sequence) = request.await?;
+        let (client, acl) = (self.client()?, native_acl(acl));
+        let options = options(mode, Acls::new(&acl));
+        let (stat, sequence) = client.create(path, data, &options).await?;
         let path = match mode {
             Mode::EphemeralSequential => format!("{path}{sequence}"),
             _ => path.to_owned(),
@@ -182,7 +182,7 @@ impl Session for FullSession {
     async fn set_acl(&self, path: &str, acl: &[AclEntry], version: i32) -> Reply<()> {
         let client = self.client()?;
         let acl = native_acl(acl);
-        client.set_acl(path, Acls::new(&acl), Some(version)).await?;
+        client.set_acl(path, &acl, Some(version)).await?;
         Ok(())
     }
 

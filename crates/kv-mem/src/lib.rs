@@ -3,6 +3,7 @@
 mod config;
 mod list;
 mod lock;
+mod name;
 mod names;
 mod state;
 mod store;

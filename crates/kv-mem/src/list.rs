@@ -8,7 +8,8 @@ use std::task::{Context, Poll};
 use kv_backend::Namespace;
 use kv_core::{ListItem, ListOptions, Prefix, Result, Stream};
 
-use crate::state::{Ordered, native};
+use crate::name::native;
+use crate::state::Ordered;
 
 /// How many items are looked up at once.
 const PAGE: usize = 128;
@@ -71,6 +72,7 @@ impl Items {
             let mut deeper = None;
             let mut last = None;
             for (name, record) in snapshot.range::<_, str>(range) {
+                let name = name.as_str();
                 let Some(rest) = name.strip_prefix(&*self.below) else { break };
                 if items.len() == wanted {
                     break;

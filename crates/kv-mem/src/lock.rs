@@ -5,7 +5,8 @@ use std::sync::Arc;
 use kv_backend::{Clock, HandleId, LockAccess, LockTable, Namespace, Timestamp};
 use kv_core::{Error, ErrorKind, Fence, FencingToken, Result};
 
-use crate::state::{Database, Writer, native};
+use crate::name::native;
+use crate::state::{Database, Writer};
 
 impl LockAccess for Database {
     fn with_locks<T>(&self, work: impl FnOnce(&mut LockTable, Timestamp) -> T) -> T {

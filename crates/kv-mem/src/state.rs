@@ -1,6 +1,5 @@
 //! The data itself: one lock around everything that changes together.
 
-use std::borrow::Cow;
 use std::collections::{HashMap, HashSet};
 use std::ops::Bound;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -17,12 +16,15 @@ use kv_core::{
 };
 use parking_lot::RwLock;
 
+use crate::name::{ByName, Name};
+
 /// Entries in the order of their native names. A clone is a snapshot and costs nothing.
-pub(crate) type Ordered = OrdMap<Arc<str>, Arc<Record>>;
+pub(crate) type Ordered = OrdMap<Name, Arc<Record>>;
 
 /// One entry as it is stored.
 #[derive(Debug)]
 pub(crate) struct Record {
+    name: Name,
     /// The namespace the entry's key is relative to.
     namespace: Arc<Namespace>,
     entry: Entry,
@@ -47,7 +49,11 @@ impl Record {
         Some(entry)
     }
 
-    pub(crate) fn is_expired(&self, clock: &dyn Clock) -> bool {
+    pub(crate) fn name(&self) -> &Name {
+        &self.name
+    }
+
+    fn is_expired(&self, clock: &dyn Clock) -> bool {
         matches!(self.lease, Lease::Ttl { deadline, .. } if deadline <= clock.now())
     }
 
@@ -58,11 +64,6 @@ impl Record {
             Lease::Session(_) => EntryExpiry::Session,
         }
     }
-}
-
-/// The native name of a key; made only where there is a namespace.
-pub(crate) fn native<'k>(namespace: &Namespace, key: &'k Key) -> Cow<'k, str> {
-    if namespace.path().is_empty() { Cow::Borrowed(key.as_str()) } else { Cow::Owned(namespace.native(key)) }
 }
 
 /// Everything behind one store, shared by its handles.
@@ -78,13 +79,13 @@ pub(crate) struct Database {
 
 pub(crate) struct Data {
     /// The records by native name, for gets: a tree compares keys all over the memory.
-    by_name: HashMap<Arc<str>, Arc<Record>>,
+    by_name: HashSet<ByName>,
     /// The same records, for everything that asks for an order or a snapshot.
     ordered: Ordered,
     newest: u64,
-    ttl: TtlQueue<Arc<str>>,
+    ttl: TtlQueue<Name>,
     /// The open handles and the names of their session keys.
-    handles: HashMap<HandleId, HashSet<Arc<str>>>,
+    handles: HashMap<HandleId, HashSet<Name>>,
     pub(crate) locks: LockTable,
     /// What the sweeper sleeps until.
     armed: Option<Timestamp>,
@@ -96,7 +97,7 @@ impl Database {
         let number = STORES.fetch_add(1, Ordering::Relaxed);
         Arc::new_cyclic(|this| Self {
             data: RwLock::new(Data {
-                by_name: HashMap::new(),
+                by_name: HashSet::new(),
                 ordered: Ordered::new(),
                 newest: 0,
                 ttl: TtlQueue::new(),
@@ -124,7 +125,7 @@ impl Database {
             if !names.is_empty() {
                 let version = writer.version();
                 for name in names {
-                    writer.remove(&name, version, DeleteCause::Expired);
+                    writer.remove(name.as_str(), version, DeleteCause::Expired);
                 }
             }
             writer.data.locks.close(handle, writer.now)
@@ -133,10 +134,11 @@ impl Database {
         wakes.wake();
     }
 
-    /// The record under a native name, unless it has expired.
-    pub(crate) fn get(&self, native: &str) -> Option<Arc<Record>> {
-        let record = Arc::clone(self.data.read().by_name.get(native)?);
-        (!record.is_expired(&*self.clock)).then_some(record)
+    /// What `read` makes of the record under a native name, unless it has expired.
+    pub(crate) fn get<T>(&self, native: &str, read: impl FnOnce(&Record) -> Option<T>) -> Option<T> {
+        let data = self.data.read();
+        let record = data.by_name.get(native)?;
+        if record.0.is_expired(&*self.clock) { None } else { read(&record.0) }
     }
 
     /// Everything there is, with nothing expired in it, and its version.
@@ -212,8 +214,16 @@ impl Data {
         is_nearer
     }
 
+    fn insert(&mut self, record: Arc<Record>) {
+        match self.ordered.get_mut(record.name.as_str()) {
+            Some(stored) => *stored = Arc::clone(&record),
+            None => drop(self.ordered.insert(record.name.clone(), Arc::clone(&record))),
+        }
+        self.by_name.replace(ByName(record));
+    }
+
     fn end_lease(&mut self, native: &str) {
-        match self.by_name.get(native).map(|record| record.lease) {
+        match self.by_name.get(native).map(|record| record.0.lease) {
             Some(Lease::Ttl { .. }) => {
                 self.ttl.remove(native);
             }
@@ -248,57 +258,47 @@ impl Writer<'_> {
     }
 
     pub(crate) fn get(&self, native: &str) -> Option<&Entry> {
-        self.data.by_name.get(native).map(|record| &record.entry)
+        self.record(native).map(|record| &record.entry)
     }
 
     pub(crate) fn record(&self, native: &str) -> Option<&Record> {
-        self.data.by_name.get(native).map(|record| &**record)
+        self.data.by_name.get(native).map(|record| &*record.0)
     }
 
     /// The native names below a native prefix.
-    pub(crate) fn names_below(&self, prefix: &str) -> Vec<Arc<str>> {
+    pub(crate) fn names_below(&self, prefix: &str) -> Vec<Name> {
         let names = self
             .data
             .ordered
             .range::<_, str>((Bound::Included(prefix), Bound::Unbounded))
             .map(|(name, _)| name);
-        names.take_while(|name| name.starts_with(prefix)).cloned().collect()
+        names.take_while(|name| name.as_str().starts_with(prefix)).cloned().collect()
     }
 
     /// Puts an entry. Everything that could be refused has been checked.
     pub(crate) fn put(&mut self, put: Put<'_>, version: Version) -> PutResult {
         let Put { handle, namespace, key, value, expiry } = put;
-        let native = native(namespace, key);
-        let (name, created) = match self.data.by_name.get_key_value(&*native) {
-            Some((name, old)) => {
-                let (name, created) = (Arc::clone(name), old.entry.created);
-                self.data.end_lease(&name);
-                (name, created)
-            }
-            None => (Arc::from(native), version),
-        };
+        let name = Name::new(namespace, key);
+        let created = self.get(name.as_str()).map_or(version, |old| old.created);
+        self.data.end_lease(name.as_str());
         let mut result = PutResult::new(version);
         let lease = match expiry {
             Granted::Never => Lease::Permanent,
             Granted::Session => {
-                self.data.handles.entry(handle).or_default().insert(Arc::clone(&name));
+                self.data.handles.entry(handle).or_default().insert(name.clone());
                 Lease::Session(handle)
             }
             Granted::Ttl(granted) => {
                 let deadline = self.now.after(granted);
-                self.data.ttl.set(Arc::clone(&name), deadline);
+                self.data.ttl.set(name.clone(), deadline);
                 result = result.with_granted_ttl(granted);
                 Lease::Ttl { granted, deadline }
             }
         };
         let entry = Entry::new(key.clone(), value, version, created);
-        let record = Arc::new(Record { namespace: Arc::clone(namespace), entry: entry.clone(), lease });
-        match self.data.ordered.get_mut(&*name) {
-            Some(stored) => *stored = Arc::clone(&record),
-            None => drop(self.data.ordered.insert(Arc::clone(&name), Arc::clone(&record))),
-        }
-        self.data.by_name.insert(name, record);
-        self.changes.push(Change::put(Arc::clone(namespace), entry));
+        self.changes.push(Change::put(Arc::clone(namespace), entry.clone()));
+        let record = Arc::new(Record { name, namespace: Arc::clone(namespace), entry, lease });
+        self.data.insert(record);
         result
     }
 
@@ -310,7 +310,7 @@ impl Writer<'_> {
         cause: DeleteCause,
     ) -> Option<Arc<Record>> {
         self.data.end_lease(native);
-        let record = self.data.by_name.remove(native)?;
+        let ByName(record) = self.data.by_name.take(native)?;
         self.data.ordered.remove(native);
         let namespace = Arc::clone(&record.namespace);
         self.changes.push(Change::delete(namespace, record.entry.clone(), version, cause));
@@ -320,7 +320,7 @@ impl Writer<'_> {
     fn retire_due(&mut self) {
         while let Some((_, name)) = self.data.ttl.pop_due(self.now) {
             let version = self.version();
-            self.remove(&name, version, DeleteCause::Expired);
+            self.remove(name.as_str(), version, DeleteCause::Expired);
         }
         if self.data.locks.next_deadline().is_some() {
             self.wakes.append(self.data.locks.expire(self.now));

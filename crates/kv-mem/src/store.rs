@@ -18,8 +18,9 @@ use kv_core::{
 
 use crate::config::MemConfig;
 use crate::list::Items;
+use crate::name::native;
 use crate::names;
-use crate::state::{Database, Granted, Put, native};
+use crate::state::{Database, Granted, Put};
 use crate::watch::StateBelow;
 
 /// The name of this backend.
@@ -115,13 +116,10 @@ impl MemStore {
     fn get_now(&self, key: &Key, options: &GetOptions) -> Result<Option<Entry>> {
         self.check_open()?;
         let name = native(&self.namespace, key);
-        let Some(record) = self.database.get(&name) else { return Ok(None) };
-        let entry = record.seen_from(&self.namespace, &name);
-        Ok(if options.expiry {
-            entry.map(|entry| entry.with_expiry(record.expiry(&*self.database.clock)))
-        } else {
-            entry
-        })
+        Ok(self.database.get(&name, |record| {
+            let entry = record.seen_from(&self.namespace, &name)?;
+            Some(if options.expiry { entry.with_expiry(record.expiry(&*self.database.clock)) } else { entry })
+        }))
     }
 
     fn put_now(&self, key: &Key, value: Bytes, options: &PutOptions) -> Result<PutResult> {
@@ -170,7 +168,7 @@ impl MemStore {
             if !names.is_empty() {
                 let version = writer.version();
                 for name in &names {
-                    writer.remove(name, version, DeleteCause::Deleted);
+                    writer.remove(name.as_str(), version, DeleteCause::Deleted);
                 }
             }
             writer.remove_locks(&below);

@@ -5,7 +5,8 @@ use kv_core::{
     DeleteCause, DeleteResult, Error, Operation, Result, Transact, Txn, TxnOp, TxnOutcome, TxnResult,
 };
 
-use crate::state::{Granted, Put, native};
+use crate::name::native;
+use crate::state::{Granted, Put};
 use crate::store::MemStore;
 
 #[async_trait]

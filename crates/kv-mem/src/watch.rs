@@ -7,7 +7,8 @@ use futures_util::{StreamExt, stream};
 use kv_backend::{Namespace, Page, Pages, State, StateFor};
 use kv_core::{Entry, Error, ErrorKind, Operation, Result, Version, WatchTarget};
 
-use crate::state::{Database, Ordered, native};
+use crate::name::{Name, native};
+use crate::state::{Database, Ordered};
 
 /// How many entries of the state are looked up at once.
 const PAGE: usize = 128;
@@ -57,7 +58,7 @@ struct Reader {
 
 impl Reader {
     /// The page behind a native name, and behind which the next one begins.
-    fn page(&mut self, after: Option<Arc<str>>) -> Result<(Page, Option<Arc<str>>)> {
+    fn page(&mut self, after: Option<Name>) -> Result<(Page, Option<Name>)> {
         let (entries, as_of) = match self.snapshot.take() {
             Some(snapshot) => snapshot,
             None => match self.database.upgrade() {
@@ -75,23 +76,25 @@ impl Reader {
         Ok((Page { entries: page, as_of }, next))
     }
 
-    fn one(&self, entries: &Ordered) -> (Vec<Entry>, Option<Arc<str>>) {
-        let record = entries.get(&*self.path);
+    fn one(&self, entries: &Ordered) -> (Vec<Entry>, Option<Name>) {
+        let record = entries.get(self.path.as_str());
         let entry = record.and_then(|record| record.seen_from(&self.namespace, &self.path));
         (entry.into_iter().collect(), None)
     }
 
-    fn below(&self, entries: &Ordered, after: Option<Arc<str>>) -> (Vec<Entry>, Option<Arc<str>>) {
+    fn below(&self, entries: &Ordered, after: Option<Name>) -> (Vec<Entry>, Option<Name>) {
         let start = match &after {
-            Some(after) => Bound::Excluded(&**after),
+            Some(after) => Bound::Excluded(after.as_str()),
             None => Bound::Included(&*self.path),
         };
         let mut names = entries.range::<_, str>((start, Bound::Unbounded));
         let mut page = Vec::new();
-        while let Some((name, record)) = names.next().filter(|(name, _)| name.starts_with(&self.path)) {
-            page.extend(record.seen_from(&self.namespace, name));
+        while let Some((name, record)) =
+            names.next().filter(|(name, _)| name.as_str().starts_with(&self.path))
+        {
+            page.extend(record.seen_from(&self.namespace, name.as_str()));
             if page.len() == PAGE {
-                return (page, Some(Arc::clone(name)));
+                return (page, Some(name.clone()));
             }
         }
         (page, None)

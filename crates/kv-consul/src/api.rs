@@ -36,6 +36,8 @@ pub(crate) struct Api {
     datacenter: Option<String>,
     pub(crate) calls: Arc<Semaphore>,
     pub(crate) streams: Arc<Semaphore>,
+    /// How many requests were sent.
+    sent: AtomicU64,
     /// The highest index any answer had.
     pub(crate) newest: AtomicU64,
     /// Whether the server refused a name in a URL that other servers take.
@@ -76,6 +78,7 @@ impl Api {
             datacenter,
             calls: Arc::new(Semaphore::new(MAX_CALLS)),
             streams: Arc::new(Semaphore::new(MAX_STREAMS)),
+            sent: AtomicU64::new(0),
             newest: AtomicU64::new(0),
             refuses_names: AtomicBool::new(false),
         }
@@ -119,6 +122,11 @@ impl Api {
     /// of this index too.
     pub(crate) fn newest(&self) -> u64 {
         self.newest.load(Ordering::Relaxed)
+    }
+
+    /// How many requests were sent, those of tasks in the background included.
+    pub(crate) fn sent(&self) -> u64 {
+        self.sent.load(Ordering::Relaxed)
     }
 
     /// The server lost its state: indexes begin anew.
@@ -255,6 +263,7 @@ impl Api {
         for step in 0..self.endpoints.len() + usize::from(request.repeatable) {
             let at = (first + step) % self.endpoints.len();
             let transport = &self.endpoints[at];
+            self.sent.fetch_add(1, Ordering::Relaxed);
             let failure = match transport.exchange(request.clone()).await {
                 Ok(reply) => {
                     // Without a leader here, another server may have one.

@@ -8,6 +8,9 @@ use crate::error::protocol;
 /// The largest item: a value of Consul's own limit of 512 KiB in base64, with its key, and room.
 const MAX_ITEM: usize = 2 << 20;
 
+/// The most that may stand between two items, or before the first.
+const MAX_BETWEEN: usize = 64 << 10;
+
 /// Yields the items of every array whose items lie at one depth: 1 for `[…]`, 2 for `{"Results":[…]}`.
 ///
 /// It finds where an item begins and ends and leaves it to the JSON parser whether it is one.
@@ -19,6 +22,8 @@ pub(crate) struct Splitter {
     scanned: usize,
     /// Where in the buffer the current item begins.
     start: Option<usize>,
+    /// How much was passed over since the last item.
+    between: usize,
     /// The brackets that are open.
     open: Vec<u8>,
     in_string: bool,
@@ -34,6 +39,7 @@ impl Splitter {
             buffer: BytesMut::new(),
             scanned: 0,
             start: None,
+            between: 0,
             open: Vec::new(),
             in_string: false,
             escaped: false,
@@ -51,6 +57,12 @@ impl Splitter {
         while let Some(&byte) = self.buffer.get(self.scanned) {
             let at = self.scanned;
             self.scanned += 1;
+            if self.start.is_none() {
+                self.between += 1;
+                if self.between > MAX_BETWEEN {
+                    return Err(protocol("the JSON document is not the array that was expected"));
+                }
+            }
             if self.in_string {
                 match byte {
                     _ if self.escaped => self.escaped = false,
@@ -68,6 +80,9 @@ impl Splitter {
             match byte {
                 b' ' | b'\t' | b'\r' | b'\n' | b',' => {}
                 _ if self.done => return Err(protocol("there is more behind the end of the JSON document")),
+                _ if self.open.is_empty() && byte != self.outermost() => {
+                    return Err(protocol("the JSON document is not of the kind that was expected"));
+                }
                 b'{' | b'[' => {
                     self.item_begins(at);
                     self.open.push(byte);
@@ -113,6 +128,11 @@ impl Splitter {
         if self.done { Ok(()) } else { Err(protocol("the JSON document ends in the middle")) }
     }
 
+    /// What the document begins with.
+    fn outermost(&self) -> u8 {
+        if self.depth == 1 { b'[' } else { b'{' }
+    }
+
     fn at_items(&self) -> bool {
         self.open.len() == self.depth && self.open.last() == Some(&b'[')
     }
@@ -128,6 +148,7 @@ impl Splitter {
             return None;
         }
         let start = self.start.take()?;
+        self.between = 0;
         let item = self.buffer.split_to(end).freeze().slice(start..);
         self.scanned = 0;
         Some(item)
@@ -175,6 +196,7 @@ mod tests {
         for text in ["", "[", "[{}", "[}", "[]]", "[1]", "[] []", "]", r#"["a"#] {
             assert!(split(1, text, 1).is_err(), "{text}");
         }
+        assert!(split(2, r#"[{"Key":[]}]"#, 1).is_err());
         let deep = "[".repeat(100);
         assert!(split(1, &deep, 7).is_err());
     }
@@ -189,6 +211,18 @@ mod tests {
             splitter.push(&chunk);
             pushed += chunk.len();
             assert!(pushed < 2 * MAX_ITEM);
+        }
+        for (depth, begin, piece) in
+            [(1, "", "x"), (1, "[", " "), (2, r#"{"Results":"#, "1"), (2, "{", "\"\":[],")]
+        {
+            let mut splitter = Splitter::new(depth);
+            splitter.push(begin.as_bytes());
+            let mut pushed = 0;
+            while splitter.next().is_ok() {
+                splitter.push(piece.repeat(1000).as_bytes());
+                pushed += 1;
+                assert!(pushed < 1000, "{begin} {piece}");
+            }
         }
     }
 }

@@ -59,6 +59,20 @@ impl ConsulStore {
         opened.map_err(|error| error.with_operation(Operation::Open).with_backend(BACKEND))
     }
 
+    /// How many requests this handle has sent so far, those of its tasks included: what its operations
+    /// cost in round trips.
+    #[must_use]
+    pub fn requests(&self) -> u64 {
+        self.shared.api.sent()
+    }
+
+    /// How many blocking queries serve the watches and lock waits of this handle now: at most 32,
+    /// however many those are.
+    #[must_use]
+    pub fn queries(&self) -> usize {
+        self.shared.hub.queries()
+    }
+
     /// A store over these transports, which nobody has tried yet.
     pub(crate) fn over(transports: Vec<Arc<dyn Transport>>, config: &ConsulConfig) -> Result<Self> {
         let shared = Shared::new(

@@ -43,7 +43,12 @@ impl Server {
     }
 
     /// Consul's own answer to a request.
-    pub(crate) async fn raw(&self, method: reqwest::Method, path: &str, body: impl Into<String>) -> (u16, String) {
+    pub(crate) async fn raw(
+        &self,
+        method: reqwest::Method,
+        path: &str,
+        body: impl Into<String>,
+    ) -> (u16, String) {
         let url = format!("http://{}{path}", self.endpoint());
         let client = reqwest::Client::builder().no_proxy().build().unwrap();
         let response = client.request(method, url).body(body.into()).send().await.unwrap();

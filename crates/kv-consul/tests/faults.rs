@@ -1,0 +1,300 @@
+//! A Consul that dies, forgets, or asks who is there.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // Integration tests.
+
+mod common;
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use common::{next, own_server, until};
+use kv_consul::kv_core::{
+    Applied, ErrorKind, Key, LockLoss, LockOptions, LockWait, Prefix, Secret, Store, StoreExt, WatchEvent,
+    WatchOptions,
+};
+use kv_consul::{ConsulConfig, ConsulStore};
+use kv_testkit::{Mode, Proxy, require_or_skip};
+use reqwest::Method;
+
+const SECOND: Duration = Duration::from_secs(1);
+
+fn key(text: &str) -> Key {
+    text.parse().unwrap()
+}
+
+/// Reads a watch until it has told that `key` has `value`.
+async fn told(watch: &mut kv_consul::kv_core::Watch, text: &str, value: &str) {
+    loop {
+        if let WatchEvent::Put(entry) = next(watch).await {
+            if entry.key.as_str() == text && entry.value == value.to_owned() {
+                return;
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn watches_locks_and_calls_survive_a_killed_agent() {
+    let Some(server) = own_server().await else { return };
+    let node = server.cluster().node(1);
+    let store = server.open("app", "?lock_ttl=60s&session_ttl=60s&timeout=2s").await;
+    let mut prefix = store.watch("w").await.unwrap();
+    let mut absent = store.watch_key("none").await.unwrap();
+    let guard = store.lock("held").await.unwrap();
+    let waiter = Arc::new(server.open("app", "?timeout=2s").await);
+    let waiting = tokio::spawn({
+        let waiter = Arc::clone(&waiter);
+        async move { waiter.lock("held").await }
+    });
+    store.put("w/a", "before").await.unwrap();
+    told(&mut prefix, "w/a", "before").await;
+
+    node.kill().await.unwrap();
+    let begin = Instant::now();
+    let error = store.put("w/a", "lost").await.unwrap_err();
+    assert!(error.is_transient(), "{error}");
+    assert!(begin.elapsed() < SECOND * 3);
+    let asked = store.requests();
+    tokio::time::sleep(SECOND * 4).await;
+    let rate = (store.requests() - asked) as f64 / 4.0;
+    assert!(rate < 20.0, "{rate} attempts a second");
+    node.start().await.unwrap();
+    node.ready().await.unwrap();
+
+    until("the same handle should work again", SECOND * 20, || async {
+        store.put("w/a", "after").await.is_ok()
+    })
+    .await;
+    told(&mut prefix, "w/a", "after").await;
+    store.put("none", "now").await.unwrap();
+    told(&mut absent, "none", "now").await;
+    assert!(guard.is_held(), "{:?}", guard.loss());
+    assert!(!waiting.is_finished());
+    assert_eq!(waiter.lock_holder(&key("held")).await.unwrap().unwrap().token, guard.token());
+    let token = guard.token();
+    guard.unlock().await.unwrap();
+    let next = tokio::time::timeout(SECOND * 20, waiting).await.unwrap().unwrap().unwrap();
+    assert!(next.token() > token);
+    next.unlock().await.unwrap();
+}
+
+#[tokio::test]
+async fn an_agent_that_lost_its_data_is_a_resync() {
+    let Some(server) = own_server().await else { return };
+    let node = server.cluster().node(1);
+    let store = server.open("app", "?timeout=2s&lock_ttl=60s").await;
+    let mut watch = store.watch("w").await.unwrap();
+    for at in 0..50 {
+        store.put(format!("w/{at}").as_str(), "old").await.unwrap();
+    }
+    told(&mut watch, "w/49", "old").await;
+    let guard = store.lock("held").await.unwrap();
+
+    node.kill().await.unwrap();
+    node.wipe().await.unwrap();
+    node.start().await.unwrap();
+    node.ready().await.unwrap();
+    until("the same handle should work again", SECOND * 20, || async {
+        store.put("w/new", "new").await.is_ok()
+    })
+    .await;
+    while next(&mut watch).await != WatchEvent::Resync {}
+    let mut state = Vec::new();
+    loop {
+        match next(&mut watch).await {
+            WatchEvent::Put(entry) => state.push(entry.key.to_string()),
+            WatchEvent::Synced => break,
+            WatchEvent::Resync => state.clear(),
+            other => panic!("{other:?}"),
+        }
+    }
+    assert_eq!(state, ["w/new"]);
+    let loss = tokio::time::timeout(SECOND * 20, guard.lost()).await.unwrap();
+    assert!(matches!(loss, LockLoss::Removed | LockLoss::SessionLost), "{loss:?}");
+    assert_eq!(guard.unlock().await.unwrap_err().kind(), &ErrorKind::NotHeld);
+}
+
+#[tokio::test]
+async fn consul_lock_and_we_exclude_each_other() {
+    let Some(server) = own_server().await else { return };
+    let node = server.cluster().node(1).clone();
+    let store = server.open("app", "").await;
+
+    // Theirs, then ours.
+    let cli = tokio::spawn({
+        let node = node.clone();
+        async move { node.exec(&["consul", "lock", "app/job", "sleep 3; echo done"]).await }
+    });
+    until("consul lock should hold it", SECOND * 10, || async {
+        store.lock_holder(&key("job")).await.unwrap().is_some()
+    })
+    .await;
+    assert!(store.try_lock("job").await.unwrap().is_none());
+    assert!(store.keys("").await.unwrap().is_empty(), "the record is no entry");
+    let guard = tokio::time::timeout(SECOND * 20, store.lock("job")).await.unwrap().unwrap();
+    assert!(cli.await.unwrap().unwrap().contains("done"));
+
+    // Ours, then theirs.
+    let refused = node.exec(&["consul", "lock", "-try=1s", "app/job", "true"]).await;
+    assert!(refused.is_err(), "consul lock got a lock that we hold");
+    let cli = tokio::spawn({
+        let node = node.clone();
+        async move { node.exec(&["consul", "lock", "app/job", "echo mine"]).await }
+    });
+    tokio::time::sleep(SECOND).await;
+    assert!(!cli.is_finished());
+    assert!(guard.is_held());
+    guard.unlock().await.unwrap();
+    let out = tokio::time::timeout(SECOND * 20, cli).await.unwrap().unwrap().unwrap();
+    assert!(out.contains("mine"), "{out}");
+
+    // Their semaphore is no lock of ours, and stays whole.
+    let cli = tokio::spawn({
+        let node = node.clone();
+        async move { node.exec(&["consul", "lock", "-n=2", "app/sem", "sleep 3"]).await }
+    });
+    until("the semaphore should be there", SECOND * 10, || async {
+        server.raw(Method::GET, "/v1/kv/app/sem/.lock", "").await.0 == 200
+    })
+    .await;
+    assert!(store.try_lock("sem").await.unwrap_err().is_conflict());
+    assert!(store.keys("").await.unwrap().is_empty());
+    assert!(store.entries("").await.unwrap().is_empty());
+    cli.await.unwrap().unwrap();
+}
+
+#[tokio::test]
+async fn mixed_rounds_of_consul_lock_and_ours_never_overlap() {
+    let Some(server) = own_server().await else { return };
+    let node = server.cluster().node(1).clone();
+    let store = server.open("app", "").await;
+    store.put("n", "0").await.unwrap();
+    // Without a lock this read and write loses increments.
+    let theirs = tokio::spawn(async move {
+        let script = "consul kv put app/n $(( $(consul kv get app/n) + 1 ))";
+        for _ in 0..10 {
+            node.exec(&["consul", "lock", "app/job", script]).await.unwrap();
+        }
+    });
+    for _ in 0..30 {
+        let guard = store.lock("job").await.unwrap();
+        let number: u32 = {
+            let entry = store.get("n").await.unwrap().unwrap();
+            std::str::from_utf8(&entry.value).unwrap().trim().parse().unwrap()
+        };
+        store.put("n", (number + 1).to_string()).await.unwrap();
+        guard.unlock().await.unwrap();
+    }
+    tokio::time::timeout(SECOND * 120, theirs).await.unwrap().unwrap();
+    assert_eq!(store.get("n").await.unwrap().unwrap().value, "40");
+}
+
+#[tokio::test]
+async fn a_lost_reply_is_unknown_and_the_write_is_not_repeated() {
+    let Some(server) = own_server().await else { return };
+    let direct = server.open("app", "").await;
+    let proxy = Proxy::start(server.endpoint()).await.unwrap();
+    let url = format!("consul://{}/app?timeout=1s", proxy.endpoint());
+    let store = common::open(&url).await;
+    let version = direct.put("a", "0").await.unwrap();
+    proxy.set(Mode::DropReplies).await;
+    let error = store.compare_and_set("a", version, "1").await.unwrap_err();
+    assert_eq!(error.applied(), Applied::Unknown, "{error}");
+    proxy.set(Mode::Forward).await;
+    let entry = direct.get("a").await.unwrap().unwrap();
+    assert_eq!(entry.value, "1", "it was applied, once");
+    proxy.set(Mode::Refuse).await;
+    proxy.cut();
+    let error = store.put("a", "2").await.unwrap_err();
+    assert!(error.to_string().contains(&proxy.endpoint()), "{error}");
+    until("the connection should be refused", SECOND * 5, || async {
+        store.put("a", "2").await.unwrap_err().applied() == Applied::No
+    })
+    .await;
+    assert_eq!(direct.get("a").await.unwrap().unwrap().version, entry.version);
+}
+
+#[tokio::test]
+async fn a_holder_that_is_cut_off_knows_before_its_rival() {
+    let Some(server) = own_server().await else { return };
+    let proxy = Proxy::start(server.endpoint()).await.unwrap();
+    let url = format!("consul://{}/app?timeout=2s&lock_ttl=10s&lock_delay=0s", proxy.endpoint());
+    let (ours, rival) = (common::open(&url).await, server.open("app", "").await);
+    let guard = ours.lock("l").await.unwrap();
+    proxy.set(Mode::Hold).await;
+    let cut = Instant::now();
+    let rival = tokio::spawn(async move { rival.lock("l").await.map(|guard| (guard, Instant::now())) });
+    let loss = tokio::time::timeout(SECOND * 15, guard.lost()).await.unwrap();
+    let lost = Instant::now();
+    assert_eq!(loss, LockLoss::Expired);
+    assert!(lost - cut <= SECOND * 10, "{:?}", lost - cut);
+    let (theirs, acquired) = tokio::time::timeout(SECOND * 40, rival).await.unwrap().unwrap().unwrap();
+    assert!(acquired >= lost);
+    assert!(theirs.token() > guard.token());
+    proxy.set(Mode::Forward).await;
+    assert_eq!(guard.unlock().await.unwrap_err().kind(), &ErrorKind::NotHeld);
+    assert!(theirs.is_held());
+    theirs.unlock().await.unwrap();
+}
+
+#[tokio::test]
+async fn tokens_are_checked_and_their_rights_told_apart() {
+    let Some(servers) = require_or_skip(env!("CARGO_MANIFEST_DIR")) else { return };
+    let acl = r#"acl { enabled = true, default_policy = "deny", tokens { master = "11111111-1111-1111-1111-111111111111", agent = "11111111-1111-1111-1111-111111111111" } }"#;
+    let ready = kv_testkit::spec::Probe {
+        port: None,
+        http: Some("/v1/status/leader".to_owned()),
+        tcp: None,
+        expect: "8300".to_owned(),
+    };
+    let cluster = servers.arg(&format!("-hcl={acl}")).ready_when(ready).start().await.unwrap();
+    let endpoint = cluster.node(1).endpoint();
+    let config = |token: &str| {
+        ConsulConfig::new([endpoint.as_str()])
+            .with_token(Secret::new(token))
+            .with_namespace(Prefix::new("app").unwrap())
+    };
+    let root = "11111111-1111-1111-1111-111111111111";
+    until("access control should be up", SECOND * 30, || async {
+        match ConsulStore::connect(config(root)).await {
+            Ok(store) => store.put("a", "x").await.is_ok(),
+            Err(_) => false,
+        }
+    })
+    .await;
+    let begin = Instant::now();
+    let unknown = ConsulStore::connect(config("22222222-2222-2222-2222-222222222222")).await.unwrap_err();
+    assert_eq!(unknown.kind(), &ErrorKind::Unauthenticated, "{unknown}");
+    assert!(begin.elapsed() < SECOND * 3, "not retried");
+    assert!(!format!("{unknown} {unknown:?}").contains("22222222"));
+
+    let http = reqwest::Client::builder().no_proxy().build().unwrap();
+    let make = |path: &'static str, body: &'static str| {
+        http.put(format!("http://{endpoint}/v1/acl/{path}")).header("X-Consul-Token", root).body(body).send()
+    };
+    let rules = r#"{"Name":"r","Rules":"key_prefix \"app/mine/\" { policy = \"write\" } key_prefix \"app/read/\" { policy = \"read\" }"}"#;
+    assert!(make("policy", rules).await.unwrap().status().is_success());
+    let limited = "33333333-3333-3333-3333-333333333333";
+    let token = r#"{"SecretID":"33333333-3333-3333-3333-333333333333","Policies":[{"Name":"r"}]}"#;
+    assert!(make("token", token).await.unwrap().status().is_success());
+    let store = ConsulStore::connect(config(limited)).await.unwrap();
+    let master = ConsulStore::connect(config(root)).await.unwrap();
+    master.put("read/a", "x").await.unwrap();
+    store.put("mine/a", "x").await.unwrap();
+    assert_eq!(store.get("read/a").await.unwrap().unwrap().value, "x");
+    assert_eq!(store.keys("read").await.unwrap().len(), 1);
+    for refused in [
+        store.put("read/a", "y").await.map(drop),
+        store.get("a").await.map(drop),
+        store.delete("a").await.map(drop),
+        store.lock_with(&key("mine/l"), LockOptions::default().with_wait(LockWait::Try)).await.map(drop),
+    ] {
+        let error = refused.unwrap_err();
+        assert_eq!(error.kind(), &ErrorKind::PermissionDenied, "{error}");
+        assert_eq!(error.applied(), Applied::No);
+        assert!(!format!("{error} {error:?}").contains(limited));
+    }
+    let mut watch =
+        store.watch_with(key("mine/a").into(), WatchOptions::default().with_initial()).await.unwrap();
+    told(&mut watch, "mine/a", "x").await;
+}

@@ -1,0 +1,520 @@
+//! What the store does on a real Consul, beyond what every store does.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // Integration tests.
+
+mod common;
+
+use std::time::{Duration, Instant};
+
+use common::{next, server, until};
+use futures_util::future::{join_all, try_join_all};
+use kv_consul::kv_core::{
+    Compare, Condition, DeleteOptions, EntryExpiry, ErrorKind, Expiry, GetOptions, Key, ListOptions,
+    LockLoss, LockOptions, LockWait, Precondition, PutOptions, SessionState, Store, StoreExt, Txn, TxnOp,
+    Version, Watch, WatchEvent, WatchOptions,
+};
+use reqwest::Method;
+
+const SECOND: Duration = Duration::from_secs(1);
+
+/// Consul's flags for its own locks and semaphores.
+const LOCK_FLAG: u64 = 3_304_740_253_564_472_344;
+const SEMAPHORE_FLAG: u64 = 16_210_313_421_097_356_768;
+
+fn key(text: &str) -> Key {
+    text.parse().unwrap()
+}
+
+fn ttl(seconds: u32) -> PutOptions {
+    PutOptions::default().with_expiry(Expiry::Ttl(SECOND * seconds))
+}
+
+#[tokio::test]
+async fn each_operation_takes_the_round_trips_it_promises() {
+    let Some(server) = server().await else { return };
+    let store = server.store().await;
+    let a = key("a");
+    let mut before = store.requests();
+    let mut cost = |what: &str, expected: u64| {
+        let now = store.requests();
+        assert_eq!(now - before, expected, "{what}");
+        before = now;
+    };
+    let version = store.put("a", "1").await.unwrap();
+    cost("put", 1);
+    store.get("a").await.unwrap().unwrap();
+    cost("get", 1);
+    assert_eq!(store.get("none").await.unwrap(), None);
+    cost("get of nothing", 1);
+    for (precondition, expected) in
+        [(Precondition::Present, 1), (Precondition::At(version), 2), (Precondition::Absent, 2)]
+    {
+        let what = format!("{precondition:?}");
+        let put = store.put_with(&a, "2".into(), PutOptions::default().with_precondition(precondition)).await;
+        assert_eq!(put.is_err(), expected == 2, "{what}");
+        cost(&what, expected);
+    }
+    let version = store.get("a").await.unwrap().unwrap().version;
+    cost("get", 1);
+    store.compare_and_set("a", version, "3").await.unwrap();
+    cost("compare and set", 1);
+    store.compare_value_and_set("a", "3", "4").await.unwrap();
+    cost("compare value and set", 2);
+    store.create("b", "1").await.unwrap();
+    cost("create", 1);
+    let options = DeleteOptions::default().with_previous();
+    assert_eq!(store.delete_with(&a, options).await.unwrap().previous.unwrap().value, "4");
+    cost("delete with previous", 1);
+    assert!(!store.delete("a").await.unwrap());
+    cost("delete of nothing", 1);
+    let txn = || {
+        Txn::when([Condition::absent(key("a"))])
+            .then([TxnOp::put(key("a"), "1")])
+            .or_else([TxnOp::get(key("a"))])
+    };
+    assert!(store.transact(txn()).await.unwrap().succeeded);
+    cost("transaction", 1);
+    assert!(!store.transact(txn()).await.unwrap().succeeded);
+    cost("transaction that takes the other branch: refused, read, carried out", 3);
+    store.entries("").await.unwrap();
+    cost("list", 1);
+    store.put_with(&key("t"), "1".into(), ttl(20)).await.unwrap();
+    cost("put with a time to live", 2);
+    store.get_with(&key("t"), GetOptions::default().with_expiry()).await.unwrap().unwrap();
+    cost("get with expiry", 2);
+    assert_eq!(store.delete_tree("").await.unwrap(), 3);
+    cost("delete_tree", 1);
+}
+
+#[tokio::test]
+async fn a_native_tool_sees_the_same_keys() {
+    let Some(server) = server().await else { return };
+    let namespace = common::namespace();
+    let store = server.open(&namespace, "").await;
+    for (text, path) in [
+        ("a b", "a%20b"),
+        ("a%20b", "a%2520b"),
+        ("a?b#c", "a%3Fb%23c"),
+        ("ü/x", "%C3%BC/x"),
+        ("a+b&c=d", "a%2Bb%26c%3Dd"),
+        ("-dots.~_", "-dots.~_"),
+    ] {
+        store.put(text, text).await.unwrap();
+        let (status, body) = server.raw(Method::GET, &format!("/v1/kv/{namespace}/{path}?raw"), "").await;
+        assert_eq!((status, body.as_str()), (200, text));
+        // Through a watch, which has the name in a URL.
+        let mut watch =
+            store.watch_with(key(text).into(), WatchOptions::default().with_initial()).await.unwrap();
+        assert!(matches!(next(&mut watch).await, WatchEvent::Put(entry) if entry.value == text));
+    }
+    assert_eq!(store.keys("").await.unwrap().len(), 6);
+}
+
+#[tokio::test]
+async fn a_write_of_the_same_value_is_a_write() {
+    let Some(server) = server().await else { return };
+    let store = server.store().await;
+    let mut last = Version::ZERO;
+    for _ in 0..5 {
+        let version = store.put("a", "same").await.unwrap();
+        assert!(version > last);
+        last = version;
+    }
+    store.compare_and_set("a", last, "same").await.unwrap();
+    assert!(store.compare_and_set("a", last, "same").await.unwrap_err().is_conflict());
+}
+
+async fn sessions(server: &common::Server) -> String {
+    server.raw(Method::GET, "/v1/session/list?consistent", "").await.1
+}
+
+/// The session a key is bound to.
+async fn session_of(server: &common::Server, path: &str) -> Option<String> {
+    let (_, body) = server.raw(Method::GET, &format!("/v1/kv/{path}?consistent"), "").await;
+    let at = body.find("\"Session\":")? + 10;
+    body[at..].split('"').nth(1).map(str::to_owned)
+}
+
+#[tokio::test]
+async fn a_key_that_stops_expiring_lets_go_of_its_session() {
+    let Some(server) = server().await else { return };
+    let namespace = common::namespace();
+    let store = server.open(&namespace, "").await;
+    let (a, path) = (key("a"), format!("{namespace}/a"));
+    let with_expiry = || GetOptions::default().with_expiry();
+    let created = store.put_with(&a, "1".into(), ttl(20)).await.unwrap();
+    assert_eq!(created.granted_ttl, Some(SECOND * 20));
+    let first = session_of(&server, &path).await.unwrap();
+    store.put_with(&a, "2".into(), ttl(30)).await.unwrap();
+    let second = session_of(&server, &path).await.unwrap();
+    assert_ne!(first, second);
+    let entry = store.get_with(&a, with_expiry()).await.unwrap().unwrap();
+    assert_eq!(entry.expiry, Some(EntryExpiry::ttl(SECOND * 30, None)));
+    assert_eq!((entry.created, entry.value.as_ref()), (created.version, b"2".as_ref()));
+
+    let session = PutOptions::default().with_expiry(Expiry::Session);
+    store.put_with(&a, "3".into(), session).await.unwrap();
+    let entry = store.get_with(&a, with_expiry()).await.unwrap().unwrap();
+    assert_eq!(entry.expiry, Some(EntryExpiry::Session));
+    let third = session_of(&server, &path).await.unwrap();
+
+    store.put("a", "4").await.unwrap();
+    let entry = store.get_with(&a, with_expiry()).await.unwrap().unwrap();
+    assert_eq!((entry.expiry, entry.created), (Some(EntryExpiry::Never), created.version));
+    assert_eq!(session_of(&server, &path).await, None);
+    until("the sessions should be gone", SECOND * 5, || async {
+        let all = sessions(&server).await;
+        !all.contains(&first) && !all.contains(&second)
+    })
+    .await;
+    assert!(sessions(&server).await.contains(&third), "the handle's session lives on");
+    store.close().await.unwrap();
+    assert!(!sessions(&server).await.contains(&third));
+}
+
+#[tokio::test]
+async fn a_refused_put_leaves_no_session() {
+    let Some(server) = server().await else { return };
+    let namespace = common::namespace();
+    let store = server.open(&namespace, "").await;
+    store.put("a", "1").await.unwrap();
+    for precondition in
+        [Precondition::Absent, Precondition::At(Version::new(1)), Precondition::Value("x".into())]
+    {
+        store.put_with(&key("a"), "2".into(), ttl(20).with_precondition(precondition)).await.unwrap_err();
+    }
+    let before: Vec<_> = sessions(&server).await.matches("kv ttl").map(str::to_owned).collect();
+    store.close().await.unwrap();
+    assert!(sessions(&server).await.matches("kv ttl").count() <= before.len());
+}
+
+#[tokio::test]
+async fn foreign_names_are_left_alone() {
+    let Some(server) = server().await else { return };
+    let namespace = common::namespace();
+    let store = server.open(&namespace, "").await;
+    store.put("a/b", "x").await.unwrap();
+    for path in ["a/dir/", "a//b", "a/.lock"] {
+        server.raw(Method::PUT, &format!("/v1/kv/{namespace}/{}", path.replace("//", "%2F%2F")), "y").await;
+    }
+    assert_eq!(store.keys("").await.unwrap(), [key("a/b")]);
+    assert_eq!(store.entries("").await.unwrap().len(), 1);
+    assert_eq!(store.delete_tree("a").await.unwrap(), 1);
+    let (status, _) = server.raw(Method::GET, &format!("/v1/kv/{namespace}/?recurse"), "").await;
+    assert_eq!(status, 404, "delete_tree removes them too");
+}
+
+async fn new_session(server: &common::Server) -> String {
+    let (_, body) = server
+        .raw(Method::PUT, "/v1/session/create", r#"{"NodeChecks":[],"TTL":"60s","LockDelay":"0s"}"#)
+        .await;
+    body.split('"').nth(3).unwrap().to_owned()
+}
+
+#[tokio::test]
+async fn a_lock_of_another_program_is_not_broken_by_a_write() {
+    let Some(server) = server().await else { return };
+    let namespace = common::namespace();
+    let store = server.open(&namespace, "").await;
+    let session = new_session(&server).await;
+    let path = format!("/v1/kv/{namespace}/leader?flags={LOCK_FLAG}&acquire={session}");
+    assert_eq!(server.raw(Method::PUT, &path, "them").await.1, "true");
+    // Others read who the leader is.
+    assert_eq!(store.get("leader").await.unwrap().unwrap().value, "them");
+    for error in [
+        store.put("leader", "x").await.unwrap_err(),
+        store.delete("leader").await.map(drop).unwrap_err(),
+        store.put_with(&key("leader"), "x".into(), ttl(20)).await.map(drop).unwrap_err(),
+        store.transact(Txn::always().then([TxnOp::put(key("leader"), "x")])).await.map(drop).unwrap_err(),
+        store.transact(Txn::always().then([TxnOp::delete(key("leader"))])).await.map(drop).unwrap_err(),
+        store.put("leader/.lock", "x").await.unwrap_err(),
+        store.delete(".lock").await.map(drop).unwrap_err(),
+    ] {
+        assert!(matches!(error.kind(), ErrorKind::InvalidKey { .. }), "{error}");
+    }
+    assert_eq!(session_of(&server, &format!("{namespace}/leader")).await, Some(session.clone()));
+    // In that layout it excludes us.
+    let theirs = server.open(&namespace, "?lock_layout=key").await;
+    assert!(theirs.try_lock("leader").await.unwrap().is_none());
+    assert_eq!(theirs.lock_holder(&key("leader")).await.unwrap().unwrap().owner, "them");
+    assert_eq!(theirs.get("leader").await.unwrap(), None);
+    server.raw(Method::PUT, &format!("/v1/session/destroy/{session}"), "").await;
+    let guard = theirs.try_lock("leader").await.unwrap().unwrap();
+    let path = format!("/v1/kv/{namespace}/leader?flags={LOCK_FLAG}&acquire={}", new_session(&server).await);
+    assert_eq!(server.raw(Method::PUT, &path, "them").await.1, "false", "we exclude them");
+    guard.unlock().await.unwrap();
+    assert_eq!(server.raw(Method::PUT, &path, "them").await.1, "true");
+}
+
+#[tokio::test]
+async fn a_semaphore_is_invisible_and_no_lock() {
+    let Some(server) = server().await else { return };
+    let namespace = common::namespace();
+    let store = server.open(&namespace, "").await;
+    let session = new_session(&server).await;
+    let contender = format!("/v1/kv/{namespace}/s/{session}?flags={SEMAPHORE_FLAG}&acquire={session}");
+    assert_eq!(server.raw(Method::PUT, &contender, "").await.1, "true");
+    let record = format!("/v1/kv/{namespace}/s/.lock?flags={SEMAPHORE_FLAG}");
+    let body = format!(r#"{{"Limit":2,"Holders":{{"{session}":true}}}}"#);
+    assert_eq!(server.raw(Method::PUT, &record, body.clone()).await.1, "true");
+    store.put("s/entry", "x").await.unwrap();
+    // A name like theirs is an entry where there is no semaphore.
+    store.put(format!("other/{session}").as_str(), "x").await.unwrap();
+    assert_eq!(store.keys("s").await.unwrap(), [key("s/entry")]);
+    assert_eq!(store.keys("other").await.unwrap().len(), 1);
+    assert_eq!(store.entries("s").await.unwrap().len(), 1);
+    assert_eq!(store.get(format!("s/{session}").as_str()).await.unwrap(), None);
+    assert!(store.lock("s").await.unwrap_err().is_conflict());
+    assert_eq!(store.lock_holder(&key("s")).await.unwrap(), None);
+    let (_, unchanged) = server.raw(Method::GET, &format!("/v1/kv/{namespace}/s/.lock?raw"), "").await;
+    assert_eq!(unchanged, body);
+}
+
+#[tokio::test]
+async fn a_thousand_watches_share_few_queries() {
+    let Some(server) = server().await else { return };
+    let store = server.store().await;
+    let keys: Vec<Key> = (0..1000).map(|at| key(&format!("w/{}/{at}", at % 7))).collect();
+    let mut watches: Vec<Watch> =
+        try_join_all(keys.iter().map(|key| store.watch_with(key.clone().into(), WatchOptions::default())))
+            .await
+            .unwrap();
+    assert!(store.queries() <= 64, "{} queries", store.queries());
+    let versions = try_join_all(keys.iter().map(|key| store.put(key, "x"))).await.unwrap();
+    for (watch, version) in watches.iter_mut().zip(&versions) {
+        assert!(matches!(next(watch).await, WatchEvent::Put(entry) if entry.version == *version));
+    }
+    for key in &keys {
+        store.delete(key).await.unwrap();
+    }
+    for (watch, key) in watches.iter_mut().zip(&keys) {
+        assert!(matches!(next(watch).await, WatchEvent::Delete(gone) if gone.key == *key));
+    }
+    drop(watches);
+    assert_eq!(store.queries(), 0, "the last watch ends its query");
+}
+
+#[tokio::test]
+async fn unrelated_writes_wake_nobody_for_long() {
+    let Some(server) = server().await else { return };
+    let (store, writer) = (server.store().await, server.store().await);
+    store.put("there/x", "1").await.unwrap();
+    let mut watches = Vec::new();
+    for prefix in ["absent", "there"] {
+        watches.push(store.watch(prefix).await.unwrap());
+    }
+    watches.push(store.watch_key("absent-key").await.unwrap());
+    let (before, begin) = (store.requests(), Instant::now());
+    for at in 0..1000 {
+        writer.put(format!("other/{}", at % 50).as_str(), "x").await.unwrap();
+    }
+    tokio::time::sleep(SECOND / 2).await;
+    let (polls, took) = (store.requests() - before, begin.elapsed().as_secs_f64());
+    // Each of the three may ask some times at once and then twice a second.
+    assert!(polls as f64 <= 3.0 * (8.0 + 3.0 * took), "{polls} polls in {took} s");
+    for watch in &mut watches {
+        assert!(tokio::time::timeout(SECOND / 10, watch.next()).await.is_err(), "no event");
+    }
+    // And none is deaf.
+    for (watch, text) in watches.iter_mut().zip(["absent/x", "there/x", "absent-key"]) {
+        let version = writer_of(&store, text).await;
+        assert!(matches!(next(watch).await, WatchEvent::Put(entry) if entry.version == version));
+    }
+}
+
+async fn writer_of(store: &kv_consul::ConsulStore, text: &str) -> Version {
+    store.put(text, "now").await.unwrap()
+}
+
+#[tokio::test]
+async fn queries_merge_without_losing_or_doubling() {
+    let Some(server) = server().await else { return };
+    let store = server.store().await;
+    let mut first = store.watch_key("m/first/key").await.unwrap();
+    let version = store.put("m/first/key", "1").await.unwrap();
+    // More watches come, until the first one's query is merged into one of an ancestor, and writes go on.
+    let mut watches = Vec::new();
+    let mut expected = vec![version];
+    for at in 0..80 {
+        watches.push(store.watch(format!("m/{at}").as_str()).await.unwrap());
+        if at % 10 == 0 {
+            expected.push(store.put("m/first/key", format!("{at}")).await.unwrap());
+            // Not faster than a watch can tell one from the next.
+            tokio::time::sleep(SECOND / 10).await;
+        }
+    }
+    let last = expected.last().copied().unwrap();
+    let mut told = Vec::new();
+    while told.last() != Some(&last) {
+        match next(&mut first).await {
+            WatchEvent::Put(entry) => told.push(entry.version),
+            other => panic!("{other:?}"),
+        }
+    }
+    assert!(told.is_sorted() && told.windows(2).all(|pair| pair[0] != pair[1]), "{told:?}");
+    assert!(told.iter().all(|version| expected.contains(version)));
+    assert!(tokio::time::timeout(SECOND / 2, first.next()).await.is_err(), "nothing is doubled");
+}
+
+#[tokio::test]
+async fn a_lock_whose_session_is_destroyed_is_lost_at_once() {
+    let Some(server) = server().await else { return };
+    let namespace = common::namespace();
+    let store = server.open(&namespace, "?lock_delay=2s").await;
+    let guard = store.lock("l").await.unwrap();
+    let fence = guard.fence();
+    store
+        .put_with(&key("guarded"), "1".into(), PutOptions::default().with_fence(fence.clone()))
+        .await
+        .unwrap();
+    let session = session_of(&server, &format!("{namespace}/l/.lock")).await.unwrap();
+    server.raw(Method::PUT, &format!("/v1/session/destroy/{session}"), "").await;
+    let destroyed = Instant::now();
+    let loss = tokio::time::timeout(SECOND * 5, guard.lost()).await.unwrap();
+    assert_eq!(loss, LockLoss::SessionLost);
+    assert!(!guard.is_held());
+    let fenced = PutOptions::default().with_fence(fence);
+    for refused in [
+        store.put_with(&key("guarded"), "2".into(), fenced.clone()).await.map(drop),
+        store
+            .put_with(
+                &key("guarded"),
+                "2".into(),
+                fenced.clone().with_precondition(Precondition::Value("x".into())),
+            )
+            .await
+            .map(drop),
+        store
+            .transact(Txn::always().then([TxnOp::put(key("guarded"), "2")]).with_fence(fenced.fence.unwrap()))
+            .await
+            .map(drop),
+        guard.unlock().await,
+    ] {
+        assert_eq!(refused.unwrap_err().kind(), &ErrorKind::NotHeld);
+    }
+    assert_eq!(store.get("guarded").await.unwrap().unwrap().value, "1");
+    // Consul keeps everybody away for the lock delay.
+    assert!(store.try_lock("l").await.unwrap().is_none());
+    let guard = store.lock("l").await.unwrap();
+    assert!(destroyed.elapsed() >= SECOND * 2 - SECOND / 10, "{:?}", destroyed.elapsed());
+    guard.unlock().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_handle_whose_session_is_destroyed_says_so() {
+    let Some(server) = server().await else { return };
+    let namespace = common::namespace();
+    let store = server.open(&namespace, "?session_ttl=10s").await;
+    let options = || PutOptions::default().with_expiry(Expiry::Session);
+    store.put_with(&key("a"), "1".into(), options()).await.unwrap();
+    assert_eq!(store.session(), SessionState::Held);
+    let session = session_of(&server, &format!("{namespace}/a")).await.unwrap();
+    server.raw(Method::PUT, &format!("/v1/session/destroy/{session}"), "").await;
+    until("the loss should be told", SECOND * 8, || async { store.session() == SessionState::Lost }).await;
+    assert_eq!(store.get("a").await.unwrap(), None);
+    store.put_with(&key("b"), "1".into(), options()).await.unwrap();
+    assert_eq!(store.session(), SessionState::Held);
+    // The next put finds out by itself, too.
+    let session = session_of(&server, &format!("{namespace}/b")).await.unwrap();
+    server.raw(Method::PUT, &format!("/v1/session/destroy/{session}"), "").await;
+    store.put_with(&key("c"), "1".into(), options()).await.unwrap();
+    assert_eq!(store.session(), SessionState::Held);
+    assert!(store.exists("c").await.unwrap());
+}
+
+#[tokio::test]
+async fn a_lock_leaves_nothing_behind() {
+    let Some(server) = server().await else { return };
+    let namespace = common::namespace();
+    let (store, other) = (server.open(&namespace, "").await, server.open(&namespace, "").await);
+    let guard = store.lock("l").await.unwrap();
+    let session = session_of(&server, &format!("{namespace}/l/.lock")).await.unwrap();
+    let waiting = tokio::time::timeout(SECOND / 2, other.lock("l")).await;
+    assert!(waiting.is_err());
+    let wait = LockOptions::default().with_wait(LockWait::UpTo(SECOND / 2));
+    assert_eq!(other.lock_with(&key("l"), wait).await.unwrap_err().kind(), &ErrorKind::Locked);
+    assert_eq!(other.queries(), 0);
+    guard.unlock().await.unwrap();
+    assert!(!sessions(&server).await.contains(&session));
+    let (status, _) = server.raw(Method::GET, &format!("/v1/kv/{namespace}/?keys"), "").await;
+    assert_eq!(status, 404);
+    // A guard that is dropped, and one whose store is.
+    drop(store.lock("l").await.unwrap());
+    let second = tokio::time::timeout(SECOND * 5, other.lock("l")).await.unwrap().unwrap();
+    drop(other);
+    assert_eq!(tokio::time::timeout(SECOND * 5, second.lost()).await.unwrap(), LockLoss::Closed);
+    store.lock("l").await.unwrap().unlock().await.unwrap();
+}
+
+#[tokio::test]
+async fn sixteen_writers_of_one_counter_lose_nothing() {
+    let Some(server) = server().await else { return };
+    let namespace = common::namespace();
+    let store = server.open(&namespace, "").await;
+    store.put("n", "0").await.unwrap();
+    let writers = (0..16).map(|_| async {
+        let store = server.open(&namespace, "").await;
+        for _ in 0..10 {
+            loop {
+                let entry = store.get("n").await.unwrap().unwrap();
+                let number: u32 = std::str::from_utf8(&entry.value).unwrap().parse().unwrap();
+                match store.compare_and_set("n", entry.version, (number + 1).to_string()).await {
+                    Ok(_) => break,
+                    Err(error) => assert!(error.is_conflict(), "{error}"),
+                }
+            }
+        }
+    });
+    join_all(writers).await;
+    assert_eq!(store.get("n").await.unwrap().unwrap().value, "160");
+}
+
+#[tokio::test]
+async fn conditions_consul_does_not_know_hold_under_contention() {
+    let Some(server) = server().await else { return };
+    let namespace = common::namespace();
+    let store = server.open(&namespace, "").await;
+    store.put("n", "00").await.unwrap();
+    // Each takes the lowest number that is left, by comparing values, and the other branch counts misses.
+    let takers = (0..8).map(|taker| {
+        let (server, namespace) = (&server, &namespace);
+        async move {
+            let store = server.open(namespace, "").await;
+            let mut taken = 0;
+            for at in 0..20 {
+                let (now, then) = (format!("{at:02}"), format!("{:02}", at + 1));
+                let take = Txn::when([
+                    Condition::value(key("n"), Compare::Equal, now.clone()),
+                    Condition::value(key("n"), Compare::Less, "99"),
+                ])
+                .then([TxnOp::put(key("n"), then), TxnOp::put(key(&format!("by/{at}")), format!("{taker}"))])
+                .or_else([TxnOp::get(key("n"))]);
+                taken += u32::from(store.transact(take).await.unwrap().succeeded);
+            }
+            taken
+        }
+    });
+    let taken: u32 = join_all(takers).await.into_iter().sum();
+    let reached: u32 =
+        std::str::from_utf8(&store.get("n").await.unwrap().unwrap().value).unwrap().parse().unwrap();
+    assert_eq!(taken, reached);
+    assert_eq!(store.keys("by").await.unwrap().len(), usize::try_from(taken).unwrap());
+}
+
+#[tokio::test]
+async fn lists_of_names_and_of_entries_agree() {
+    let Some(server) = server().await else { return };
+    let store = server.store().await;
+    for text in ["a", "a-b", "a/b", "a/b/c", "a.b", "b"] {
+        store.put(text, text).await.unwrap();
+    }
+    let _guard = store.lock("a/b").await.unwrap();
+    let entries: Vec<Key> = store.entries("").await.unwrap().into_iter().map(|entry| entry.key).collect();
+    assert_eq!(store.keys("").await.unwrap(), entries);
+    assert_eq!(entries.iter().map(Key::as_str).collect::<Vec<_>>(), ["a", "a-b", "a.b", "a/b", "a/b/c", "b"]);
+    let stale = ListOptions::default().with_consistency(kv_consul::kv_core::Consistency::Stale);
+    assert!(store.list_with(&"".parse().unwrap(), stale).await.unwrap().as_of().is_some());
+    // Nothing but a lock's record lies below.
+    let _lonely = store.lock("lonely").await.unwrap();
+    assert_eq!(store.children("").await.unwrap().len(), 5);
+}

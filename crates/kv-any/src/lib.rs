@@ -16,6 +16,8 @@ const DRIVERS: &[Driver] = &[
     kv_etcd::DRIVER,
     #[cfg(feature = "consul")]
     kv_consul::DRIVER,
+    #[cfg(feature = "zk")]
+    kv_zk::DRIVER,
 ];
 
 /// Every scheme of this project and the feature that brings it.

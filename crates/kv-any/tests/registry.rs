@@ -40,6 +40,7 @@ fn each_feature_brings_its_schemes() {
         (cfg!(feature = "sled"), &["sled"]),
         (cfg!(feature = "etcd"), &["etcd", "etcd+tls"]),
         (cfg!(feature = "consul"), &["consul", "consul+tls"]),
+        (cfg!(feature = "zk"), &["zk", "zk+tls"]),
     ] {
         for scheme in schemes {
             assert_eq!(registry.driver(scheme).is_some(), on, "{scheme}");

@@ -213,7 +213,10 @@ pub(crate) fn expiry_words(expiry: EntryExpiry) -> String {
 pub(crate) fn duration(duration: Duration) -> String {
     const MILLION: u32 = 1_000_000;
     const DAY: u64 = 24 * 3600;
-    if duration.subsec_nanos() == 0 && duration >= Duration::from_secs(DAY) && duration.as_secs() % DAY == 0 {
+    if duration.subsec_nanos() == 0
+        && duration >= Duration::from_secs(DAY)
+        && duration.as_secs().is_multiple_of(DAY)
+    {
         return format!("{} days", duration.as_secs() / DAY);
     }
     let rounded = if duration >= Duration::from_secs(1) {

@@ -1,0 +1,17 @@
+//! The built `kv` command, as a user meets it.
+#![cfg(unix)]
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::print_stdout,
+    reason = "tests say what they mean with unwrap, and print their seed and what they skip"
+)]
+
+mod common;
+mod locks;
+mod refusals;
+mod stores;
+mod transfer;
+mod trees;
+mod values;
+mod watches;

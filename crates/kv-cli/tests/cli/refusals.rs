@@ -1,0 +1,103 @@
+//! Bad input: each a clear error with its exit code, and nothing changed.
+
+use crate::common::Place;
+
+#[test]
+fn names_that_are_no_keys() {
+    let place = Place::new();
+    for key in ["a/../b", "../etc/passwd", "", "/", "a\nb", "😀", &"k".repeat(513)] {
+        place.kv(["put", key, "x"]).fails(2, &["invalid key"]);
+        place.kv(["get", key]).fails(2, &["invalid key"]);
+        place.kv(["del", key]).fails(2, &["invalid key"]);
+    }
+    place.kv(["ls", ".."]).fails(2, &["invalid key", "\"..\""]);
+    // Nothing was even opened.
+    assert!(!place.path("store").exists());
+}
+
+#[test]
+fn stores_that_are_none() {
+    let place = Place::new();
+    place.kv(["--store", "nosuch://", "get", "a"]).fails(2, &["\"nosuch\"", "mem", "sled"]);
+    place.kv(["--store", "here", "get", "a"]).fails(2, &["scheme"]);
+    let url = format!("{}?colour=red", place.url());
+    place.kv(["--store", &url, "get", "a"]).fails(2, &["colour"]);
+    let failed = place.kv(["--store", "nosuch://user:hush@host/?token=hush", "get", "a"]).fails(2, &[]);
+    assert!(!failed.err.contains("hush"), "{failed:?}");
+}
+
+#[test]
+fn the_secret_in_the_variable_is_in_no_help() {
+    let place = Place::new();
+    let help = place.command(["--help"]).env("KV_STORE", "etcd://user:hush@host/").output().unwrap();
+    assert!(help.status.success());
+    let text = String::from_utf8(help.stdout).unwrap();
+    assert!(text.contains("KV_STORE") && !text.contains("hush"), "{text}");
+}
+
+#[test]
+fn a_value_over_the_limit() {
+    let place = Place::new();
+    let limit = place.kv(["capabilities", "-o", "json"]).ok().json()["limits"]["max_value"].as_u64().unwrap();
+    let over = usize::try_from(limit).unwrap() + 1;
+    let big = std::fs::File::create(place.path("big")).unwrap();
+    big.set_len(over as u64).unwrap();
+    place.kv(["put", "a", "@big"]).fails(2, &["too large", &limit.to_string()]);
+    place.kv(["get", "a"]).fails(3, &[]);
+}
+
+#[test]
+fn a_time_to_live_of_zero() {
+    let place = Place::new();
+    place.kv(["put", "a", "before"]).ok();
+    place.kv(["put", "a", "x", "--ttl", "0s"]).fails(2, &["time to live"]);
+    assert_eq!(place.kv(["put", "a", "x", "--ttl", "5"]).code, 2);
+    assert_eq!(place.kv(["get", "a"]).ok().text(), "before");
+}
+
+#[test]
+fn conditions_that_do_not_hold() {
+    let place = Place::new();
+    place.kv(["put", "a", "one", "--if-present"]).fails(3, &["\"a\""]);
+    place.kv(["put", "a", "one", "--if-version", "1"]).fails(4, &["absent"]);
+    place.kv(["put", "a", "one", "--if-absent"]).ok();
+    place.kv(["put", "a", "two", "--if-absent"]).fails(4, &["exists already", "version 1"]);
+    place.kv(["put", "a", "two", "--if-version", "1"]).ok();
+    place.kv(["put", "a", "three", "--if-version", "1"]).fails(4, &["precondition", "version 2"]);
+    place.kv(["del", "a", "--if-version", "1"]).fails(4, &["version 2"]);
+    assert_eq!(place.kv(["get", "a"]).ok().text(), "two");
+    assert_eq!(place.kv(["del", "a", "--if-version", "2"]).ok().text(), "deleted\n");
+    // Deleting what is not there is no failure unless it had to be there.
+    assert_eq!(place.kv(["del", "a"]).ok().text(), "was not there\n");
+    assert_eq!(place.kv(["del", "a", "-o", "json"]).ok().json()["existed"], false);
+    place.kv(["del", "a", "--if-present"]).fails(3, &[]);
+}
+
+#[test]
+fn command_lines_that_make_no_sense() {
+    let place = Place::new();
+    for args in [
+        &["put", "a"][..],
+        &["put", "a", "x", "--if-absent", "--if-version", "1"],
+        &["get", "a", "--hex", "--base64"],
+        &["del", "a", "--yes"],
+        &["watch", "--from", "1", "--initial"],
+        &["lock", "a"],
+        &["lock", "a", "--try", "--wait", "1s", "--", "true"],
+        &["get", "a", "--timeout", "0s"],
+        &["frobnicate"],
+        &[],
+    ] {
+        let run: crate::common::Run = place.command(args).output().unwrap().into();
+        assert_eq!((run.code, run.text()), (2, ""), "{args:?}: {run:?}");
+    }
+    place.kv(["watch", "-o", "table"]).fails(2, &["JSON lines"]);
+    assert!(!place.path("store").exists());
+}
+
+#[test]
+fn help_and_version_are_no_failures() {
+    let place = Place::new();
+    assert!(place.kv(["--help"]).ok().text().contains("Exit codes"));
+    assert!(place.kv(["--version"]).ok().text().starts_with("kv "));
+}

@@ -1,0 +1,200 @@
+//! import and export: every key and every byte, or a line that says why not.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::Path;
+
+use crate::common::{Place, Run, random};
+use serde_json::json;
+
+type Tree = BTreeMap<String, Vec<u8>>;
+
+/// A random tree of files whose names are keys, written below `root`.
+fn grow(root: &Path, random: &mut fastrand::Rng) -> Tree {
+    const PARTS: [&str; 12] =
+        ["a", "b c", "ü", "u\u{308}", "100%25", "q?x#y", "+", "'\"", "\\", ".hidden", "-o", "日本"];
+    let mut tree = Tree::new();
+    for number in 0..300 {
+        let depth = random.usize(1..5);
+        let mut name: Vec<String> =
+            (1..depth).map(|_| PARTS[random.usize(..PARTS.len())].to_owned()).collect();
+        name.push(format!("{}{number}", PARTS[random.usize(..PARTS.len())]));
+        let length = if random.u8(..) < 8 { random.usize(..200_000) } else { random.usize(..100) };
+        let bytes: Vec<u8> = std::iter::repeat_with(|| random.u8(..)).take(length).collect();
+        let name = name.join("/");
+        let path = root.join(&name);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(path, &bytes).unwrap();
+        tree.insert(name, bytes);
+    }
+    tree
+}
+
+/// What the rows of an export say.
+fn rows(text: &str) -> Tree {
+    text.lines()
+        .map(|line| {
+            let row: serde_json::Value = serde_json::from_str(line).unwrap();
+            let value = match row["base64"].as_str() {
+                Some(code) => data_encoding::BASE64.decode(code.as_bytes()).unwrap(),
+                None => row["value"].as_str().unwrap().as_bytes().to_vec(),
+            };
+            (row["key"].as_str().unwrap().to_owned(), value)
+        })
+        .collect()
+}
+
+#[track_caller]
+fn imported(run: &Run, keys: usize) {
+    assert_eq!((run.code, run.err.as_str()), (0, ""), "{run:?}");
+    assert!(run.text().starts_with(&format!("imported {keys} keys, ")), "{run:?}");
+}
+
+#[test]
+fn a_generated_tree_goes_in_and_comes_out() {
+    let place = Place::new();
+    let (_, mut random) = random();
+    fs::create_dir(place.path("tree")).unwrap();
+    let tree = grow(&place.path("tree"), &mut random);
+    imported(&place.kv(["import", "tree", "app/etc"]), tree.len());
+    for name in tree.keys().take(5) {
+        assert!(place.kv(["get", &format!("app/etc/{name}")]).ok().out == tree[name], "{name:?}");
+    }
+
+    let export = place.kv(["export", "app/etc", "--relative"]).ok();
+    assert!(rows(export.text()) == tree, "the export is not the tree");
+    let mut keys: Vec<_> = rows(export.text()).into_keys().collect();
+    keys.sort();
+    let in_order: Vec<_> = export.text().lines().map(|line| rows(line).into_keys().next().unwrap()).collect();
+    assert_eq!(in_order, keys, "an export is in the order of its keys");
+
+    // Through a file, a pipe and the format of consul into stores of their own: always the same.
+    let whole = place.kv(["export"]).ok();
+    place.kv(["export", "--file", "export.jsonl"]);
+    assert!(fs::read(place.path("export.jsonl")).unwrap() == whole.out);
+    place.kv(["export", "--consul", "--file", "export.json"]);
+    for source in ["export.jsonl", "export.json"] {
+        let other = Place::new();
+        imported(&other.kv(["import", place.path(source).to_str().unwrap()]), tree.len());
+        assert!(other.kv(["export"]).ok().out == whole.out, "{source}");
+    }
+    let other = Place::new();
+    imported(&other.kv_with(["import", "-"], &whole.out), tree.len());
+    assert!(other.kv(["export"]).ok().out == whole.out);
+}
+
+#[test]
+fn what_cannot_become_a_key_is_listed() {
+    let place = Place::new();
+    let root = place.path("tree");
+    fs::create_dir_all(root.join("sub")).unwrap();
+    fs::write(root.join("sub/good"), "good").unwrap();
+    fs::write(root.join("emoji😀"), "").unwrap();
+    std::os::unix::fs::symlink("sub/good", root.join("link")).unwrap();
+    assert!(std::process::Command::new("mkfifo").arg(root.join("pipe")).status().unwrap().success());
+    let big = fs::File::create(root.join("big")).unwrap();
+    big.set_len(1 << 40).unwrap();
+
+    let run = place.kv(["import", "tree"]);
+    assert_eq!(run.code, 1, "{run:?}");
+    assert_eq!(run.text(), "imported 1 keys, 4 bytes\n");
+    for line in [
+        "kv: refused \"big\": too large: 1099511627776 bytes",
+        "kv: refused \"emoji😀\": invalid key",
+        "kv: refused \"link\": a symbolic link",
+        "kv: refused \"pipe\": not a regular file",
+        "kv: 4 refused",
+    ] {
+        assert!(run.err.lines().any(|said| said.starts_with(line)), "{line:?} is not in {}", run.err);
+    }
+    let run = place.kv(["import", "tree", "--skip-refused", "-o", "json"]);
+    assert_eq!(run.code, 0, "{run:?}");
+    assert_eq!(run.json(), json!({"imported": 1, "bytes": 4, "refused": 4}));
+    assert_eq!(run.err.lines().count(), 4);
+    assert_eq!(place.kv(["ls", "-r"]).ok().text(), "sub/good\n");
+}
+
+#[test]
+fn rows_that_are_refused_and_rows_that_are_none() {
+    let place = Place::new();
+    let text = b"{\"key\":\"a/../b\",\"value\":\"\"}\n{\"key\":\"c\",\"value\":\"kept\"}\n";
+    let run = place.kv_with(["import", "-"], text);
+    assert_eq!((run.code, run.text()), (1, "imported 1 keys, 4 bytes\n"), "{run:?}");
+    assert!(run.err.contains("refused \"a/../b\""), "{run:?}");
+
+    let broken = b"{\"key\":\"d\",\"value\":\"\"}\n{\"key\":\"e\"}\n{\"key\":\"f\",\"value\":\"\"}\n";
+    let run = place.kv_with(["import", "-"], broken);
+    assert_eq!((run.code, run.text()), (2, ""), "{run:?}");
+    assert!(run.err.contains("1 keys were imported before this") && run.err.contains("line 2"), "{run:?}");
+    assert_eq!(place.kv(["ls"]).ok().text(), "c\nd\n");
+}
+
+#[test]
+fn the_last_of_two_rows_for_one_key_stays() {
+    let place = Place::new();
+    let rows: String =
+        (0..200).map(|number| format!("{{\"key\":\"same\",\"value\":\"{number}\"}}\n")).collect();
+    imported(&place.kv_with(["import", "-"], rows.as_bytes()), 200);
+    assert_eq!(place.kv(["get", "same"]).ok().text(), "199");
+}
+
+#[test]
+fn what_consul_exports_is_imported() {
+    let place = Place::new();
+    let export = r#"[
+	{
+		"key": "app/",
+		"flags": 0,
+		"value": ""
+	},
+	{
+		"key": "app/port",
+		"flags": 42,
+		"value": "ODA4MA=="
+	},
+	{
+		"key": "jobs/.lock",
+		"flags": 3304740253564472344,
+		"value": ""
+	}
+]
+"#;
+    let run = place.kv_with(["import", "-", "dc1"], export.as_bytes());
+    assert_eq!((run.code, run.text()), (1, "imported 1 keys, 4 bytes\n"), "{run:?}");
+    assert!(run.err.contains("refused \"app/\"") && run.err.contains("refused \"jobs/.lock\""), "{run:?}");
+    assert_eq!(place.kv(["export"]).ok().text(), "{\"key\":\"dc1/app/port\",\"value\":\"8080\"}\n");
+    let back = place.kv(["export", "dc1", "--relative", "--consul"]).ok().json();
+    assert_eq!(back, json!([{"key": "app/port", "flags": 0, "value": "ODA4MA=="}]));
+    assert_eq!(place.kv(["export", "nothing", "--consul"]).ok().json(), json!([]));
+}
+
+#[test]
+fn sources_that_are_none() {
+    let place = Place::new();
+    fs::write(place.path("text"), "key: value\n").unwrap();
+    fs::create_dir(place.path("dir")).unwrap();
+    place.kv(["import", "nowhere"]).fails(1, &["cannot read \"nowhere\""]);
+    place.kv(["import", "text"]).fails(2, &["neither"]);
+    place.kv(["import", "dir", "--format", "jsonl"]).fails(2, &["is a directory"]);
+    place.kv(["import", "text", "--format", "dir"]).fails(2, &["not a directory"]);
+    place.kv(["import", "text", "--format", "consul"]).fails(2, &[]);
+    assert!(place.kv(["ls", "-r"]).ok().out.is_empty());
+    imported(&place.kv(["import", "dir"]), 0);
+}
+
+#[test]
+fn an_export_that_fails_leaves_the_file_as_it_was() {
+    let place = Place::new();
+    place.kv(["put", "a", "x"]).ok();
+    fs::write(place.path("export"), "before").unwrap();
+    place.kv(["export", "..", "--file", "export"]).fails(2, &[]);
+    place.kv(["export", "--file", "no/such/dir/export"]).fails(1, &["cannot write"]);
+    assert_eq!(fs::read(place.path("export")).unwrap(), b"before");
+    // A device is written to and not replaced.
+    assert_eq!(place.kv(["export", "--file", "/dev/null"]).code, 0);
+    assert!(!fs::metadata("/dev/null").unwrap().is_file());
+    let run = place.kv(["export", "--file", "export", "--meta"]);
+    assert_eq!((run.code, &*run.err), (0, "kv: exported 1 keys, 1 bytes\n"));
+    let row: serde_json::Value = serde_json::from_slice(&fs::read(place.path("export")).unwrap()).unwrap();
+    assert_eq!(row, json!({"key": "a", "value": "x", "version": 1, "created": 1}));
+}

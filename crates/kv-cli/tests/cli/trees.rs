@@ -1,0 +1,81 @@
+//! ls, tree and del --tree.
+
+use crate::common::Place;
+use serde_json::json;
+
+fn planted() -> Place {
+    let place = Place::new();
+    for key in ["a", "a-b", "a/b", "a/c/d", "ab", "z/ü"] {
+        place.kv(["put", key, key]).ok();
+    }
+    place
+}
+
+#[test]
+fn ls_shows_one_level_with_slashes_for_more() {
+    let place = planted();
+    assert_eq!(place.kv(["ls"]).ok().text(), "a\na-b\na/\nab\nz/\n");
+    assert_eq!(place.kv(["ls", "a"]).ok().text(), "a/b\na/c/\n");
+    assert_eq!(place.kv(["ls", "/a/"]).ok().text(), "a/b\na/c/\n");
+    assert_eq!(place.kv(["ls", "nothing"]).ok().text(), "");
+    assert_eq!(place.kv(["ls", "-r"]).ok().text(), "a\na-b\na/b\na/c/d\nab\nz/ü\n");
+    assert_eq!(place.kv(["ls", "-r", "--limit", "2", "--start-after", "a-b"]).ok().text(), "a/b\na/c/d\n");
+}
+
+#[test]
+fn ls_can_tell_more_and_speak_json() {
+    let place = planted();
+    let long = place.kv(["ls", "--long", "a"]).ok();
+    let lines: Vec<Vec<_>> = long.text().lines().map(|line| line.split_whitespace().collect()).collect();
+    assert_eq!(lines, [["VERSION", "BYTES", "KEY"], ["3", "3", "a/b"], ["-", "-", "a/c/"]]);
+
+    let list = place.kv(["ls", "a", "-o", "json"]).ok().json();
+    assert_eq!(list, json!([{"key": "a/b"}, {"prefix": "a/c"}]));
+    let long = place.kv(["ls", "a", "-l", "-o", "jsonl"]).ok().json_lines();
+    assert_eq!(long[0], json!({"key": "a/b", "bytes": 3, "version": 3, "created": 3}));
+    assert_eq!(place.kv(["ls", "nothing", "-o", "json"]).ok().json(), json!([]));
+}
+
+#[test]
+fn tree_draws() {
+    let place = planted();
+    let drawn = "\
+/
+├── a
+├── a/
+│   ├── b
+│   └── c/
+│       └── d
+├── a-b
+├── ab
+└── z/
+    └── ü
+
+6 keys
+";
+    assert_eq!(place.kv(["tree"]).ok().text(), drawn);
+    assert_eq!(place.kv(["tree", "a", "--depth", "1"]).ok().text(), "a/\n├── b\n└── c/\n\n2 keys\n");
+    let tree = place.kv(["tree", "a", "-o", "json"]).ok().json();
+    assert_eq!(tree["name"], "a");
+    assert_eq!(tree["children"][1]["children"][0], json!({"name": "d", "key": true, "below": false}));
+}
+
+#[test]
+fn del_tree_says_how_much_and_stays_within_the_path() {
+    let place = planted();
+    let run = place.kv(["del", "--tree", "a"]);
+    assert_eq!((run.code, run.text(), &*run.err), (0, "deleted 2\n", "kv: deleting 2 keys below \"a\"\n"));
+    assert_eq!(place.kv(["ls", "-r"]).ok().text(), "a\na-b\nab\nz/ü\n");
+    let none = place.kv(["del", "--tree", "a", "-o", "json"]);
+    assert_eq!(none.json(), json!({"prefix": "a", "deleted": 0}));
+}
+
+#[test]
+fn the_whole_namespace_goes_only_when_meant() {
+    let place = planted();
+    place.kv(["del", "--tree", "/"]).fails(2, &["6 keys", "whole namespace", "--yes"]);
+    assert_eq!(place.kv(["ls"]).ok().text().lines().count(), 5);
+    let run = place.kv(["del", "--tree", "/", "--yes"]);
+    assert_eq!((run.code, run.text()), (0, "deleted 6\n"));
+    assert_eq!(place.kv(["ls"]).ok().text(), "");
+}

@@ -1,0 +1,112 @@
+//! get and put: what goes in comes out, byte for byte.
+
+use crate::common::{Place, random};
+use serde_json::json;
+
+#[test]
+fn a_value_comes_out_as_it_went_in() {
+    let place = Place::new();
+    let put = place.kv(["put", "app/greeting", "hello"]).ok();
+    assert_eq!(put.text(), "version 1\n");
+    // Nothing is added to a pipe, not even a line end.
+    assert_eq!(place.kv(["get", "app/greeting"]).ok().text(), "hello");
+    assert_eq!(place.kv(["get", "/app//greeting/"]).ok().text(), "hello");
+    // The empty value is a value.
+    place.kv(["put", "empty", ""]).ok();
+    assert_eq!(place.kv(["get", "empty"]).ok().out, b"");
+    place.kv(["get", "app"]).fails(3, &["\"app\"", "no such key"]);
+}
+
+#[test]
+fn random_bytes_survive_pipes_and_files() {
+    let place = Place::new();
+    let (_, mut random) = random();
+    for length in [1, 2, 100, 65_537, 1 << 20] {
+        let bytes: Vec<u8> = std::iter::repeat_with(|| random.u8(..)).take(length).collect();
+        place.kv_with(["put", "piped", "-"], &bytes).ok();
+        assert!(place.kv(["get", "piped"]).ok().out == bytes, "{length} bytes through a pipe");
+
+        std::fs::write(place.path("value"), &bytes).unwrap();
+        place.kv(["put", "from-file", "@value"]).ok();
+        assert!(place.kv(["get", "from-file"]).ok().out == bytes, "{length} bytes from a file");
+
+        let hex = place.kv(["get", "piped", "--hex"]).ok().out;
+        place.kv_with(["put", "hex", "--hex", "-"], &hex).ok();
+        assert!(place.kv(["get", "hex"]).ok().out == bytes, "{length} bytes through hex");
+
+        let base64 = place.kv(["get", "piped", "--base64"]).ok().out;
+        place.kv_with(["put", "base64", "--base64", "-"], &base64).ok();
+        assert!(place.kv(["get", "base64"]).ok().out == bytes, "{length} bytes through base64");
+    }
+}
+
+#[test]
+fn arguments_can_be_taken_as_they_are() {
+    let place = Place::new();
+    for value in ["-", "@value", "@"] {
+        place.kv(["put", "--raw", "a", value]).ok();
+        assert_eq!(place.kv(["get", "a"]).ok().text(), value);
+    }
+    place.kv(["put", "a", "@nowhere"]).fails(1, &["cannot read \"nowhere\"", "caused by"]);
+    place.kv(["put", "a", "--hex", "xyz"]).fails(2, &["hex"]);
+    assert_eq!(place.kv(["get", "a"]).ok().text(), "@");
+}
+
+#[test]
+fn a_pipe_from_get_to_put_does_not_block_on_the_directory() {
+    let place = Place::new();
+    place.kv(["put", "a", "copied"]).ok();
+    let kv = env!("CARGO_BIN_EXE_kv");
+    let pipe = format!("{kv} get a | {kv} put b -");
+    let output = std::process::Command::new("sh").args(["-c", &pipe]).env("KV_STORE", place.url()).output();
+    assert!(output.unwrap().status.success());
+    assert_eq!(place.kv(["get", "b"]).ok().text(), "copied");
+}
+
+#[test]
+fn metadata_is_shown_on_request() {
+    let place = Place::new();
+    place.kv(["put", "a", "one"]).ok();
+    place.kv(["put", "a", "two", "--ttl", "1h"]).ok();
+    let shown = place.kv(["get", "--meta", "a"]).ok();
+    for line in ["key      a", "version  2", "created  1", "bytes    3", "value    two"] {
+        assert!(shown.text().lines().any(|shown| shown == line), "{line:?} is not in {}", shown.text());
+    }
+    assert!(shown.text().contains("of 1h"), "{}", shown.text());
+
+    let full = place.kv(["get", "--meta", "a", "-o", "json"]).ok().json();
+    assert_eq!(full["expiry"]["kind"], "ttl");
+    assert_eq!(full["expiry"]["ttl_seconds"], 3600.0);
+    assert!(full["expiry"]["remaining_seconds"].as_f64().unwrap() <= 3600.0);
+    // Without --meta the expiry, which can cost a round trip, is not asked for.
+    let plain = place.kv(["get", "a", "-o", "json"]).ok().json();
+    assert_eq!(plain, json!({"key": "a", "value": "two", "version": 2, "created": 1}));
+    place.kv(["put", "a", "three"]).ok();
+    let permanent = place.kv(["get", "--meta", "a", "-o", "jsonl"]).ok().json();
+    assert_eq!(permanent["expiry"], json!({"kind": "never"}));
+}
+
+#[test]
+fn what_is_not_text_is_base64_in_json() {
+    let place = Place::new();
+    place.kv_with(["put", "a", "-"], b"\x00\xff").ok();
+    assert_eq!(place.kv(["get", "a", "-o", "json"]).ok().json()["base64"], "AP8=");
+    let shown = place.kv(["get", "--meta", "a"]).ok();
+    assert!(shown.text().contains("not text"));
+    assert!(place.kv(["get", "--meta", "--hex", "a"]).ok().text().contains("00ff"));
+}
+
+#[test]
+fn put_tells_what_it_did_in_json() {
+    let place = Place::new();
+    let put = place.kv(["put", "a", "x", "--ttl", "90s", "-o", "json"]).ok().json();
+    assert_eq!(put, json!({"key": "a", "version": 1, "granted_ttl_seconds": 90.0}));
+    assert!(place.kv(["put", "a", "x", "--ttl", "90s"]).ok().text().contains("for 1m 30s"));
+}
+
+#[test]
+fn a_time_to_live_ends() {
+    let place = Place::new();
+    place.kv(["put", "a", "x", "--ttl", "300ms"]).ok();
+    crate::common::wait_for("the key to go", || place.kv(["get", "a"]).code == 3);
+}

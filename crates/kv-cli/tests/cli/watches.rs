@@ -1,0 +1,87 @@
+//! watch: lines as they happen, an end that says why.
+
+use std::io::{BufRead, BufReader};
+
+use crate::common::Place;
+use serde_json::{Value, json};
+
+#[test]
+fn history_comes_as_json_lines_in_order() {
+    let place = Place::new();
+    place.kv(["put", "app/a", "one"]).ok();
+    place.kv(["put", "other", "not below"]).ok();
+    place.kv(["put", "app/a", "two"]).ok();
+    place.kv_with(["put", "app/b", "-"], b"\xff").ok();
+    place.kv(["del", "app/a"]).ok();
+    let lines = place.kv(["watch", "app", "--from", "0", "--count", "4"]).ok().json_lines();
+    assert_eq!(
+        lines[..3],
+        [
+            json!({"event": "put", "key": "app/a", "value": "one", "version": 1, "created": 1}),
+            json!({"event": "put", "key": "app/a", "value": "two", "version": 3, "created": 1}),
+            json!({"event": "put", "key": "app/b", "base64": "/w==", "version": 4, "created": 4}),
+        ]
+    );
+    assert_eq!(lines[3]["event"], "delete");
+    assert_eq!((&lines[3]["key"], &lines[3]["cause"]), (&json!("app/a"), &json!("deleted")));
+
+    let from = place.kv(["watch", "app", "--from", "3", "--count", "1"]).ok().json();
+    assert_eq!(from["key"], "app/b");
+    let deletes = place.kv(["watch", "--from", "0", "--deletes", "--count", "1"]).ok().json();
+    assert_eq!(deletes["event"], "delete");
+    let key = place.kv(["watch", "--key", "other", "--from", "0", "--count", "1"]).ok().json();
+    assert_eq!(key["value"], "not below");
+}
+
+#[test]
+fn the_initial_state_ends_with_synced() {
+    let place = Place::new();
+    for key in ["app/a", "app/b"] {
+        place.kv(["put", key, "x"]).ok();
+    }
+    let lines = place.kv(["watch", "app", "--initial", "--count", "3"]).ok().json_lines();
+    let events: Vec<_> = lines.iter().map(|line| line["event"].as_str().unwrap()).collect();
+    assert_eq!(events, ["put", "put", "synced"]);
+    assert_eq!(lines[2], json!({"event": "synced"}));
+}
+
+/// Also that lines are written when they happen and not when there are enough of them, and that the
+/// end of a time to live is a change.
+#[test]
+fn changes_are_written_at_once_and_ctrl_c_ends_it() {
+    let place = Place::new();
+    place.kv(["put", "app/a", "x", "--ttl", "2s"]).ok();
+    let mut watch = place.start(["watch", "app", "--initial"]);
+    let mut lines = BufReader::new(watch.child().stdout.take().unwrap()).lines();
+    let mut next = || -> Value { serde_json::from_str(&lines.next().unwrap().unwrap()).unwrap() };
+    assert_eq!(next()["event"], "put");
+    assert_eq!(next()["event"], "synced");
+    let expired = next();
+    assert_eq!((&expired["event"], &expired["cause"]), (&json!("delete"), &json!("expired")));
+
+    watch.signal("INT");
+    let run = watch.end();
+    assert_eq!((run.code, run.err.as_str()), (130, ""));
+    // The store was closed: the next command has it at once.
+    place.kv(["get", "app/a", "--timeout", "5s"]).fails(3, &[]);
+}
+
+#[test]
+fn another_process_with_the_directory_is_named() {
+    let place = Place::new();
+    let holder = place.occupy();
+    place
+        .kv(["watch", "app", "--timeout", "300ms"])
+        .fails(5, &[&format!("process {}", holder.pid()), "in use", "etcd://"]);
+}
+
+#[test]
+fn a_history_that_is_gone_is_a_conflict() {
+    let place = Place::new();
+    place.kv(["put", "a", "x"]).ok();
+    let url = format!("{}?history=10", place.url());
+    for number in 0..30 {
+        place.kv(["--store", &url, "put", "a", &number.to_string()]).ok();
+    }
+    place.kv(["--store", &url, "watch", "--from", "1", "--count", "1"]).fails(4, &["history"]);
+}

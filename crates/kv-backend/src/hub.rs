@@ -30,9 +30,9 @@ use crate::wakes::Wakes;
 /// - Writers never wait for a watch: publishing takes a look-up for the key and one for each prefix
 ///   above it, and wakes the watches that match and have read everything, however many others there
 ///   are.
-/// - A watch costs the same however much it has not read. One that has not read a change that
-///   matches it before the log lets it go gets `Resync`, the state and `Synced`; changes that do not
-///   match it never cost it anything.
+/// - A watch that does not read costs bounded memory: it shares the log, and of the changes that
+///   match it, those the log has let go are kept up to 1024 and 256 KiB. Only when more are unread it
+///   gets `Resync`, the state and `Synced`. Changes that do not match it never make it late.
 /// - The log is the history that watches can begin in.
 ///
 /// Clones are one hub.
@@ -91,6 +91,7 @@ impl Hub {
         let mut inner = self.shared.inner.lock();
         let Inner { log, topics, .. } = &mut *inner;
         for change in changes {
+            let change = Arc::new(change);
             topics.publish(log.next(), &change, &mut wakes);
             log.push(change);
             while let Some((place, gone)) = log.overflow() {

@@ -70,7 +70,7 @@ impl Change {
     }
 
     /// What it is counted as against the bound on bytes.
-    fn bytes(&self) -> usize {
+    pub(super) fn bytes(&self) -> usize {
         let entry = |entry: &Entry| entry.key.as_str().len() + entry.value.len();
         size_of::<Self>()
             + match &self.event {
@@ -126,7 +126,7 @@ impl HubOptions {
 /// The changes, numbered without gaps by their place in the log.
 #[derive(Debug)]
 pub(super) struct Log {
-    changes: VecDeque<Change>,
+    changes: VecDeque<Arc<Change>>,
     /// The place of the oldest change there is.
     first: u64,
     bytes: usize,
@@ -150,7 +150,7 @@ impl Log {
         self.complete_after
     }
 
-    pub(super) fn push(&mut self, change: Change) {
+    pub(super) fn push(&mut self, change: Arc<Change>) {
         debug_assert!(change.version >= self.newest, "changes come in the order of their versions");
         self.newest = change.version;
         self.bytes += change.bytes();
@@ -158,7 +158,7 @@ impl Log {
     }
 
     /// Takes out the oldest change if the log is over its bounds.
-    pub(super) fn overflow(&mut self) -> Option<(u64, Change)> {
+    pub(super) fn overflow(&mut self) -> Option<(u64, Arc<Change>)> {
         let over = self.changes.len() > self.options.max_events || self.bytes > self.options.max_bytes;
         if !over || self.changes.len() == 1 {
             return None;
@@ -171,14 +171,12 @@ impl Log {
         Some((place, change))
     }
 
-    pub(super) fn get(&self, place: u64) -> Option<&Change> {
-        self.changes.get(usize::try_from(place.checked_sub(self.first)?).ok()?)
-    }
-
     /// The changes in the log between two places, with their places.
-    pub(super) fn between(&self, from: u64, to: u64) -> impl Iterator<Item = (u64, &Change)> {
-        let from = from.max(self.first);
-        (from..to).filter_map(|place| Some((place, self.get(place)?)))
+    pub(super) fn between(&self, from: u64, to: u64) -> impl Iterator<Item = (u64, &Arc<Change>)> {
+        let at = |place: u64| usize::try_from(place.saturating_sub(self.first)).unwrap_or(usize::MAX);
+        let (from, to) = (at(from).min(self.changes.len()), at(to).min(self.changes.len()));
+        let places = self.first + from as u64..;
+        places.zip(self.changes.range(from..to.max(from)))
     }
 
     /// The place of the first change after `version`; `Err` with the oldest version that can be asked

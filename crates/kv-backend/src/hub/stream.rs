@@ -10,7 +10,7 @@ use futures_util::stream::Fuse;
 use kv_core::{Entry, Error, ErrorKind, Operation, Result, Version, WatchEvent, WatchFilter, WatchTarget};
 
 use super::Shared;
-use super::log::key_of;
+use super::log::{Change, key_of};
 use super::state::{Contained, Page, Pages, State, StateFor};
 use super::topics::{TopicId, WatchId};
 use crate::namespace::Namespace;
@@ -42,7 +42,7 @@ pub(super) enum Phase {
 
 /// What the log has for a watch.
 enum Found {
-    Event(u64, Version, Option<WatchEvent>),
+    Change(u64, Arc<Change>),
     Lost,
     Closed,
 }
@@ -93,14 +93,13 @@ impl HubWatch {
         if topic.has_lost(self.position) {
             return Poll::Ready(Found::Lost);
         }
-        let Some(place) = topic.next_match(self.position) else {
-            topic.park(self.id, cx.waker());
-            return Poll::Pending;
-        };
-        Poll::Ready(match inner.log.get(place) {
-            Some(change) => Found::Event(place, change.version(), change.seen_from(&self.namespace)),
-            None => Found::Lost,
-        })
+        match topic.next_match(self.position) {
+            Some((place, change)) => Poll::Ready(Found::Change(place, change)),
+            None => {
+                topic.park(self.id, cx.waker(), inner.log.next());
+                Poll::Pending
+            }
+        }
     }
 
     fn is_open(&self) -> bool {
@@ -160,9 +159,10 @@ impl Stream for HubWatch {
                     }
                 }
                 Phase::Changes => match ready!(this.poll_log(cx)) {
-                    Found::Event(place, version, event) => {
+                    Found::Change(place, change) => {
                         this.position = place + 1;
-                        if let Some(event) = event.filter(|event| this.is_wanted(version, event)) {
+                        let event = change.seen_from(&this.namespace);
+                        if let Some(event) = event.filter(|event| this.is_wanted(change.version(), event)) {
                             return Poll::Ready(Some(Ok(event)));
                         }
                     }

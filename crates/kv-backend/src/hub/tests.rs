@@ -38,11 +38,15 @@ impl Toy {
     }
 
     fn put(&self, key: &str) -> usize {
+        self.put_value(key, Bytes::new())
+    }
+
+    fn put_value(&self, key: &str, value: Bytes) -> usize {
         let key = Key::new(key).unwrap();
         let mut entries = self.entries.lock();
         entries.0 += 1;
         let version = Version::new(entries.0);
-        let entry = Entry::new(key.clone(), Bytes::new(), version, version);
+        let entry = Entry::new(key.clone(), value, version, version);
         entries.1.insert(key, entry.clone());
         let wakes = self.hub.publish([Change::put(Arc::clone(&self.namespace), entry)]);
         wakes.len()
@@ -96,6 +100,9 @@ fn small() -> HubOptions {
     HubOptions::default().with_max_events(4)
 }
 
+/// More changes of one target than a small log and the target keep together.
+const TOO_MANY: u64 = 4 + 1024 + 1;
+
 fn show(event: Result<WatchEvent>) -> String {
     match event {
         Ok(WatchEvent::Put(entry)) => format!("+{}@{}", entry.key, entry.version),
@@ -143,11 +150,11 @@ async fn filters_choose_the_kind_of_change() {
     assert_eq!(drain(&mut puts), "+a@1");
     assert_eq!(drain(&mut deletes), "-a@2");
     // More puts than the log holds cost a watch of deletes nothing.
-    for _ in 0..10 {
+    for _ in 0..TOO_MANY {
         toy.put("a");
     }
     assert_eq!(drain(&mut deletes), "");
-    assert_eq!(drain(&mut puts), "resync +a@12 synced");
+    assert_eq!(drain(&mut puts), format!("resync +a@{} synced", TOO_MANY + 2));
 }
 
 #[tokio::test]
@@ -162,19 +169,30 @@ async fn unrelated_changes_never_make_a_watch_late() {
         toy.put("b");
     }
     assert_eq!(drain(&mut watch), "+a/x@101");
+    // Also not with changes it has not read.
+    toy.put("a/x");
+    toy.put("a/x");
+    for _ in 0..100 {
+        toy.put("b");
+    }
+    assert_eq!(drain(&mut watch), "+a/x@105 +a/x@106");
 }
 
 #[tokio::test]
 async fn a_slow_watch_gets_the_state_and_goes_on_from_there() {
     let toy = Toy::new(small());
     let mut watch = toy.watch("/", WatchOptions::default()).await.unwrap();
-    for key in ["a", "b", "c", "d", "e", "f"] {
+    for _ in 0..TOO_MANY {
+        toy.put("a");
+    }
+    for key in ["b", "c", "d"] {
         toy.put(key);
     }
     toy.delete("a");
-    assert_eq!(drain(&mut watch), "resync +b@2 +c@3 +d@4 +e@5 +f@6 synced");
+    let [b, c, d] = [1, 2, 3].map(|later| TOO_MANY + later);
+    assert_eq!(drain(&mut watch), format!("resync +b@{b} +c@{c} +d@{d} synced"));
     toy.put("b");
-    assert_eq!(drain(&mut watch), "+b@8");
+    assert_eq!(drain(&mut watch), format!("+b@{}", d + 2));
 }
 
 #[tokio::test]
@@ -230,7 +248,8 @@ async fn the_log_is_bounded_by_bytes_and_keeps_the_newest_change() {
     assert_eq!(drain(&mut watch), "+a@1");
     toy.put("a");
     toy.put("a");
-    assert_eq!(drain(&mut watch), "resync +a@3 synced");
+    assert_eq!(toy.hub.oldest(), Version::new(2));
+    assert_eq!(drain(&mut watch), "+a@2 +a@3");
 }
 
 #[tokio::test]
@@ -274,7 +293,7 @@ async fn a_state_that_cannot_be_read_ends_the_watch() {
     assert_eq!(*error.kind(), ErrorKind::Corrupt);
     assert_eq!(toy.hub.watches(), 0);
     let mut watch = begin(WatchOptions::default()).await.unwrap();
-    for _ in 0..9 {
+    for _ in 0..TOO_MANY {
         toy.put("a");
     }
     assert_eq!(drain(&mut watch), "resync Corrupt");
@@ -322,15 +341,30 @@ async fn a_write_wakes_each_watch_it_matches_once_and_no_other() {
 }
 
 #[tokio::test]
-async fn what_is_kept_of_a_watch_does_not_grow_with_what_it_has_not_read() {
+async fn what_is_kept_for_watches_is_bounded_and_goes_when_it_is_read() {
     let toy = Toy::new(small());
-    let _unread = toy.watch("a/", WatchOptions::default()).await.unwrap();
-    for number in 0..1000 {
+    let mut watches = [
+        toy.watch("a/", WatchOptions::default()).await.unwrap(),
+        toy.watch("a/", WatchOptions::default()).await.unwrap(),
+    ];
+    let listed = || toy.hub.shared.inner.lock().topics.listed();
+    for number in 0..2 * TOO_MANY {
         toy.put(&format!("a/{}", number % 7));
     }
-    let inner = toy.hub.shared.inner.lock();
-    assert_eq!(inner.log.between(0, inner.log.next()).count(), 4);
-    assert_eq!(inner.topics.listed(), 4);
+    assert_eq!(listed() as u64, TOO_MANY - 1);
+    for watch in &mut watches {
+        assert!(drain(watch).starts_with("resync"));
+    }
+    assert_eq!(listed(), 0);
+    // One that begins in the past shares the target with those that have read it.
+    let from = WatchOptions::default().with_from(Version::new(2 * TOO_MANY - 1));
+    let mut early = toy.watch("a/", from).await.unwrap();
+    assert_eq!(drain(&mut early).split(' ').count(), 1);
+    let large = Bytes::from(vec![0; 200 << 10]);
+    for _ in 0..8 {
+        toy.put_value("a/large", large.clone());
+    }
+    assert!(listed() < 8);
 }
 
 /// A watch that was polled and waits.

@@ -1,6 +1,7 @@
 //! Who watches what: the index that leads a change to the watches it matches, and to no other.
 
 use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
 use std::task::Waker;
 
 use kv_core::WatchFilter;
@@ -16,16 +17,25 @@ pub(super) type TopicId = usize;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) struct WatchId(pub(super) u64);
 
+/// How many changes of its own a topic keeps for members that have not read them, and how many bytes
+/// of them, when the log has let them go: what others write must not make a watch late.
+const KEPT_EVENTS: usize = 1024;
+const KEPT_BYTES: usize = 256 << 10;
+
 /// All watches of one target with one filter. They share the list of the changes that match, so a
 /// watch costs the same however many changes it has not read.
 #[derive(Debug)]
 pub(super) struct Topic {
     path: Box<str>,
     filter: WatchFilter,
-    /// Where in the log the matching changes are, from `known_from` on.
-    matching: VecDeque<u64>,
+    /// The changes that match and that somebody may not have read, with their places in the log:
+    /// all of them from `known_from` on.
+    matching: VecDeque<(u64, Arc<Change>)>,
     known_from: u64,
-    /// Matching changes before this place are gone from the log.
+    /// How many of them the log has let go, and their bytes.
+    kept_events: usize,
+    kept_bytes: usize,
+    /// Matching changes before this place are gone.
     lost_before: u64,
     members: HashMap<WatchId, HandleId>,
     /// The members that have read everything, and whom to wake.
@@ -38,21 +48,46 @@ impl Topic {
         position < self.lost_before
     }
 
-    /// The first matching change at or behind `position`.
-    pub(super) fn next_match(&self, position: u64) -> Option<u64> {
-        // Who is up to date or one behind is the usual case.
+    /// The first matching change at or behind `position`, and its place.
+    pub(super) fn next_match(&self, position: u64) -> Option<(u64, Arc<Change>)> {
         let at = match self.matching.back() {
-            Some(last) if *last < position => return None,
-            _ => self.matching.partition_point(|place| *place < position),
+            // Who has read everything is the usual case.
+            None => return None,
+            Some((last, _)) if *last < position => return None,
+            Some(_) => self.matching.partition_point(|(place, _)| *place < position),
         };
-        self.matching.get(at).copied()
+        self.matching.get(at).cloned()
     }
 
-    pub(super) fn park(&mut self, watch: WatchId, waker: &Waker) {
+    /// Notes a member that has read everything, and whom to wake when there is more. `next` is the
+    /// place the next change will have.
+    pub(super) fn park(&mut self, watch: WatchId, waker: &Waker, next: u64) {
         self.parked
             .entry(watch)
             .and_modify(|parked| parked.clone_from(waker))
             .or_insert_with(|| waker.clone());
+        if self.parked.len() == self.members.len() && !self.matching.is_empty() {
+            self.matching.clear();
+            (self.kept_events, self.kept_bytes) = (0, 0);
+            self.known_from = next;
+        }
+    }
+
+    /// Notes that the log lets a matching change go. It is kept here within bounds.
+    fn keep(&mut self, place: u64, change: &Change) {
+        // What everybody has read is not listed any more.
+        if self.matching.get(self.kept_events).is_none_or(|(listed, _)| *listed != place) {
+            return;
+        }
+        self.kept_events += 1;
+        self.kept_bytes += change.bytes();
+        while self.kept_events > KEPT_EVENTS || self.kept_bytes > KEPT_BYTES {
+            let Some((place, lost)) = self.matching.pop_front() else { return };
+            self.kept_events -= 1;
+            self.kept_bytes -= lost.bytes();
+            self.lost_before = place + 1;
+            self.known_from = self.known_from.max(place + 1);
+        }
     }
 
     pub(super) fn has_member(&self, watch: WatchId) -> bool {
@@ -82,7 +117,7 @@ impl Topics {
         self.topics.is_empty() && self.by_path.is_empty()
     }
 
-    /// How many places in the log all topics together list.
+    /// How many changes all topics together list.
     #[cfg(test)]
     pub(super) fn listed(&self) -> usize {
         self.topics.iter().map(|(_, topic)| topic.matching.len()).sum()
@@ -106,6 +141,8 @@ impl Topics {
                 filter,
                 matching: VecDeque::new(),
                 known_from: log.next(),
+                kept_events: 0,
+                kept_bytes: 0,
                 lost_before: 0,
                 members: HashMap::new(),
                 parked: HashMap::new(),
@@ -116,7 +153,8 @@ impl Topics {
         if let Some(topic) = self.topics.get_mut(id) {
             if from < topic.known_from {
                 let earlier = log.between(from, topic.known_from).filter(|(_, change)| topic.matches(change));
-                let mut matching: VecDeque<u64> = earlier.map(|(place, _)| place).collect();
+                let mut matching: VecDeque<_> =
+                    earlier.map(|(place, change)| (place, Arc::clone(change))).collect();
                 matching.append(&mut topic.matching);
                 topic.matching = matching;
                 topic.known_from = from;
@@ -161,23 +199,18 @@ impl Topics {
     }
 
     /// Notes the change at `place` with the watches it matches.
-    pub(super) fn publish(&mut self, place: u64, change: &Change, wakes: &mut Wakes) {
+    pub(super) fn publish(&mut self, place: u64, change: &Arc<Change>, wakes: &mut Wakes) {
         self.for_each_match(change, |topic| {
-            topic.matching.push_back(place);
+            topic.matching.push_back((place, Arc::clone(change)));
             for (_, waker) in topic.parked.drain() {
                 wakes.push(waker);
             }
         });
     }
 
-    /// Notes that the change at `place` is gone from the log.
+    /// Notes that the log lets the change at `place` go.
     pub(super) fn forget(&mut self, place: u64, change: &Change) {
-        self.for_each_match(change, |topic| {
-            if topic.matching.front() == Some(&place) {
-                topic.matching.pop_front();
-                topic.lost_before = place + 1;
-            }
-        });
+        self.for_each_match(change, |topic| topic.keep(place, change));
     }
 
     /// One look-up for the key and one for each prefix above it, however many topics there are.

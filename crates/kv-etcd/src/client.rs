@@ -60,6 +60,8 @@ pub(crate) struct Client {
     members: Vec<Member>,
     /// The member requests go to.
     current: AtomicUsize,
+    /// Whether TLS is spoken, and then whether with a certificate of our own.
+    tls: Option<bool>,
     /// Requests made so far, for tests that count round trips.
     requests: AtomicU64,
 }
@@ -83,7 +85,8 @@ impl Client {
         // Handles spread over the members, as etcd's own clients do.
         let first = RandomState::new().hash_one(0) % members.len() as u64;
         let current = AtomicUsize::new(usize::try_from(first).unwrap_or_default());
-        Ok(Self { members, current, requests: AtomicU64::new(0) })
+        let tls = config.tls.as_ref().map(|tls| tls.identity.is_some());
+        Ok(Self { members, current, tls, requests: AtomicU64::new(0) })
     }
 
     /// Finds a member that answers, within `timeout`.
@@ -130,11 +133,14 @@ impl Client {
         match error::misconfigured(&error) {
             Some(reason) => Error::invalid_config(reason).with_source(error),
             None if next == Next::Again && *error.kind() == ErrorKind::Unavailable => {
+                // A server that refuses within TLS may be gone before its reason is read.
+                let question = match &self.tls {
+                    None => "is it an etcd server, and does it speak TLS (etcd+tls://)?",
+                    Some(false) => "does it ask for a client certificate (cert= and key=)?",
+                    Some(true) => "is it an etcd server, and does it trust the client certificate?",
+                };
                 Error::new(ErrorKind::Unavailable)
-                    .with_detail(
-                        "the connection broke at the first request: \
-                         is it an etcd server, and does it speak TLS (etcd+tls://)?",
-                    )
+                    .with_detail(format!("the connection broke at the first request: {question}"))
                     .with_source(error)
             }
             None => error,

@@ -246,13 +246,17 @@ fn plain(text: &str) -> String {
         ("wrongversionnumber", "the server does not speak TLS: use etcd:// in place of etcd+tls://"),
         ("notvalidforname", "the server's certificate is not for this host"),
         ("not valid for", "the server's certificate is not for this host"),
+        // As of a CA of the same name as a trusted one.
+        ("badsignature", "the server's certificate was not issued by a CA that is trusted here"),
         ("unknownissuer", "the server's certificate was not issued by a CA that is trusted here"),
         ("expired", "the server's certificate has expired"),
+        ("invalid peer certificate", "the server's certificate is not good"),
         ("certificaterequired", "the server asks for a client certificate: give cert= and key="),
         ("certificate required", "the server asks for a client certificate: give cert= and key="),
         ("badcertificate", "the server asks for another client certificate"),
         ("bad certificate", "the server asks for another client certificate"),
         ("unknownca", "the server does not trust the issuer of the client certificate"),
+        ("tls handshake eof", "the server hung up on TLS; if it does not speak it, use etcd://"),
         ("dns error", "the host name cannot be resolved"),
     ]
     .into_iter()
@@ -267,7 +271,9 @@ fn plain(text: &str) -> String {
 pub(crate) fn misconfigured(error: &Error) -> Option<String> {
     let text = chain(error.source()?);
     let words = plain(&text);
-    (words != text && !text.contains("dns error")).then_some(words)
+    // These can have passing causes too.
+    let may_pass = ["dns error", "tls handshake eof"].iter().any(|sign| text.contains(sign));
+    (words != text && !may_pass).then_some(words)
 }
 
 #[cfg(test)]

@@ -11,11 +11,11 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use common::{namespace, next, open, until};
+use kv_etcd::EtcdStore;
 use kv_etcd::kv_core::{
     Applied, ErrorKind, Expiry, Key, LockLoss, LockOptions, Precondition, Prefix, PutOptions, SessionState,
     Store, StoreExt, Version, Watch, WatchEvent, WatchOptions, WatchTarget,
 };
-use kv_etcd::EtcdStore;
 use kv_testkit::{Cluster, Mode, Proxy, require_or_skip};
 
 const SECOND: Duration = Duration::from_secs(1);

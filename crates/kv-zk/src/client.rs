@@ -151,13 +151,11 @@ impl Client {
             }
         });
         match waiting.await {
-            Err(error) if *error.kind() == ErrorKind::Timeout => {
-                Err(Error::new(ErrorKind::Unavailable)
-                    .not_applied()
-                    .with_backend(BACKEND)
-                    .with_endpoint(self.config.servers().join(","))
-                    .with_detail(why.unwrap_or_else(|| "no connection within the deadline".to_owned())))
-            }
+            Err(error) if *error.kind() == ErrorKind::Timeout => Err(Error::new(ErrorKind::Unavailable)
+                .not_applied()
+                .with_backend(BACKEND)
+                .with_endpoint(self.config.servers().join(","))
+                .with_detail(why.unwrap_or_else(|| "no connection within the deadline".to_owned()))),
             waited => waited,
         }
     }

@@ -58,6 +58,7 @@ pub enum LockLayout {
 
 /// Who this handle is to the servers.
 #[derive(Clone)]
+#[cfg_attr(not(feature = "zookeeper-client"), allow(dead_code, reason = "only that client uses it"))]
 pub(crate) enum Credentials {
     /// ZooKeeper's digest scheme: `user:password`.
     Digest(Secret),
@@ -67,6 +68,7 @@ pub(crate) enum Credentials {
 
 /// What TLS needs, as the text of PEM files.
 #[derive(Clone)]
+#[cfg_attr(not(feature = "zookeeper-client"), allow(dead_code, reason = "only that client uses it"))]
 pub(crate) struct Tls {
     pub(crate) ca: String,
     pub(crate) identity: Option<(String, Secret)>,
@@ -483,7 +485,9 @@ mod tests {
         assert_eq!(config.timeout, Duration::from_secs(2));
         assert_eq!(config.session_timeout, Duration::from_secs(30));
         assert_eq!(config.lock_layout, LockLayout::Kazoo);
-        assert!(matches!(config.credentials(), Some(Credentials::Digest(secret)) if secret.expose() == "u:pw"));
+        assert!(
+            matches!(config.credentials(), Some(Credentials::Digest(secret)) if secret.expose() == "u:pw")
+        );
         assert!(!format!("{config:?}").contains("pw"));
     }
 

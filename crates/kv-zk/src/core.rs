@@ -125,8 +125,7 @@ impl Core {
 
     /// Whether a read must see everything that was acknowledged before it.
     pub(crate) fn must_sync(&self, consistency: Consistency) -> bool {
-        consistency == Consistency::Linearizable
-            && self.capabilities.guarantees(Guarantee::LinearizableReads)
+        consistency == Consistency::Linearizable && self.capabilities.guarantees(Guarantee::LinearizableReads)
     }
 
     /// Makes what this session reads next no older than now, where that is promised.

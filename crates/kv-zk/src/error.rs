@@ -7,6 +7,7 @@ pub(crate) const BACKEND: &str = "zookeeper";
 
 /// What became of one request: ZooKeeper's error codes, and what happens below them.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[cfg_attr(not(feature = "zookeeper-client"), allow(dead_code, reason = "zookeeper-async hides some"))]
 pub(crate) enum Fault {
     #[error("the node does not exist")]
     NoNode,
@@ -119,9 +120,7 @@ impl From<zookeeper_async::ZkError> for Fault {
             ZkError::ConnectionLoss | ZkError::OperationTimeout => Self::ConnectionLost,
             // The crate uses it for answers it cannot read.
             ZkError::MarshallingError => Self::Protocol("it cannot be read".to_owned()),
-            ZkError::BadArguments | ZkError::EphemeralOnLocalSession => {
-                Self::BadRequest(error.to_string())
-            }
+            ZkError::BadArguments | ZkError::EphemeralOnLocalSession => Self::BadRequest(error.to_string()),
             ZkError::APIError
             | ZkError::SystemError
             | ZkError::DataInconsistency
@@ -155,9 +154,7 @@ impl From<zookeeper_client::Error> for Fault {
             Native::ConnectionLoss | Native::Timeout => Self::ConnectionLost,
             // No server took the connection: nothing was sent.
             Native::NoHosts => Self::Unsent,
-            Native::UnmarshalError { .. } | Native::UnexpectedError(_) => {
-                Self::Protocol(error.to_string())
-            }
+            Native::UnmarshalError { .. } | Native::UnexpectedError(_) => Self::Protocol(error.to_string()),
             Native::MarshallingError | Native::BadArguments(_) | Native::ReconfigDisabled => {
                 Self::BadRequest(error.to_string())
             }

@@ -61,12 +61,7 @@ impl HubHandle {
     }
 
     /// Adds a watch. With `quiet` it begins with changes, after it says so there.
-    pub(crate) fn add(
-        &self,
-        scope: Scope,
-        feed: Arc<Feed>,
-        quiet: Option<oneshot::Sender<Started>>,
-    ) -> u64 {
+    pub(crate) fn add(&self, scope: Scope, feed: Arc<Feed>, quiet: Option<oneshot::Sender<Started>>) -> u64 {
         let id = self.next.fetch_add(1, Ordering::Relaxed);
         if self.commands.send(Command::Add { id, scope, feed: Arc::clone(&feed), quiet }).is_err() {
             feed.fail(closed());
@@ -345,9 +340,10 @@ impl Hub {
         let paths: Vec<String> =
             std::iter::once(root.clone()).chain(self.below(&root).map(|(path, _)| path.clone())).collect();
         for path in paths {
-            let rooted = self.nodes.get(&path).is_none_or(|node| {
-                !node.node_watches.is_empty() || !node.tree_watches.is_empty()
-            });
+            let rooted = self
+                .nodes
+                .get(&path)
+                .is_none_or(|node| !node.node_watches.is_empty() || !node.tree_watches.is_empty());
             if !rooted && !self.is_covered(&path) {
                 self.nodes.remove(&path);
             }
@@ -596,11 +592,8 @@ impl Hub {
 
     /// A node is gone, and with it all below it.
     fn gone(&mut self, path: &str) {
-        let paths: Vec<String> = self
-            .below(path)
-            .map(|(path, _)| path.clone())
-            .chain(std::iter::once(path.to_owned()))
-            .collect();
+        let paths: Vec<String> =
+            self.below(path).map(|(path, _)| path.clone()).chain(std::iter::once(path.to_owned())).collect();
         for path in paths {
             let Some(node) = self.nodes.get_mut(&path) else { continue };
             let before = std::mem::replace(&mut node.known, Known::Absent);
@@ -744,7 +737,11 @@ async fn connected(session: &dyn Session) -> Result<(), Fault> {
 /// Before a request whose connection broke is made again.
 async fn pause(fault: Fault) -> Result<(), Fault> {
     match fault {
-        Fault::ConnectionLost | Fault::Unsent | Fault::SessionMoved | Fault::Protocol(_) | Fault::Throttled => {
+        Fault::ConnectionLost
+        | Fault::Unsent
+        | Fault::SessionMoved
+        | Fault::Protocol(_)
+        | Fault::Throttled => {
             tokio::time::sleep(Duration::from_millis(50)).await;
             Ok(())
         }

@@ -244,8 +244,7 @@ impl Contender {
         let (prefix, acl) = (child(&self.dir, &self.mark), self.core.access.acl());
         loop {
             connected(&self.live).await?;
-            let created =
-                self.live.session.create(&prefix, owner, Mode::EphemeralSequential, &acl).await;
+            let created = self.live.session.create(&prefix, owner, Mode::EphemeralSequential, &acl).await;
             match created {
                 Ok((node, stat)) => {
                     let _ = self.live.own_id.set(stat.ephemeral_owner);

@@ -80,10 +80,7 @@ mod tests {
     fn marks_are_read_back_and_foreign_entries_are_not_marks() {
         assert_eq!(Marks::read(&Access::Anyone.acl()), Marks::default());
         let acl = with_created(Access::Creator.acl_with_ttl(Duration::from_millis(1500)), 7);
-        assert_eq!(
-            Marks::read(&acl),
-            Marks { ttl: Some(Duration::from_millis(1500)), created: Some(7) }
-        );
+        assert_eq!(Marks::read(&acl), Marks { ttl: Some(Duration::from_millis(1500)), created: Some(7) });
         let again = with_created(acl, 9);
         assert_eq!(Marks::read(&again).created, Some(9));
         assert_eq!(again.iter().filter(|entry| entry.id.starts_with(CREATED)).count(), 1);

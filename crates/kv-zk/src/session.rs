@@ -84,26 +84,42 @@ pub(crate) enum Link {
 
 /// One operation of a [`Session::multi`].
 #[derive(Clone, Debug)]
+#[cfg_attr(not(feature = "zookeeper-client"), allow(dead_code, reason = "only that client has multi"))]
 pub(crate) enum MultiOp {
     /// The node exists and its data is at this version.
-    Check { path: String, version: i32 },
-    Create { path: String, data: Bytes, mode: Mode, acl: Vec<AclEntry> },
-    Set { path: String, data: Bytes, version: i32 },
-    Delete { path: String, version: i32 },
+    Check {
+        path: String,
+        version: i32,
+    },
+    Create {
+        path: String,
+        data: Bytes,
+        mode: Mode,
+        acl: Vec<AclEntry>,
+    },
+    Set {
+        path: String,
+        data: Bytes,
+        version: i32,
+    },
+    Delete {
+        path: String,
+        version: i32,
+    },
 }
 
 impl MultiOp {
     /// What it takes in a request, roughly and never less.
     pub(crate) fn size(&self) -> usize {
-        const HEADER: usize = 48;
+        const HEADER: usize = 96;
         HEADER
             + match self {
                 Self::Check { path, .. } | Self::Delete { path, .. } => path.len(),
                 Self::Set { path, data, .. } => path.len() + data.len(),
                 Self::Create { path, data, acl, .. } => {
-                    let acl: usize =
-                        acl.iter().map(|entry| 12 + entry.scheme.len() + entry.id.len()).sum();
-                    path.len() + data.len() + acl
+                    let acl: usize = acl.iter().map(|entry| 12 + entry.scheme.len() + entry.id.len()).sum();
+                    // The path travels twice: see `Session::multi`.
+                    2 * path.len() + data.len() + acl
                 }
             }
     }
@@ -111,6 +127,7 @@ impl MultiOp {
 
 /// Why a [`Session::multi`] did nothing, or may have.
 #[derive(Debug)]
+#[cfg_attr(not(feature = "zookeeper-client"), allow(dead_code, reason = "only that client has multi"))]
 pub(crate) enum MultiFault {
     /// This operation was refused, and with it all of them.
     Refused { index: usize, fault: Fault },
@@ -134,8 +151,7 @@ pub(crate) trait Session: fmt::Debug + Send + Sync + 'static {
     /// How the connection stands, and each change.
     fn link(&self) -> watch::Receiver<Link>;
 
-    async fn create(&self, path: &str, data: &Bytes, mode: Mode, acl: &[AclEntry])
-    -> Reply<(String, Stat)>;
+    async fn create(&self, path: &str, data: &Bytes, mode: Mode, acl: &[AclEntry]) -> Reply<(String, Stat)>;
     async fn set(&self, path: &str, data: &Bytes, version: i32) -> Reply<Stat>;
     async fn delete(&self, path: &str, version: i32) -> Reply<()>;
     async fn get(&self, path: &str) -> Reply<(Bytes, Stat)>;
@@ -158,6 +174,7 @@ pub(crate) trait Session: fmt::Debug + Send + Sync + 'static {
             Err(fault) => Err(fault),
         }
     }
+    /// All or none. Answers the state of each node that was set or made with a value.
     async fn multi(&self, ops: &[MultiOp]) -> Result<Vec<Option<Stat>>, MultiFault>;
 
     /// Ends the session: the server drops its ephemeral nodes. Waits until that was sent, and

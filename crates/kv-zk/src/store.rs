@@ -10,9 +10,8 @@ use bytes::Bytes;
 use kv_core::{
     Capabilities, Consistency, DeleteOptions, DeleteResult, DeleteTreeOptions, Entry, Error, ErrorKind,
     ExpiryBound, GetOptions, Guarantee, Key, Limits, ListOptions, Listing, LockGuard, LockHolder,
-    LockOptions, LockTtl, Operation, Power, Prefix, PutOptions, PutResult, Result, ServerInfo,
-    SessionState, SessionStates, Store, Transact, TtlRange, Txn, TxnResult, Watch, WatchOptions,
-    WatchStart, WatchTarget,
+    LockOptions, LockTtl, Operation, Power, Prefix, PutOptions, PutResult, Result, ServerInfo, SessionState,
+    SessionStates, Store, Transact, TtlRange, Txn, TxnResult, Watch, WatchOptions, WatchStart, WatchTarget,
 };
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::oneshot;

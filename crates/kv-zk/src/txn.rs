@@ -7,8 +7,8 @@ use bytes::Bytes;
 use futures_util::stream::{self, StreamExt, TryStreamExt};
 use kv_backend::Deadline;
 use kv_core::{
-    DeleteResult, Entry, Error, ErrorKind, Expiry, Key, PutResult, Result, Txn, TxnOp, TxnOutcome,
-    TxnResult, Version,
+    DeleteResult, Entry, Error, ErrorKind, Expiry, Key, PutResult, Result, Txn, TxnOp, TxnOutcome, TxnResult,
+    Version,
 };
 
 use crate::core::{Core, Kind, Node, not_held, unsupported, version};
@@ -39,12 +39,23 @@ impl Core {
         loop {
             deadline.remaining()?;
             let nodes = self.read_all(&txn, deadline).await?;
-            let entry = |key: &Key| nodes.get(&self.layout.path(key)).and_then(|node| node.as_ref()?.entry(key));
+            let entry =
+                |key: &Key| nodes.get(&self.layout.path(key)).and_then(|node| node.as_ref()?.entry(key));
             let succeeded = txn.conditions.iter().all(|condition| {
-                condition.holds(self.layout.is_readable(&condition.key).then(|| entry(&condition.key)).flatten().as_ref())
+                condition.holds(
+                    self.layout.is_readable(&condition.key).then(|| entry(&condition.key)).flatten().as_ref(),
+                )
             });
             let branch = if succeeded { &txn.then } else { &txn.or_else };
-            let mut plan = Plan { core: self, nodes: &nodes, now: BTreeMap::new(), guards: Vec::new(), writes: Vec::new(), notes: Vec::new(), deadline };
+            let mut plan = Plan {
+                core: self,
+                nodes: &nodes,
+                now: BTreeMap::new(),
+                guards: Vec::new(),
+                writes: Vec::new(),
+                notes: Vec::new(),
+                deadline,
+            };
             let mut outcomes = Vec::with_capacity(branch.len());
             for op in branch {
                 outcomes.push(plan.add(op).await?);
@@ -73,7 +84,9 @@ impl Core {
             match self.multi(&ops, deadline).await? {
                 Ok(stats) => {
                     let first_write = guards + usize::from(txn.fence.is_some());
-                    return Ok(self.finish(succeeded, &ops, first_write, &stats, outcomes, notes, deadline).await);
+                    return Ok(self
+                        .finish(succeeded, &ops, first_write, &stats, outcomes, notes, deadline)
+                        .await);
                 }
                 Err(MultiFault::Refused { index: 0, fault: Fault::NoNode }) if txn.fence.is_some() => {
                     return Err(not_held());
@@ -102,7 +115,8 @@ impl Core {
     async fn read_all(&self, txn: &Txn, deadline: Deadline) -> Result<BTreeMap<String, Option<Node>>> {
         let ops = txn.then.iter().chain(&txn.or_else).map(TxnOp::key);
         let keys: BTreeSet<&Key> = txn.conditions.iter().map(|condition| &condition.key).chain(ops).collect();
-        let paths = keys.into_iter().filter(|key| self.layout.is_readable(key)).map(|key| self.layout.path(key));
+        let paths =
+            keys.into_iter().filter(|key| self.layout.is_readable(key)).map(|key| self.layout.path(key));
         stream::iter(paths.collect::<Vec<_>>())
             .map(|path| async move {
                 let node = self.node(&path, true, deadline).await?;
@@ -245,7 +259,14 @@ impl Plan<'_> {
             None => self.core.node(path, false, self.deadline).await?,
         };
         let sim = match node {
-            None => Sim { exists: false, version: 0, children: 0, kind: Kind::Permanent, entry: None, guarded: false },
+            None => Sim {
+                exists: false,
+                version: 0,
+                children: 0,
+                kind: Kind::Permanent,
+                entry: None,
+                guarded: false,
+            },
             Some(node) => Sim {
                 exists: true,
                 version: node.known.version,
@@ -275,14 +296,19 @@ impl Plan<'_> {
         let created = before.entry.as_ref().map(|entry| entry.created);
         let mut after = before.clone();
         after.guarded = true;
-        after.entry = Some(Read { key: key.clone(), value: value.clone(), version: None, created: created.flatten() });
+        after.entry =
+            Some(Read { key: key.clone(), value: value.clone(), version: None, created: created.flatten() });
         if !before.exists {
             self.make_parents(path).await?;
             self.writes.push(self.core.create_op(path, value, mode));
             after = Sim { exists: true, version: 0, children: 0, kind: kind_of(mode), ..after };
             self.count_child(path, 1);
         } else if before.kind.is(mode, &live) {
-            self.writes.push(MultiOp::Set { path: path.to_owned(), data: value.clone(), version: before.version });
+            self.writes.push(MultiOp::Set {
+                path: path.to_owned(),
+                data: value.clone(),
+                version: before.version,
+            });
             after.version = before.version.wrapping_add(1);
             if before.entry.is_none()
                 && let Some(Some(node)) = self.nodes.get(path)
@@ -337,7 +363,14 @@ impl Plan<'_> {
         }
         for path in missing.into_iter().rev() {
             self.writes.push(self.core.create_op(&path, &Bytes::from_static(MARKER), Mode::Persistent));
-            let made = Sim { exists: true, version: 0, children: 0, kind: Kind::Permanent, entry: None, guarded: true };
+            let made = Sim {
+                exists: true,
+                version: 0,
+                children: 0,
+                kind: Kind::Permanent,
+                entry: None,
+                guarded: true,
+            };
             self.now.insert(path.clone(), made);
             self.count_child(&path, 1);
         }

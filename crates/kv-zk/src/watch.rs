@@ -149,7 +149,8 @@ impl Feed {
         let mut unread = Vec::new();
         if inner.state_phase {
             loop {
-                let Some((key, slot)) = inner.state.iter_mut().find(|(_, slot)| !matches!(slot.now, Now::Unread) || !wants_puts)
+                let Some((key, slot)) =
+                    inner.state.iter_mut().find(|(_, slot)| !matches!(slot.now, Now::Unread) || !wants_puts)
                 else {
                     break;
                 };
@@ -329,11 +330,7 @@ mod tests {
         feed.complete_state();
         assert_eq!(
             events(&feed),
-            [
-                WatchEvent::Put(entry("b", 6)),
-                WatchEvent::Synced,
-                WatchEvent::Delete(Deletion::new(key("a")))
-            ]
+            [WatchEvent::Put(entry("b", 6)), WatchEvent::Synced, WatchEvent::Delete(Deletion::new(key("a")))]
         );
     }
 

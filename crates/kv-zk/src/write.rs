@@ -95,7 +95,9 @@ impl Core {
                 });
             }
             self.known.forget(&path);
-            state = Some(self.state(&path, matches!(options.precondition, Precondition::Value(_)), deadline).await?);
+            state = Some(
+                self.state(&path, matches!(options.precondition, Precondition::Value(_)), deadline).await?,
+            );
         }
     }
 

@@ -90,8 +90,9 @@ impl AsyncSession {
                 async move {
                     let events = Arc::clone(&shared);
                     let watcher = move |event: WatchedEvent| events.watches.fire(&event);
-                    let zk =
-                        Arc::new(ZooKeeper::connect_with_retry_time(&servers, timeout, watcher, RETRY).await?);
+                    let zk = Arc::new(
+                        ZooKeeper::connect_with_retry_time(&servers, timeout, watcher, RETRY).await?,
+                    );
                     // Nothing else runs on the one thread until the next await: no state is missed.
                     let _ = shared.zk.set(Arc::downgrade(&zk));
                     zk.add_listener(move |state| Shared::changed(&shared, state));
@@ -222,13 +223,7 @@ impl Session for AsyncSession {
         self.shared.link.subscribe()
     }
 
-    async fn create(
-        &self,
-        path: &str,
-        data: &Bytes,
-        mode: Mode,
-        acl: &[AclEntry],
-    ) -> Reply<(String, Stat)> {
+    async fn create(&self, path: &str, data: &Bytes, mode: Mode, acl: &[AclEntry]) -> Reply<(String, Stat)> {
         let (path, data, acl) = (path.to_owned(), data.to_vec(), native_acl(acl));
         let (path, stat) = self
             .request(|zk| async move {

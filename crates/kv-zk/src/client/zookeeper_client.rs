@@ -15,6 +15,7 @@ use zookeeper_client::{Acl, Acls, AuthId, Client, CreateMode, CreateOptions, Eve
 
 use crate::config::{Credentials, Tls};
 use crate::error::Fault;
+use crate::mapping::is_marker;
 use crate::session::{AclEntry, Fired, Link, Mode, MultiFault, MultiOp, OneShot, Reply, Session, Stat};
 
 /// How long closing waits for the server's answer.
@@ -104,13 +105,7 @@ impl Session for FullSession {
         self.link.subscribe()
     }
 
-    async fn create(
-        &self,
-        path: &str,
-        data: &Bytes,
-        mode: Mode,
-        acl: &[AclEntry],
-    ) -> Reply<(String, Stat)> {
+    async fn create(&self, path: &str, data: &Bytes, mode: Mode, acl: &[AclEntry]) -> Reply<(String, Stat)> {
         let (client, acl) = (self.client()?, native_acl(acl));
         let options = options(mode, Acls::new(&acl));
         let (stat, sequence) = client.create(path, data, &options).await?;
@@ -195,11 +190,24 @@ impl Session for FullSession {
         let failed = |error: native::Error| MultiFault::Failed(error.into());
         let client = self.client().map_err(MultiFault::Failed)?;
         let mut writer = client.new_multi_writer();
-        for op in ops {
+        // To which of ours each of the native operations belongs.
+        let mut owners = Vec::with_capacity(ops.len());
+        for (at, op) in ops.iter().enumerate() {
+            owners.push(at);
             match op {
                 MultiOp::Check { path, version } => writer.add_check_version(path, *version),
                 MultiOp::Create { path, data, mode, acl } => {
-                    writer.add_create(path, data, &options(*mode, Acls::new(&native_acl(acl))))
+                    let acl = native_acl(acl);
+                    let options = options(*mode, Acls::new(&acl));
+                    if is_marker(data) {
+                        writer.add_create(path, data, &options)
+                    } else {
+                        // A server before 3.9 does not tell the state of a node that a multi creates,
+                        // but of one that it sets.
+                        owners.push(at);
+                        let created = writer.add_create(path, b"", &options);
+                        created.and_then(|()| writer.add_set_data(path, data, Some(0)))
+                    }
                 }
                 MultiOp::Set { path, data, version } => writer.add_set_data(path, data, Some(*version)),
                 MultiOp::Delete { path, version } => writer.add_delete(path, Some(*version)),
@@ -207,15 +215,17 @@ impl Session for FullSession {
             .map_err(failed)?;
         }
         match writer.commit().await {
-            Ok(results) => Ok(results
-                .iter()
-                .map(|result| match result {
-                    native::MultiWriteResult::Create { stat, .. }
-                    | native::MultiWriteResult::SetData { stat } => Some(stat_of(stat)),
-                    _ => None,
-                })
-                .collect()),
+            Ok(results) => {
+                let mut stats = vec![None; ops.len()];
+                for (owner, result) in owners.iter().zip(&results) {
+                    if let native::MultiWriteResult::SetData { stat } = result {
+                        stats[*owner] = Some(stat_of(stat));
+                    }
+                }
+                Ok(stats)
+            }
             Err(native::MultiWriteError::OperationFailed { index, source }) => {
+                let index = owners.get(index).copied().unwrap_or(index);
                 Err(MultiFault::Refused { index, fault: source.into() })
             }
             Err(native::MultiWriteError::RequestFailed { source }) => Err(failed(source)),

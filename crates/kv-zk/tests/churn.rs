@@ -1,0 +1,123 @@
+//! Many tasks create, delete and re-create the same keys and their parents: no acknowledged key is
+//! ever destroyed by somebody else's cleaning up.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // It is a test.
+
+mod common;
+
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+use common::server;
+use kv_zk::ZkStore;
+use kv_zk::kv_core::{ErrorKind, Key, StoreExt};
+
+/// Each task owns keys nobody else writes, in a tree of parents all share: so what it was told must
+/// be what it finds, whatever the others do to the parents.
+#[tokio::test(flavor = "multi_thread")]
+async fn no_acknowledged_key_is_destroyed_by_another() {
+    let Some(server) = server().await else { return };
+    let namespace = common::namespace();
+    let seed = common::seed();
+    let until = Instant::now() + Duration::from_secs(10);
+    let mut tasks = Vec::new();
+    for task in 0..12_u64 {
+        let store = server.open(&namespace, "").await;
+        tasks.push(tokio::spawn(owner(store, task, seed, until)));
+    }
+    let mut steps = 0;
+    for task in tasks {
+        steps += task.await.unwrap();
+    }
+    assert!(steps > 200, "{steps} steps tell nothing");
+}
+
+async fn owner(store: ZkStore, task: u64, seed: u64, until: Instant) -> usize {
+    let mut random = fastrand::Rng::with_seed(seed ^ task);
+    let mut model: BTreeMap<String, String> = BTreeMap::new();
+    let mut steps = 0;
+    while Instant::now() < until {
+        // A parent of one task is a leaf of another: p/q is everybody's directory, p/q/3 is the key of
+        // task 3 and the directory of its own keys.
+        let key = match random.u8(0..4) {
+            0 => format!("p/q/{task}"),
+            1 => format!("p/q/{task}/a"),
+            2 => format!("p/{}/{task}/deep/er", random.u8(0..3)),
+            _ => format!("p/q/{}/by-{task}", random.u64(0..12)),
+        };
+        let value = format!("{task}-{steps}");
+        match random.u8(0..5) {
+            0 | 1 => {
+                store.put(key.as_str(), value.clone()).await.unwrap();
+                model.insert(key, value);
+            }
+            2 => match store.create(key.as_str(), value.clone()).await {
+                Ok(_) => assert_eq!(model.insert(key.clone(), value), None, "seed {seed}: {key} was there"),
+                Err(error) => {
+                    assert!(matches!(error.kind(), ErrorKind::AlreadyExists { .. }), "{error}");
+                    assert!(model.contains_key(&key), "seed {seed}: {key} was not there");
+                }
+            },
+            3 => {
+                let there = store.delete(key.as_str()).await.unwrap();
+                assert_eq!(there, model.remove(&key).is_some(), "seed {seed}: delete {key}");
+            }
+            _ => {
+                let found = store.get(key.as_str()).await.unwrap().map(|entry| entry.value);
+                let expected = model.get(&key).cloned().map(Into::into);
+                assert_eq!(found, expected, "seed {seed}: get {key} of task {task}");
+            }
+        }
+        steps += 1;
+    }
+    for (key, value) in &model {
+        let entry = store.get(key.as_str()).await.unwrap();
+        assert_eq!(entry.map(|entry| entry.value), Some(value.clone().into()), "seed {seed}: {key}");
+    }
+    steps
+}
+
+/// Everybody writes everybody's keys: each key ends at what its greatest version was told to be.
+#[tokio::test(flavor = "multi_thread")]
+async fn each_key_ends_at_its_last_acknowledged_write() {
+    let Some(server) = server().await else { return };
+    let namespace = common::namespace();
+    let seed = common::seed();
+    let mut tasks = Vec::new();
+    for task in 0..8_u64 {
+        let store = server.open(&namespace, "").await;
+        tasks.push(tokio::spawn(async move {
+            let mut random = fastrand::Rng::with_seed(seed ^ task);
+            let mut puts = BTreeMap::new();
+            for step in 0..150 {
+                let key = ["a", "a/b", "a/b/c", "a/x"][random.usize(0..4)];
+                if random.u8(0..3) == 0 {
+                    store.delete(key).await.unwrap();
+                } else {
+                    let value = format!("{task}-{step}");
+                    let version = store.put(key, value.clone()).await.unwrap();
+                    puts.insert((key, version), value);
+                }
+            }
+            puts
+        }));
+    }
+    let mut puts = BTreeMap::new();
+    for task in tasks {
+        for (at, value) in task.await.unwrap() {
+            assert_eq!(puts.insert(at, value), None, "seed {seed}: two puts got the version {at:?}");
+        }
+    }
+    let store = server.open(&namespace, "").await;
+    for key in ["a", "a/b", "a/b/c", "a/x"] {
+        let key: Key = key.parse().unwrap();
+        let Some(entry) = store.get(&key).await.unwrap() else { continue };
+        assert_eq!(
+            puts.get(&(key.as_str(), entry.version)).cloned(),
+            Some(String::from_utf8(entry.value.to_vec()).unwrap())
+        );
+        let newest =
+            puts.keys().filter(|(other, _)| *other == key.as_str()).map(|(_, version)| *version).max();
+        assert_eq!(newest, Some(entry.version), "seed {seed}: {key}");
+    }
+}

@@ -3,6 +3,7 @@
 #![allow(clippy::print_stdout, clippy::print_stderr)]
 
 mod backend;
+mod bench;
 mod ci;
 mod conformance;
 mod executables;
@@ -31,6 +32,7 @@ enum Command {
     Conformance(conformance::Args),
     Test(test::Args),
     Ci(ci::Args),
+    Bench(bench::Args),
 }
 
 fn main() -> ExitCode {
@@ -39,6 +41,7 @@ fn main() -> ExitCode {
         Command::Conformance(args) => conformance::run(args),
         Command::Test(args) => test::run(args),
         Command::Ci(args) => ci::run(args),
+        Command::Bench(args) => bench::run(&args),
     };
     result.unwrap_or_else(|error| {
         eprintln!("error: {error:#}");

@@ -1,0 +1,95 @@
+//! The report: JSON for programs, a page with a table and a chart for people.
+
+use std::fmt::Write as _;
+use std::path::Path;
+
+use anyhow::{Context, Result};
+use serde::Serialize;
+
+use crate::chart;
+use crate::measure::Row;
+
+/// Everything one run measured.
+#[derive(Debug, Serialize)]
+pub(crate) struct Report {
+    pub(crate) machine: String,
+    pub(crate) rows: Vec<Row>,
+}
+
+impl Report {
+    pub(crate) fn write_json(&self, path: &Path) -> Result<()> {
+        let text = serde_json::to_string_pretty(self)?;
+        std::fs::write(path, text).with_context(|| format!("cannot write {}", path.display()))
+    }
+
+    /// Writes `performance.md` and one chart for each backend beside it.
+    pub(crate) fn write_page(&self, folder: &Path) -> Result<()> {
+        let images = folder.join("performance");
+        std::fs::create_dir_all(&images)?;
+        let mut page = String::from(HEAD);
+        writeln!(page, "Measured on: {}.\n", self.machine)?;
+        for backend in self.backends() {
+            let rows: Vec<&Row> = self.rows.iter().filter(|row| row.backend == backend).collect();
+            std::fs::write(images.join(format!("{backend}.svg")), chart::draw(backend, &rows)?)?;
+            page.push_str(&section(backend, &rows)?);
+        }
+        let path = folder.join("performance.md");
+        std::fs::write(&path, page).with_context(|| format!("cannot write {}", path.display()))
+    }
+
+    fn backends(&self) -> Vec<&str> {
+        let mut names: Vec<&str> = self.rows.iter().map(|row| row.backend.as_str()).collect();
+        names.dedup();
+        names
+    }
+}
+
+const HEAD: &str = "\
+# Performance
+
+Written by `cargo xtask bench`. Every backend beside its raw client: same server, same work, in turn
+within one run. **The ratios are the claim**: throughput of the store over that of the raw client, the
+median of paired rounds with its 95 % interval. The absolute numbers are this machine's.
+
+\"The same work\" has the same outcome for the caller: a put tells the version it made, a delete whether
+the key was there, a list has keys and values. The raw subjects are in `crates/kv-bench/src/raw`.
+
+";
+
+fn section(backend: &str, rows: &[&Row]) -> Result<String> {
+    let mut text = format!("## {backend}\n\n![ratios on {backend}](performance/{backend}.svg)\n\n");
+    text.push_str("| workload | tasks | bytes | ratio | 95 % | p50 ratio | raw/s | store/s | raw p50 µs | store p50 µs | raw p99 µs | store p99 µs |\n");
+    text.push_str("|---|--:|--:|--:|---|--:|--:|--:|--:|--:|--:|--:|\n");
+    for row in rows {
+        writeln!(
+            text,
+            "| {} | {} | {} | **{:.2}** | {:.2}–{:.2} | {:.2} | {:.0} | {:.0} | {:.0} | {:.0} | {:.0} | {:.0} |",
+            row.workload,
+            row.concurrency,
+            row.value_bytes,
+            row.ratio,
+            row.ratio_low,
+            row.ratio_high,
+            row.latency_ratio,
+            row.raw_ops_per_s,
+            row.store_ops_per_s,
+            row.raw_p50_us,
+            row.store_p50_us,
+            row.raw_p99_us,
+            row.store_p99_us,
+        )?;
+    }
+    text.push('\n');
+    Ok(text)
+}
+
+/// The machine, in a few words.
+pub(crate) fn machine() -> String {
+    let cores = std::thread::available_parallelism().map_or(0, std::num::NonZero::get);
+    let model = std::fs::read_to_string("/proc/cpuinfo").ok().and_then(|text| {
+        let line = text.lines().find(|line| line.starts_with("model name"))?;
+        Some(line.split_once(':')?.1.trim().to_owned())
+    });
+    let model = model.unwrap_or_else(|| std::env::consts::ARCH.to_owned());
+    format!("{cores} cores of {model}, {}", std::env::consts::OS)
+}

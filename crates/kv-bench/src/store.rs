@@ -1,0 +1,92 @@
+//! The subject that goes through a store.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Result, ensure};
+use bytes::Bytes;
+use futures_util::TryStreamExt;
+use kv_any::kv_core::{
+    Condition, Expiry, Key, ListItem, PutOptions, Store, StoreExt, Txn, TxnOp, Version, WatchEvent,
+};
+
+use crate::subject::{Changes, Subject};
+
+/// A store of any backend.
+#[derive(Clone, Debug)]
+pub(crate) struct StoreSubject(pub(crate) Arc<dyn Store>);
+
+impl Subject for StoreSubject {
+    async fn get(&self, key: &str) -> Result<usize> {
+        Ok(self.0.get(key).await?.map_or(0, |entry| entry.value.len()))
+    }
+
+    async fn put(&self, key: &str, value: Bytes) -> Result<u64> {
+        Ok(self.0.put(key, value).await?.get())
+    }
+
+    async fn compare_and_set(&self, key: &str, version: u64, value: Bytes) -> Result<u64> {
+        Ok(self.0.compare_and_set(key, Version::new(version), value).await?.get())
+    }
+
+    async fn put_ttl(&self, key: &str, value: Bytes, ttl: Duration) -> Result<()> {
+        let options = PutOptions::default().with_expiry(Expiry::Ttl(ttl));
+        self.0.put_with(&Key::new(key)?, value, options).await?;
+        Ok(())
+    }
+
+    async fn delete(&self, key: &str) -> Result<bool> {
+        Ok(self.0.delete(key).await?)
+    }
+
+    async fn list(&self, prefix: &str) -> Result<usize> {
+        let listing = self.0.list(prefix).await?;
+        let count = listing.try_fold((0, 0), |(count, bytes), item| async move {
+            let size = match &item {
+                ListItem::Entry(entry) => entry.value.len(),
+                _ => 0,
+            };
+            Ok((count + 1, bytes + size))
+        });
+        let (count, bytes) = count.await?;
+        ensure!(bytes > 0, "the list had no values");
+        Ok(count)
+    }
+
+    async fn transact(&self, keys: [&str; 4], value: Bytes) -> Result<bool> {
+        let Some(transact) = self.0.as_transact() else { return Ok(false) };
+        let [first, ..] = keys;
+        let puts = keys
+            .into_iter()
+            .map(|key| Ok(TxnOp::put(Key::new(key)?, value.clone())))
+            .collect::<Result<Vec<_>>>()?;
+        let txn = Txn::when([Condition::absent(Key::new(first)?)]).then(puts);
+        Ok(transact.transact(txn).await?.succeeded)
+    }
+
+    async fn lock_unlock(&self, name: &str) -> Result<()> {
+        let guard = self.0.lock(name).await?;
+        ensure!(guard.token().get() > 0, "a lock without a token");
+        Ok(guard.unlock().await?)
+    }
+
+    async fn watch(&self, prefix: &str) -> Result<Changes> {
+        let mut watch = self.0.watch(prefix).await?;
+        let (sender, changes) = tokio::sync::mpsc::unbounded_channel();
+        tokio::spawn(async move {
+            while let Some(Ok(event)) = watch.next().await {
+                if let WatchEvent::Put(entry) = event
+                    && sender.send(entry.value).is_err()
+                {
+                    return;
+                }
+            }
+        });
+        Ok(changes)
+    }
+
+    async fn clear(&self, prefix: &str) -> Result<()> {
+        self.0.delete_tree(prefix).await?;
+        Ok(())
+    }
+}

@@ -1,0 +1,252 @@
+//! The workloads, and the closed loop that drives them.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail, ensure};
+use bytes::Bytes;
+use hdrhistogram::Histogram;
+use serde::Serialize;
+
+use crate::subject::Subject;
+
+/// One kind of work.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum Kind {
+    Get,
+    PutNew,
+    PutExisting,
+    CompareAndSet,
+    PutTtl,
+    Delete,
+    List1k,
+    Transact,
+    LockUnlock,
+    WatchLatency,
+}
+
+impl Kind {
+    pub(crate) const ALL: &'static [Self] = &[
+        Self::Get,
+        Self::PutNew,
+        Self::PutExisting,
+        Self::CompareAndSet,
+        Self::PutTtl,
+        Self::Delete,
+        Self::List1k,
+        Self::Transact,
+        Self::LockUnlock,
+        Self::WatchLatency,
+    ];
+
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Get => "get",
+            Self::PutNew => "put (new key)",
+            Self::PutExisting => "put (existing key)",
+            Self::CompareAndSet => "compare-and-set",
+            Self::PutTtl => "put with TTL",
+            Self::Delete => "delete",
+            Self::List1k => "list 1,000 keys",
+            Self::Transact => "transaction of 4 puts",
+            Self::LockUnlock => "lock, unlock",
+            Self::WatchLatency => "watch latency",
+        }
+    }
+
+    /// Whether the size of the values makes a difference worth measuring.
+    pub(crate) fn has_value_sizes(self) -> bool {
+        matches!(self, Self::Get | Self::PutExisting)
+    }
+
+    /// How many keys each worker uses.
+    fn keys_per_worker(self) -> usize {
+        match self {
+            Self::Get | Self::PutExisting | Self::PutTtl => 16,
+            _ => 1,
+        }
+    }
+}
+
+/// A kind of work at one concurrency and value size.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub(crate) struct Workload {
+    pub(crate) kind: Kind,
+    pub(crate) concurrency: usize,
+    pub(crate) value_bytes: usize,
+}
+
+/// What one round of one subject measured.
+pub(crate) struct Sample {
+    pub(crate) ops: u64,
+    pub(crate) elapsed: Duration,
+    /// Nanoseconds per operation.
+    pub(crate) latency: Histogram<u64>,
+}
+
+impl Sample {
+    #[allow(clippy::cast_precision_loss, reason = "counts are far below 2^52")]
+    pub(crate) fn per_second(&self) -> f64 {
+        self.ops as f64 / self.elapsed.as_secs_f64()
+    }
+
+    #[allow(clippy::cast_precision_loss, reason = "microseconds are far below 2^52")]
+    pub(crate) fn quantile_us(&self, quantile: f64) -> f64 {
+        self.latency.value_at_quantile(quantile) as f64 / 1000.0
+    }
+}
+
+/// The time to live of keys nobody is to see expire.
+const LONG: Duration = Duration::from_secs(60);
+const LISTED: usize = 1_000;
+
+/// One subject with its own keys for one workload.
+pub(crate) struct Bench<S> {
+    subject: S,
+    workload: Workload,
+    prefix: String,
+    value: Bytes,
+    /// Numbers new keys, so that no round meets those of another.
+    fresh: Arc<AtomicU64>,
+}
+
+impl<S: Subject> Bench<S> {
+    /// Makes what the workload needs to find.
+    pub(crate) async fn prepare(subject: S, workload: Workload, prefix: String) -> Result<Self> {
+        let value = Bytes::from(vec![b'v'; workload.value_bytes]);
+        let bench = Self { subject, workload, prefix, value, fresh: Arc::new(AtomicU64::new(0)) };
+        if workload.kind == Kind::List1k {
+            for n in 0..LISTED {
+                bench.subject.put(&format!("{}/list/{n:06}", bench.prefix), bench.value.clone()).await?;
+            }
+        }
+        for worker in 0..workload.concurrency {
+            for n in 0..workload.kind.keys_per_worker() {
+                bench.subject.put(&bench.key(worker, n), bench.value.clone()).await.context("preparing")?;
+            }
+        }
+        Ok(bench)
+    }
+
+    fn key(&self, worker: usize, n: usize) -> String {
+        format!("{}/w{worker}/{n}", self.prefix)
+    }
+
+    /// Runs all workers for this long.
+    pub(crate) async fn round(&self, duration: Duration) -> Result<Sample> {
+        let begin = Instant::now();
+        let until = begin + duration;
+        let mut workers = tokio::task::JoinSet::new();
+        for worker in 0..self.workload.concurrency {
+            workers.spawn(self.clone_for_worker().run(worker, until));
+        }
+        let mut latency = histogram()?;
+        while let Some(ended) = workers.join_next().await {
+            latency.add(ended.context("a worker panicked")??)?;
+        }
+        Ok(Sample { ops: latency.len(), elapsed: begin.elapsed(), latency })
+    }
+
+    /// Removes what was made.
+    pub(crate) async fn clean_up(&self) -> Result<()> {
+        self.subject.clear(&self.prefix).await
+    }
+
+    fn clone_for_worker(&self) -> Self {
+        Self {
+            subject: self.subject.clone(),
+            workload: self.workload,
+            prefix: self.prefix.clone(),
+            value: self.value.clone(),
+            fresh: Arc::clone(&self.fresh),
+        }
+    }
+
+    async fn run(self, worker: usize, until: Instant) -> Result<Histogram<u64>> {
+        if self.workload.kind == Kind::WatchLatency {
+            return self.watch_latency(worker, until).await;
+        }
+        let mut latency = histogram()?;
+        let keys: Vec<String> =
+            (0..self.workload.kind.keys_per_worker()).map(|n| self.key(worker, n)).collect();
+        let mut version = match self.workload.kind {
+            Kind::CompareAndSet => self.subject.put(&keys[0], self.value.clone()).await?,
+            _ => 0,
+        };
+        let mut turn = 0;
+        while Instant::now() < until {
+            let key = &keys[turn % keys.len()];
+            turn += 1;
+            let fresh = self.fresh_key();
+            if self.workload.kind == Kind::Delete {
+                self.subject.put(&fresh, self.value.clone()).await?;
+            }
+            let begin = Instant::now();
+            self.operation(key, &fresh, worker, &mut version).await?;
+            record(&mut latency, begin.elapsed())?;
+        }
+        Ok(latency)
+    }
+
+    async fn operation(&self, key: &str, fresh: &str, worker: usize, version: &mut u64) -> Result<()> {
+        let (subject, value) = (&self.subject, || self.value.clone());
+        match self.workload.kind {
+            Kind::Get => ensure!(subject.get(key).await? == self.value.len(), "{key} has another value"),
+            Kind::PutNew => drop(subject.put(fresh, value()).await?),
+            Kind::PutExisting => drop(subject.put(key, value()).await?),
+            Kind::CompareAndSet => *version = subject.compare_and_set(key, *version, value()).await?,
+            Kind::PutTtl => subject.put_ttl(key, value(), LONG).await?,
+            Kind::Delete => ensure!(subject.delete(fresh).await?, "{fresh} was gone"),
+            Kind::List1k => {
+                let listed = subject.list(&format!("{}/list", self.prefix)).await?;
+                ensure!(listed == LISTED, "{listed} keys in place of {LISTED}");
+            }
+            Kind::Transact => {
+                let keys = ["a", "b", "c", "d"].map(|name| format!("{fresh}{name}"));
+                let [a, b, c, d] = &keys;
+                ensure!(subject.transact([a, b, c, d], value()).await?, "the transaction did not run");
+            }
+            Kind::LockUnlock => subject.lock_unlock(&format!("{}/lock{worker}", self.prefix)).await?,
+            Kind::WatchLatency => bail!("not an operation of its own"),
+        }
+        Ok(())
+    }
+
+    /// Each put carries its number; the watch must deliver that number.
+    async fn watch_latency(self, worker: usize, until: Instant) -> Result<Histogram<u64>> {
+        let mut latency = histogram()?;
+        let prefix = format!("{}/watched{worker}", self.prefix);
+        let mut changes = self.subject.watch(&prefix).await?;
+        while Instant::now() < until {
+            let number = self.fresh.fetch_add(1, Ordering::Relaxed).to_string();
+            let begin = Instant::now();
+            self.subject.put(&format!("{prefix}/key"), number.clone().into()).await?;
+            let seen = tokio::time::timeout(Duration::from_secs(10), async {
+                while let Some(value) = changes.recv().await {
+                    if value == number.as_bytes() {
+                        return true;
+                    }
+                }
+                false
+            });
+            ensure!(seen.await.context("the event did not come within 10 s")?, "the watch ended");
+            record(&mut latency, begin.elapsed())?;
+        }
+        Ok(latency)
+    }
+
+    fn fresh_key(&self) -> String {
+        format!("{}/new/{}", self.prefix, self.fresh.fetch_add(1, Ordering::Relaxed))
+    }
+}
+
+/// From a nanosecond to a minute, to three digits.
+fn histogram() -> Result<Histogram<u64>> {
+    Ok(Histogram::new_with_bounds(1, 60_000_000_000, 3)?)
+}
+
+fn record(latency: &mut Histogram<u64>, elapsed: Duration) -> Result<()> {
+    Ok(latency.record(u64::try_from(elapsed.as_nanos()).unwrap_or(u64::MAX).max(1))?)
+}

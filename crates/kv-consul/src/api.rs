@@ -10,7 +10,6 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::error::{self, MAX_BODY, Refusal, protocol, refusal};
 use crate::names::encode;
-use crate::split::Splitter;
 use crate::transport::{Body, Reply, Request, Transport};
 use crate::wire::{
     AgentSelf, Kv, NewSession, Op, SessionId, SessionInfo, TxnAnswer, from_json, to_json, txn_body,
@@ -101,16 +100,9 @@ impl Api {
         let path = self.path("/v1/txn", reading.map(consistency));
         let answer = self.call(Request::put(path, body).repeatable(reading.is_some()), max, deadline).await?;
         if answer.status == 409 {
-            let refusals = from_json::<TxnAnswer>(&answer.body)?.errors.unwrap_or_default();
-            let refused = refusals
-                .iter()
-                .map(|refused| Ok((refused.op_index, refusal(refused)?)))
-                .collect::<Result<Vec<_>>>()
-                .map_err(|error| error.with_endpoint(answer.endpoint))?;
-            if refused.is_empty() {
-                return Err(protocol("a transaction was refused without a reason").not_applied());
-            }
-            return Ok(Txn::Refused(refused));
+            return refusals(&answer.body)
+                .map(Txn::Refused)
+                .map_err(|error| error.with_endpoint(answer.endpoint));
         }
         let items = from_json::<TxnAnswer>(&answer.ok(sent)?)?.results.unwrap_or_default();
         let newest = items.iter().map(|item| item.kv.modify_index).max().unwrap_or_default();
@@ -146,43 +138,6 @@ impl Api {
             Txn::Refused(refused) if refused.iter().all(|(_, why)| *why == Refusal::Missing) => Ok(None),
             Txn::Refused(_) => Err(protocol("a read was refused as only a write can be")),
         }
-    }
-
-    /// Deletes a tree in one step and returns the keys that went, with their flags.
-    pub(crate) async fn delete_tree(
-        &self,
-        prefix: &str,
-        deadline: &Deadline,
-        mut each: impl FnMut(Kv) + Send,
-    ) -> Result<()> {
-        let body = txn_body(&[Op::get_tree(prefix), Op::delete_tree(prefix)])?;
-        let sent = body.len();
-        let path = self.path("/v1/txn", None);
-        let _permit = deadline.run(permit(&self.calls)).await?;
-        deadline
-            .run(async {
-                let (mut reply, endpoint) = self.exchange(Request::put(path, body)).await?;
-                if reply.status != 200 {
-                    let body = collect(&mut *reply.body, SMALL, &endpoint).await?;
-                    if let (409, Ok(answer)) = (reply.status, from_json::<TxnAnswer>(&body)) {
-                        if let Some(refused) = answer.errors.as_ref().and_then(|errors| errors.first()) {
-                            refusal(refused)?;
-                        }
-                    }
-                    return Err(error::status(reply.status, &body, sent, &endpoint));
-                }
-                let mut splitter = Splitter::new(2);
-                while let Some(chunk) =
-                    reply.body.chunk().await.map_err(|failure| error::transport(failure, &endpoint))?
-                {
-                    splitter.push(&chunk);
-                    while let Some(item) = splitter.next()? {
-                        each(from_json::<crate::wire::TxnItem>(&item)?.kv);
-                    }
-                }
-                splitter.finish()
-            })
-            .await
     }
 
     /// Deletes everything there is.
@@ -304,6 +259,15 @@ pub(crate) fn consistency(wanted: Consistency) -> &'static str {
         Consistency::Stale => "stale",
         _ => "consistent",
     }
+}
+
+/// Why a transaction was refused: which operations, and what each says.
+pub(crate) fn refusals(body: &[u8]) -> Result<Vec<(usize, Refusal)>> {
+    let refused = from_json::<TxnAnswer>(body)?.errors.unwrap_or_default();
+    if refused.is_empty() {
+        return Err(protocol("a transaction was refused without a reason").not_applied());
+    }
+    refused.iter().map(|refused| Ok((refused.op_index, refusal(refused)?))).collect()
 }
 
 /// Puts the items of an answer beside the operations they belong to.

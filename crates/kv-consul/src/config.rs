@@ -64,6 +64,36 @@ pub struct ConsulConfig {
     pub(crate) lock_ttl: Duration,
     pub(crate) lock_delay: Duration,
     pub(crate) lock_layout: LockLayout,
+    pub(crate) client: Client,
+}
+
+/// The HTTP client below.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum Client {
+    #[default]
+    Reqwest,
+    #[cfg(feature = "consulrs")]
+    Consulrs,
+}
+
+impl Client {
+    fn named(name: &str) -> Result<Self> {
+        match name {
+            "reqwest" => Ok(Self::Reqwest),
+            #[cfg(feature = "consulrs")]
+            "consulrs" => Ok(Self::Consulrs),
+            #[cfg(not(feature = "consulrs"))]
+            "consulrs" => Err(invalid("client=consulrs needs the feature \"consulrs\" of kv-consul")),
+            _ => Err(invalid("the URL parameter \"client\" is reqwest or consulrs")),
+        }
+    }
+}
+
+impl Default for ConsulConfig {
+    /// A configuration that names no host yet.
+    fn default() -> Self {
+        Self::new([""; 0])
+    }
 }
 
 impl ConsulConfig {
@@ -87,6 +117,7 @@ impl ConsulConfig {
             lock_ttl: Duration::from_secs(15),
             lock_delay: Duration::from_secs(15),
             lock_layout: LockLayout::default(),
+            client: Client::default(),
         }
     }
 
@@ -95,7 +126,8 @@ impl ConsulConfig {
     ///
     /// Options: `token`, `token_file`, `token_env` (the ACL token, the file or the environment variable
     /// that has it), `datacenter`, `timeout`, `connect_timeout`, `session_ttl`, `lock_ttl`, `lock_delay`
-    /// (times such as `5s`), `lock_layout` (`record` or `key`); for TLS `ca`, `cert`, `key` (PEM files),
+    /// (times such as `5s`), `lock_layout` (`record` or `key`), `client` (`reqwest`, or with the feature of
+    /// that name `consulrs`); for TLS `ca`, `cert`, `key` (PEM files),
     /// `server_name`, `danger_accept_invalid_certs`.
     ///
     /// # Errors
@@ -159,6 +191,9 @@ impl ConsulConfig {
             Some("record") => config.lock_layout = LockLayout::Record,
             Some("key") => config.lock_layout = LockLayout::Key,
             Some(_) => return Err(invalid("the URL parameter \"lock_layout\" is record or key")),
+        }
+        if let Some(name) = params.text("client")? {
+            config.client = Client::named(&name)?;
         }
         params.finish()?;
         config.check()?;
@@ -274,9 +309,6 @@ impl ConsulConfig {
 
     /// Checks what can be checked without I/O.
     pub(crate) fn check(&self) -> Result<()> {
-        if self.hosts.is_empty() {
-            return Err(invalid("Consul needs at least one host"));
-        }
         for host in &self.hosts {
             parse_host(host)?;
         }
@@ -387,6 +419,7 @@ mod tests {
             "consul://h/app?danger_accept_invalid_certs",
             "consul+tls://h/app?ca=/no/such/file",
             "consul://h/app?lock_layout=other",
+            "consul://h/app?client=other",
             "consul://h/app?lock_delay=soon",
             "consul://h/app?lock_delay=61s",
             "consul://h/app?session_ttl=9s",
@@ -400,6 +433,5 @@ mod tests {
         for host in ["", "h:0", "http://h", "h/path", "a,b", "user@h"] {
             assert!(ConsulConfig::new([host]).check().is_err(), "{host}");
         }
-        assert!(ConsulConfig::new([""; 0]).check().is_err());
     }
 }

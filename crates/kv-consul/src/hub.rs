@@ -447,10 +447,10 @@ impl State {
         let Some(member) = self.members.remove(&id) else { return };
         if let Some(running) = self.queries.get_mut(&member.query) {
             running.members.remove(&id);
-            if running.members.is_empty() {
-                if let Some(running) = self.queries.remove(&member.query) {
-                    running.task.abort();
-                }
+            if running.members.is_empty()
+                && let Some(running) = self.queries.remove(&member.query)
+            {
+                running.task.abort();
             }
         }
     }

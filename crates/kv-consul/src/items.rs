@@ -1,19 +1,20 @@
-//! Reading a part of Consul's key space: once or when it changes, item by item as they arrive.
+//! Reading a part of Consul's key space: once, when it changes, or while deleting it; item by item as they
+//! arrive.
 
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use bytes::Bytes;
-use kv_backend::within;
-use kv_core::{Consistency, Result};
+use kv_backend::{Deadline, within};
+use kv_core::{Consistency, Error, Result};
 use tokio::sync::OwnedSemaphorePermit;
 
-use crate::api::{Api, MAX_STREAMS, SMALL, collect, consistency, permit};
+use crate::api::{Api, MAX_STREAMS, SMALL, collect, consistency, permit, refusals};
 use crate::error;
 use crate::names::{Scope, encode};
 use crate::split::Splitter;
 use crate::transport::{Body, Request};
-use crate::wire::{Kv, from_json};
+use crate::wire::{Kv, Op, TxnItem, from_json, txn_body};
 
 /// What a query reads.
 #[derive(Clone, Debug)]
@@ -93,6 +94,44 @@ impl Api {
                 _permit: permit,
             });
         }
+    }
+
+    /// Deletes a tree in one step and hands over the keys that went.
+    pub(crate) async fn delete_tree(
+        &self,
+        prefix: &str,
+        deadline: &Deadline,
+        mut each: impl FnMut(Kv) + Send,
+    ) -> Result<()> {
+        let body = txn_body(&[Op::get_tree(prefix), Op::delete_tree(prefix)])?;
+        let sent = body.len();
+        let permit = deadline.run(permit(&self.calls)).await.map_err(Error::not_applied)?;
+        deadline
+            .run(async {
+                let request = Request::put(self.path("/v1/txn", None), body);
+                let (mut reply, endpoint) = self.exchange(request).await?;
+                if reply.status != 200 {
+                    let body = collect(&mut *reply.body, SMALL, &endpoint).await?;
+                    if reply.status == 409 {
+                        refusals(&body).map_err(|error| error.with_endpoint(&endpoint))?;
+                    }
+                    return Err(error::status(reply.status, &body, sent, &endpoint));
+                }
+                let mut items = Items {
+                    index: None,
+                    scope: Scope::Tree(prefix.to_owned()),
+                    body: Some(reply.body),
+                    splitter: Splitter::new(2),
+                    timeout: deadline.remaining()?,
+                    endpoint,
+                    _permit: Some(permit),
+                };
+                while let Some(item) = items.item().await? {
+                    each(from_json::<TxnItem>(&item)?.kv);
+                }
+                Ok(())
+            })
+            .await
     }
 
     fn query_path(&self, scope: &Scope, query: &Query) -> String {

@@ -9,6 +9,8 @@
 mod api;
 mod client;
 mod config;
+#[cfg(feature = "consulrs")]
+mod consulrs;
 mod error;
 mod hub;
 mod items;

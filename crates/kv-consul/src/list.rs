@@ -97,16 +97,16 @@ impl Reader {
             if !self.options.in_range(&key) || (self.names_only && self.is_contender(&native).await?) {
                 continue;
             }
-            if self.options.one_level {
-                if let Some((segment, _)) = self.prefix.relative(&key).and_then(|rest| rest.split_once('/')) {
-                    let folder = self.prefix.join(segment)?.as_prefix();
-                    if self.folder.as_ref() == Some(&folder) {
-                        continue;
-                    }
-                    self.folder = Some(folder.clone());
-                    self.left -= 1;
-                    return Ok(Some(ListItem::Prefix(folder)));
+            if self.options.one_level
+                && let Some((segment, _)) = self.prefix.relative(&key).and_then(|rest| rest.split_once('/'))
+            {
+                let folder = self.prefix.join(segment)?.as_prefix();
+                if self.folder.as_ref() == Some(&folder) {
+                    continue;
                 }
+                self.folder = Some(folder.clone());
+                self.left -= 1;
+                return Ok(Some(ListItem::Prefix(folder)));
             }
             self.left -= 1;
             return match kv {

@@ -307,11 +307,11 @@ impl Keeper {
         let shared = Arc::clone(&self.session.shared);
         let released = self.session.release(&Deadline::after(self.timeout)).await;
         let key = &self.session.record;
-        if let (Err(error), true) = (&released, loss == LockLoss::Closed) {
-            if *error.kind() != ErrorKind::NotHeld {
-                let mut first = shared.failed_release.lock().unwrap_or_else(PoisonError::into_inner);
-                first.get_or_insert_with(|| again(error).with_key(key.as_str()));
-            }
+        if let (Err(error), true) = (&released, loss == LockLoss::Closed)
+            && *error.kind() != ErrorKind::NotHeld
+        {
+            let mut first = shared.failed_release.lock().unwrap_or_else(PoisonError::into_inner);
+            first.get_or_insert_with(|| again(error).with_key(key.as_str()));
         }
         // Nobody waits for it unless `unlock` was called.
         drop(done.send(released));

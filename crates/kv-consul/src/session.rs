@@ -308,10 +308,10 @@ impl HandleSession {
         use kv_core::SessionState::{Held, Suspect};
         let mut live =
             deadline.run(async { Ok(self.live.lock().await) }).await.map_err(Error::not_applied)?;
-        if let Some(live) = live.as_ref() {
-            if matches!(self.cell.state(), Held | Suspect) {
-                return Ok(live.session.id.clone());
-            }
+        if let Some(live) = live.as_ref()
+            && matches!(self.cell.state(), Held | Suspect)
+        {
+            return Ok(live.session.id.clone());
         }
         if let Some(old) = live.take() {
             // Lost by our clock, which is ahead of Consul's: what it still has must not come to life.

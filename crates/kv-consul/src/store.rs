@@ -15,7 +15,7 @@ use kv_core::{
 };
 
 use crate::api::Api;
-use crate::config::ConsulConfig;
+use crate::config::{Client, ConsulConfig, invalid};
 use crate::error::BACKEND;
 use crate::names::Names;
 use crate::session::{DELETE, TTL, TTL_NAME, parse_go_duration};
@@ -45,12 +45,30 @@ impl ConsulStore {
     /// `InvalidConfig` for a configuration that cannot work; `Unavailable`, naming the endpoint, if
     /// nothing answers within the connect timeout; `Unauthenticated` for a token Consul does not know.
     pub async fn connect(config: ConsulConfig) -> Result<Self> {
+        if config.hosts.is_empty() {
+            return Err(invalid("Consul needs at least one host").with_backend(BACKEND));
+        }
+        let has_token = config.token.is_some();
+        let transports = match config.client {
+            Client::Reqwest => client::transports,
+            #[cfg(feature = "consulrs")]
+            Client::Consulrs => crate::consulrs::transports,
+        };
+        Self::open(config, has_token, transports).await
+    }
+
+    /// Opens a store over these transports and makes sure that a Consul answers, which knows the token.
+    pub(crate) async fn open(
+        config: ConsulConfig,
+        has_token: bool,
+        transports: impl FnOnce(&ConsulConfig) -> Result<Vec<Arc<dyn Transport>>>,
+    ) -> Result<Self> {
         let opened = async {
             config.check()?;
-            let store = Self::over(client::transports(&config)?, &config)?;
+            let store = Self::over(transports(&config)?, &config)?;
             let limit = config.timeout.min(config.connect_timeout);
             store.shared.api.probe(&Deadline::after(limit)).await?;
-            if config.token.is_some() {
+            if has_token {
                 store.shared.api.check_token(&Deadline::after(config.timeout)).await?;
             }
             Ok(store)
@@ -73,8 +91,7 @@ impl ConsulStore {
         self.shared.hub.queries()
     }
 
-    /// A store over these transports, which nobody has tried yet.
-    pub(crate) fn over(transports: Vec<Arc<dyn Transport>>, config: &ConsulConfig) -> Result<Self> {
+    fn over(transports: Vec<Arc<dyn Transport>>, config: &ConsulConfig) -> Result<Self> {
         let shared = Shared::new(
             Api::new(transports, config.datacenter.clone()),
             Names::new(&config.namespace, config.lock_layout)?,

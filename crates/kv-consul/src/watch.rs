@@ -37,7 +37,7 @@ pub(crate) async fn watch(shared: &Arc<Shared>, target: WatchTarget, options: Wa
             let timeout = watcher.timeout;
             kv_backend::within(timeout, watcher.subscription.begin()).await?;
         }
-        WatchStart::Initial => watcher.state = State::Reading(watcher.read().await?),
+        WatchStart::Initial => watcher.state = State::Reading(Box::new(watcher.read().await?)),
         // Consul keeps no history: the state stands for what happened since.
         _ => watcher.state = State::Gap(Some(Box::new(watcher.read().await?))),
     }
@@ -61,7 +61,7 @@ struct Watcher {
 enum State {
     /// A `Resync` is to be told, then the state, the reading of which may have begun.
     Gap(Option<Box<Snapshot>>),
-    Reading(Snapshot),
+    Reading(Box<Snapshot>),
     Live,
     Ended,
 }
@@ -113,7 +113,7 @@ impl Watcher {
             let failed = match &mut self.state {
                 State::Gap(begun) => match begun.take() {
                     Some(snapshot) => {
-                        self.state = State::Reading(*snapshot);
+                        self.state = State::Reading(snapshot);
                         return Ok(WatchEvent::Resync);
                     }
                     None => match self.read().await {

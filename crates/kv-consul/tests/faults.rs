@@ -219,16 +219,19 @@ async fn a_holder_that_is_cut_off_knows_before_its_rival() {
     let Some(server) = own_server().await else { return };
     let proxy = Proxy::start(server.endpoint()).await.unwrap();
     let url = format!("consul://{}/app?timeout=2s&lock_ttl=10s&lock_delay=0s", proxy.endpoint());
-    let (ours, rival) = (common::open(&url).await, server.open("app", "").await);
+    let (ours, rival) = (common::open(&url).await, Arc::new(server.open("app", "").await));
     let guard = ours.lock("l").await.unwrap();
     proxy.set(Mode::Hold).await;
     let cut = Instant::now();
-    let rival = tokio::spawn(async move { rival.lock("l").await.map(|guard| (guard, Instant::now())) });
+    let waiting = tokio::spawn({
+        let rival = Arc::clone(&rival);
+        async move { rival.lock("l").await.map(|guard| (guard, Instant::now())) }
+    });
     let loss = tokio::time::timeout(SECOND * 15, guard.lost()).await.unwrap();
     let lost = Instant::now();
     assert_eq!(loss, LockLoss::Expired);
     assert!(lost - cut <= SECOND * 10, "{:?}", lost - cut);
-    let (theirs, acquired) = tokio::time::timeout(SECOND * 40, rival).await.unwrap().unwrap().unwrap();
+    let (theirs, acquired) = tokio::time::timeout(SECOND * 40, waiting).await.unwrap().unwrap().unwrap();
     assert!(acquired >= lost);
     assert!(theirs.token() > guard.token());
     proxy.set(Mode::Forward).await;

@@ -306,7 +306,7 @@ async fn an_index_that_goes_back_is_a_resync_and_no_busy_loop() {
         let mut asked = counter.lock().unwrap();
         *asked += 1;
         // Every other answer is older, by the index of the whole key space too.
-        let index = if *asked % 2 == 0 { 3 } else { 1000 };
+        let index = if asked.is_multiple_of(2) { 3 } else { 1000 };
         let kv =
             format!(r#"[{{"Key":"p/k","Value":"dg==","Flags":0,"CreateIndex":1,"ModifyIndex":{index}}}]"#);
         answer(200, &format!("X-Consul-Index: {index}\r\n"), &kv)

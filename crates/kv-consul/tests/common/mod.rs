@@ -52,7 +52,7 @@ impl Server {
         let url = format!("http://{}{path}", self.endpoint());
         let client = reqwest::Client::builder().no_proxy().build().unwrap();
         let response = client.request(method, url).body(body.into()).send().await.unwrap();
-        (response.status().as_u16(), response.text().await.unwrap())
+        (response.status().as_u16(), response.text().await.unwrap().trim_end().to_owned())
     }
 
     pub(crate) fn endpoint(&self) -> String {

@@ -92,8 +92,8 @@ impl Hub {
         let Inner { log, topics, .. } = &mut *inner;
         for change in changes {
             let change = Arc::new(change);
-            topics.publish(log.next(), &change, &mut wakes);
-            log.push(change);
+            let is_listed = topics.publish(log.next(), &change, &mut wakes);
+            log.push(change, is_listed);
             while let Some((place, gone)) = log.overflow() {
                 topics.forget(place, &gone);
             }

@@ -1,6 +1,7 @@
 #![doc = include_str!("../README.md")]
 
 mod clock;
+mod coop;
 mod deadline;
 mod handle;
 mod hold;
@@ -15,6 +16,7 @@ mod ttl;
 mod wakes;
 
 pub use clock::{Clock, ManualClock, Sleep, Timestamp, TokioClock};
+pub use coop::poll_budget;
 pub use deadline::{Deadline, within};
 pub use handle::HandleId;
 pub use hold::HoldState;

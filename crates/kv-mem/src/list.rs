@@ -3,9 +3,9 @@
 use std::ops::Bound;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 
-use kv_backend::Namespace;
+use kv_backend::{Namespace, poll_budget};
 use kv_core::{ListItem, ListOptions, Prefix, Result, Stream};
 
 use crate::name::native;
@@ -140,7 +140,8 @@ fn as_str(bound: &Bound<String>) -> Bound<&str> {
 impl Stream for Items {
     type Item = Result<ListItem>;
 
-    fn poll_next(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        ready!(poll_budget(cx));
         if self.page.len() == 0 {
             self.page = self.next_page().into_iter();
         }

@@ -222,18 +222,22 @@ impl Data {
         self.by_name.replace(ByName(record));
     }
 
-    fn end_lease(&mut self, native: &str) {
-        match self.by_name.get(native).map(|record| record.0.lease) {
-            Some(Lease::Ttl { .. }) => {
-                self.ttl.remove(native);
+    /// Takes back what the record under a native name lives by, before it is replaced or removed.
+    fn end_lease(&mut self, native: &str) -> Option<&Record> {
+        let Self { by_name, ttl, handles, .. } = self;
+        let ByName(record) = by_name.get(native)?;
+        match record.lease {
+            Lease::Permanent => {}
+            Lease::Ttl { .. } => {
+                ttl.remove(native);
             }
-            Some(Lease::Session(handle)) => {
-                if let Some(names) = self.handles.get_mut(&handle) {
+            Lease::Session(handle) => {
+                if let Some(names) = handles.get_mut(&handle) {
                     names.remove(native);
                 }
             }
-            Some(Lease::Permanent) | None => {}
         }
+        Some(record)
     }
 }
 
@@ -279,8 +283,7 @@ impl Writer<'_> {
     pub(crate) fn put(&mut self, put: Put<'_>, version: Version) -> PutResult {
         let Put { handle, namespace, key, value, expiry } = put;
         let name = Name::new(namespace, key);
-        let created = self.get(name.as_str()).map_or(version, |old| old.created);
-        self.data.end_lease(name.as_str());
+        let created = self.data.end_lease(name.as_str()).map_or(version, |old| old.entry.created);
         let mut result = PutResult::new(version);
         let lease = match expiry {
             Granted::Never => Lease::Permanent,

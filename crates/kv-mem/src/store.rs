@@ -16,6 +16,8 @@ use kv_core::{
     SessionStates, Store, Transact, Watch, WatchOptions, WatchTarget,
 };
 
+use tokio::task::consume_budget;
+
 use crate::config::MemConfig;
 use crate::list::Items;
 use crate::name::native;
@@ -183,25 +185,33 @@ impl Store for MemStore {
         &self.capabilities
     }
 
+    // No call has to wait for anything: each gives way by itself, or a busy task would keep the others
+    // of its thread from ever running.
+
     async fn get_with(&self, key: &Key, options: GetOptions) -> Result<Option<Entry>> {
+        consume_budget().await;
         self.get_now(key, &options).map_err(|error| about(error, Operation::Get, key.as_str()))
     }
 
     async fn put_with(&self, key: &Key, value: Bytes, options: PutOptions) -> Result<PutResult> {
+        consume_budget().await;
         self.put_now(key, value, &options).map_err(|error| about(error, Operation::Put, key.as_str()))
     }
 
     async fn delete_with(&self, key: &Key, options: DeleteOptions) -> Result<DeleteResult> {
+        consume_budget().await;
         self.delete_now(key, &options).map_err(|error| about(error, Operation::Delete, key.as_str()))
     }
 
     async fn list_with(&self, prefix: &Prefix, options: ListOptions) -> Result<Listing> {
+        consume_budget().await;
         self.check_open().map_err(|error| about(error, Operation::List, prefix.as_str()))?;
         let (snapshot, as_of) = self.database.snapshot();
         Ok(Listing::new(Some(as_of), Items::new(snapshot, &self.namespace, prefix, &options)))
     }
 
     async fn delete_tree_with(&self, prefix: &Prefix, _: DeleteTreeOptions) -> Result<u64> {
+        consume_budget().await;
         self.delete_tree_now(prefix).map_err(|error| about(error, Operation::DeleteTree, prefix.as_str()))
     }
 
@@ -213,6 +223,7 @@ impl Store for MemStore {
 
     async fn lock_with(&self, key: &Key, options: LockOptions) -> Result<LockGuard> {
         let locking = async {
+            consume_budget().await;
             // A holder in this process dies with the store: the time to live is only checked.
             options.ttl.map(|ttl| self.limits().lock_ttl.check(ttl)).transpose()?;
             let request = LockRequest {

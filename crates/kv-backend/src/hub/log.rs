@@ -123,10 +123,17 @@ impl HubOptions {
     }
 }
 
+#[derive(Debug)]
+struct Logged {
+    change: Arc<Change>,
+    /// Whether some topic lists it, or did.
+    listed: bool,
+}
+
 /// The changes, numbered without gaps by their place in the log.
 #[derive(Debug)]
 pub(super) struct Log {
-    changes: VecDeque<Arc<Change>>,
+    changes: VecDeque<Logged>,
     /// The place of the oldest change there is.
     first: u64,
     bytes: usize,
@@ -150,33 +157,48 @@ impl Log {
         self.complete_after
     }
 
-    pub(super) fn push(&mut self, change: Arc<Change>) {
+    /// Adds a change; `listed` tells whether some topic lists it.
+    pub(super) fn push(&mut self, change: Arc<Change>, listed: bool) {
         debug_assert!(change.version >= self.newest, "changes come in the order of their versions");
         self.newest = change.version;
         self.bytes += change.bytes();
-        self.changes.push_back(change);
+        self.changes.push_back(Logged { change, listed });
     }
 
-    /// Takes out the oldest change if the log is over its bounds.
+    /// Takes out the oldest changes while the log is over its bounds, and returns the first of them
+    /// that some topic listed.
     pub(super) fn overflow(&mut self) -> Option<(u64, Arc<Change>)> {
-        let over = self.changes.len() > self.options.max_events || self.bytes > self.options.max_bytes;
-        if !over || self.changes.len() == 1 {
-            return None;
+        while self.changes.len() > 1
+            && (self.changes.len() > self.options.max_events || self.bytes > self.options.max_bytes)
+        {
+            let Logged { change, listed } = self.changes.pop_front()?;
+            self.bytes -= change.bytes();
+            self.complete_after = change.version;
+            let place = self.first;
+            self.first += 1;
+            if listed {
+                return Some((place, change));
+            }
         }
-        let change = self.changes.pop_front()?;
-        self.bytes -= change.bytes();
-        self.complete_after = change.version;
-        let place = self.first;
-        self.first += 1;
-        Some((place, change))
+        None
     }
 
-    /// The changes in the log between two places, with their places.
-    pub(super) fn between(&self, from: u64, to: u64) -> impl Iterator<Item = (u64, &Arc<Change>)> {
+    /// The changes in the log between two places that a topic is to list, with their places.
+    pub(super) fn list(
+        &mut self,
+        from: u64,
+        to: u64,
+        is_wanted: impl Fn(&Change) -> bool,
+    ) -> impl Iterator<Item = (u64, Arc<Change>)> {
         let at = |place: u64| usize::try_from(place.saturating_sub(self.first)).unwrap_or(usize::MAX);
         let (from, to) = (at(from).min(self.changes.len()), at(to).min(self.changes.len()));
         let places = self.first + from as u64..;
-        places.zip(self.changes.range(from..to.max(from)))
+        places.zip(self.changes.range_mut(from..to.max(from))).filter_map(move |(place, logged)| {
+            is_wanted(&logged.change).then(|| {
+                logged.listed = true;
+                (place, Arc::clone(&logged.change))
+            })
+        })
     }
 
     /// The place of the first change after `version`; `Err` with the oldest version that can be asked
@@ -185,6 +207,6 @@ impl Log {
         if version < self.complete_after {
             return Err(self.complete_after);
         }
-        Ok(self.first + self.changes.partition_point(|change| change.version <= version) as u64)
+        Ok(self.first + self.changes.partition_point(|logged| logged.change.version <= version) as u64)
     }
 }

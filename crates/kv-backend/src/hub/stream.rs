@@ -13,6 +13,7 @@ use super::Shared;
 use super::log::{Change, key_of};
 use super::state::{Contained, Page, Pages, State, StateFor};
 use super::topics::{TopicId, WatchId};
+use crate::coop::poll_budget;
 use crate::namespace::Namespace;
 
 pub(super) struct HubWatch {
@@ -143,6 +144,9 @@ impl Stream for HubWatch {
             match &mut this.phase {
                 Phase::Ended => return Poll::Ready(None),
                 Phase::State(_, page) => {
+                    if page.len() > 0 {
+                        ready!(poll_budget(cx));
+                    }
                     if let Some(entry) = page.next() {
                         return Poll::Ready(Some(Ok(WatchEvent::Put(entry))));
                     }
@@ -160,6 +164,7 @@ impl Stream for HubWatch {
                 }
                 Phase::Changes => match ready!(this.poll_log(cx)) {
                     Found::Change(place, change) => {
+                        ready!(poll_budget(cx));
                         this.position = place + 1;
                         let event = change.seen_from(&this.namespace);
                         if let Some(event) = event.filter(|event| this.is_wanted(change.version(), event)) {

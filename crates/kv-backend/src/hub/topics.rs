@@ -101,6 +101,9 @@ impl Topic {
 pub(super) struct Topics {
     topics: Slab<Topic>,
     by_path: HashMap<Box<str>, Vec<TopicId>>,
+    /// How many of the paths have each length. A change is looked up only under the lengths there
+    /// are: most of the ways to lie below something are ruled out without hashing.
+    lengths: Vec<usize>,
 }
 
 impl Topics {
@@ -130,7 +133,7 @@ impl Topics {
         filter: WatchFilter,
         watch: WatchId,
         handle: HandleId,
-        log: &Log,
+        log: &mut Log,
         from: u64,
     ) -> TopicId {
         let same = |id: &TopicId| self.topics.get(*id).is_some_and(|topic| topic.filter == filter);
@@ -147,14 +150,20 @@ impl Topics {
                 members: HashMap::new(),
                 parked: HashMap::new(),
             });
-            self.by_path.entry(path.into()).or_default().push(id);
+            let same_path = self.by_path.entry(path.into()).or_default();
+            if same_path.is_empty() {
+                if self.lengths.len() <= path.len() {
+                    self.lengths.resize(path.len() + 1, 0);
+                }
+                self.lengths[path.len()] += 1;
+            }
+            same_path.push(id);
             id
         });
         if let Some(topic) = self.topics.get_mut(id) {
             if from < topic.known_from {
-                let earlier = log.between(from, topic.known_from).filter(|(_, change)| topic.matches(change));
-                let mut matching: VecDeque<_> =
-                    earlier.map(|(place, change)| (place, Arc::clone(change))).collect();
+                let earlier = log.list(from, topic.known_from, |change| topic.matches(change));
+                let mut matching: VecDeque<_> = earlier.collect();
                 matching.append(&mut topic.matching);
                 topic.matching = matching;
                 topic.known_from = from;
@@ -198,14 +207,17 @@ impl Topics {
         wakes
     }
 
-    /// Notes the change at `place` with the watches it matches.
-    pub(super) fn publish(&mut self, place: u64, change: &Arc<Change>, wakes: &mut Wakes) {
+    /// Notes the change at `place` with the watches it matches. Returns whether there are any.
+    pub(super) fn publish(&mut self, place: u64, change: &Arc<Change>, wakes: &mut Wakes) -> bool {
+        let mut is_listed = false;
         self.for_each_match(change, |topic| {
+            is_listed = true;
             topic.matching.push_back((place, Arc::clone(change)));
             for (_, waker) in topic.parked.drain() {
                 wakes.push(waker);
             }
         });
+        is_listed
     }
 
     /// Notes that the log lets the change at `place` go.
@@ -218,10 +230,14 @@ impl Topics {
         if self.topics.is_empty() {
             return;
         }
-        let Self { topics, by_path } = self;
+        let Self { topics, by_path, lengths } = self;
         change.with_native(|native| {
-            let slashes = native.match_indices('/').map(|(at, _)| &native[..=at]);
-            for path in std::iter::once("").chain(slashes).chain([native]) {
+            let slashes = native.bytes().enumerate().filter(|(_, byte)| *byte == b'/').map(|(at, _)| at + 1);
+            for length in std::iter::once(0).chain(slashes).chain([native.len()]) {
+                if lengths.get(length).is_none_or(|paths| *paths == 0) {
+                    continue;
+                }
+                let path = &native[..length];
                 for id in by_path.get(path).into_iter().flatten() {
                     if let Some(topic) =
                         topics.get_mut(*id).filter(|topic| topic.filter.admits(change.event()))
@@ -242,6 +258,7 @@ impl Topics {
             ids.retain(|other| *other != id);
             if ids.is_empty() {
                 self.by_path.remove(&topic.path);
+                self.lengths[topic.path.len()] -= 1;
             }
         }
     }

@@ -144,7 +144,7 @@ impl Committer {
             let view = Arc::clone(&self.view);
             let client = view.client();
             let now = self.locks.clock().now();
-            let room = Room::measure(&self.dir, client.log_len()?)?;
+            let room = Room::measure(&self.dir, client.log_len()?, self.meta.bytes)?;
             let mut stage =
                 Stage::new(client, &self.counter, &mut self.state.namespaces, self.meta.clone(), now, room);
             let mut gone = look_up(client, space::SESSION, 0, u64::MAX, MAX_EXPIRED)?;
@@ -279,7 +279,8 @@ impl Committer {
         let view = Arc::clone(&self.view);
         let client = view.client();
         let now = locks.clock().now();
-        let room = match client.log_len().and_then(|len| Room::measure(&self.dir, len)) {
+        let room = client.log_len().and_then(|len| Room::measure(&self.dir, len, self.meta.bytes));
+        let room = match room {
             Ok(room) => room,
             Err(error) => {
                 let failure = Failure::of(&error);
@@ -366,13 +367,13 @@ impl Committer {
         }
 
         let changes = stage.changes();
-        let done = if stage.is_empty() && !self.counter.is_low() {
-            Ok(())
-        } else {
-            match trim(&mut stage, &view, self.config, self.meta.version).map(|()| stage.prepare()) {
-                Ok(prepared) => self.commit(prepared, changes),
-                Err(error) => Err(error),
+        let done = match trim(&mut stage, room, &view, self.config, self.meta.version) {
+            Ok(()) if stage.is_empty() && !self.counter.is_low() => Ok(()),
+            Ok(()) => {
+                let prepared = stage.prepare();
+                self.commit(prepared, changes)
             }
+            Err(error) => Err(error),
         };
         drop(frozen);
         match done {
@@ -472,16 +473,22 @@ enum Waited {
     Ended,
 }
 
-/// Keeps history within its bounds, but not what a list still needs, unless that is far too much.
-fn trim(stage: &mut Stage<'_>, view: &View, config: EngineConfig, committed: u64) -> Result<()> {
-    let bounds = HistoryBounds { events: config.history as u64, weight: MAX_HISTORY_WEIGHT };
+/// Keeps history within its bounds, but not what a list still needs, unless that is far too much. On
+/// a full disk nothing of it is kept.
+fn trim(stage: &mut Stage<'_>, room: Room, view: &View, config: EngineConfig, committed: u64) -> Result<()> {
+    let bounds = if room.is_low() {
+        HistoryBounds { events: 0, weight: 0 }
+    } else {
+        HistoryBounds { events: config.history as u64, weight: MAX_HISTORY_WEIGHT }
+    };
     let now = stage.history();
     let over = now.events.saturating_sub(bounds.events);
-    if over < TRIM_STEP && now.weight <= bounds.weight {
+    let worth_it = over >= TRIM_STEP || now.weight > bounds.weight;
+    let max = if room.is_low() { 16 } else { 256 + 2 * stage.changes() };
+    if !worth_it || room.is_low() && stage.room().take_for_deletes(max).is_err() {
         return Ok(());
     }
     let pinned = view.pins().oldest().filter(|_| over < MAX_BEHIND);
-    let max = 256 + 2 * stage.changes();
     stage.trim(bounds, max, committed.min(pinned.unwrap_or(u64::MAX)))
 }
 

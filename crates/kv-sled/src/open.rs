@@ -137,9 +137,9 @@ fn verify(client: &Client, meta: &Meta) -> Result<()> {
     let mut digest = 0u64;
     client.scan((Bound::Unbounded, Bound::Unbounded), |key, bytes| {
         if key != META {
-            let (_, seal) = unseal(key, bytes).map_err(|error| error.with_key(printable(key)))?;
+            let (_, stamp) = unseal(key, bytes).map_err(|error| error.with_key(printable(key)))?;
             records += 1;
-            digest = digest.wrapping_add(seal);
+            digest = digest.wrapping_add(stamp.seal);
         }
         Ok(ControlFlow::Continue(()))
     })?;

@@ -63,24 +63,38 @@ pub(crate) fn number_in(key: &[u8], at: usize) -> Option<u64> {
 }
 
 /// The hash that seals a record under its key.
-pub(crate) fn seal(key: &[u8], content: &[u8]) -> u64 {
+fn seal(key: &[u8], content: &[u8]) -> u64 {
     XxHash3_64::oneshot_with_seed(XxHash3_64::oneshot(key), content)
 }
 
 /// The bytes of a record: its content and its seal.
-pub(crate) fn sealed(mut content: Vec<u8>, seal: u64) -> Vec<u8> {
-    content.extend_from_slice(&seal.to_le_bytes());
+pub(crate) fn sealed(mut content: Vec<u8>, stamp: Stamp) -> Vec<u8> {
+    content.extend_from_slice(&stamp.seal.to_le_bytes());
     content
 }
 
-/// The content of a record, and its seal, if the seal is right.
-pub(crate) fn unseal<'a>(key: &[u8], bytes: &'a [u8]) -> Result<(&'a [u8], u64)> {
+/// What of a record counts in [`Meta`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Stamp {
+    pub(crate) seal: u64,
+    /// The length of the content.
+    pub(crate) len: u64,
+}
+
+impl Stamp {
+    pub(crate) fn of(key: &[u8], content: &[u8]) -> Self {
+        Self { seal: seal(key, content), len: content.len() as u64 }
+    }
+}
+
+/// The content of a record, and its stamp, if the seal is right.
+pub(crate) fn unseal<'a>(key: &[u8], bytes: &'a [u8]) -> Result<(&'a [u8], Stamp)> {
     let (content, stored) = bytes.split_last_chunk::<8>().ok_or_else(|| corrupt("a record is cut off"))?;
-    let stored = u64::from_le_bytes(*stored);
-    if seal(key, content) != stored {
+    let stamp = Stamp::of(key, content);
+    if stamp.seal != u64::from_le_bytes(*stored) {
         return Err(corrupt("a record does not match its checksum"));
     }
-    Ok((content, stored))
+    Ok((content, stamp))
 }
 
 /// A failure of what is stored, not of the request.
@@ -285,6 +299,8 @@ pub(crate) struct Meta {
     pub(crate) records: u64,
     /// The sum of their seals.
     pub(crate) digest: u64,
+    /// The sum of their sizes, without keys.
+    pub(crate) bytes: u64,
     /// Store time of the last change, in milliseconds.
     pub(crate) time: u64,
     /// How many changes history holds, and what they weigh.
@@ -293,13 +309,14 @@ pub(crate) struct Meta {
 }
 
 impl Meta {
-    fn fields(&self) -> [u64; 8] {
+    fn fields(&self) -> [u64; 9] {
         [
             self.version,
             self.ceiling,
             self.floor,
             self.records,
             self.digest,
+            self.bytes,
             self.time,
             self.events,
             self.weight,
@@ -312,8 +329,8 @@ impl Meta {
         for field in self.fields() {
             content.extend_from_slice(&field.to_le_bytes());
         }
-        let seal = seal(META, &content);
-        sealed(content, seal)
+        let stamp = Stamp::of(META, &content);
+        sealed(content, stamp)
     }
 
     pub(crate) fn decode(bytes: &[u8]) -> Result<Self> {
@@ -324,6 +341,7 @@ impl Meta {
             floor: reader.number()?,
             records: reader.number()?,
             digest: reader.number()?,
+            bytes: reader.number()?,
             time: reader.number()?,
             events: reader.number()?,
             weight: reader.number()?,
@@ -410,8 +428,17 @@ mod tests {
                 assert_eq!(Event::decode(&event.encode()).unwrap(), event);
             }
         }
-        let meta =
-            Meta { version: 1, ceiling: 2, floor: 3, records: 4, digest: 5, time: 6, events: 7, weight: 8 };
+        let meta = Meta {
+            version: 1,
+            ceiling: 2,
+            floor: 3,
+            records: 4,
+            digest: 5,
+            bytes: 9,
+            time: 6,
+            events: 7,
+            weight: 8,
+        };
         assert_eq!(Meta::decode(&meta.encode()).unwrap(), meta);
     }
 
@@ -431,7 +458,7 @@ mod tests {
     #[test]
     fn a_seal_notices_every_flipped_bit_and_a_wrong_key() {
         let content = records()[0].encode();
-        let whole = sealed(content.clone(), seal(b"dkey", &content));
+        let whole = sealed(content.clone(), Stamp::of(b"dkey", &content));
         assert_eq!(unseal(b"dkey", &whole).unwrap().0, content);
         assert!(unseal(b"dkez", &whole).is_err());
         for bit in 0..whole.len() * 8 {

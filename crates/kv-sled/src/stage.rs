@@ -13,7 +13,7 @@ use crate::client::{Batch, Client};
 use crate::counter::Counter;
 use crate::name::{Name, Namespaces};
 use crate::record::{
-    self, CHUNK, Event, INLINE_MAX, Left, META, Meta, Record, StoredExpiry, Value, corrupt, space,
+    self, CHUNK, Event, INLINE_MAX, Left, META, Meta, Record, Stamp, StoredExpiry, Value, corrupt, space,
 };
 use crate::space::Room;
 use crate::view::{read_record, read_value, scan_events};
@@ -30,7 +30,7 @@ pub(crate) enum NewExpiry {
 #[derive(Clone, Debug)]
 pub(crate) struct Live {
     pub(crate) record: Record,
-    seal: u64,
+    stamp: Stamp,
     /// Known where the group itself wrote it: then it cannot be read yet.
     value: Option<Bytes>,
 }
@@ -117,7 +117,7 @@ impl<'a> Stage<'a> {
         }
         let read =
             read_record(self.client, &name.native).map_err(|error| error.with_key(name.key.as_str()))?;
-        Ok(read.map(|(record, seal)| Live { record, seal, value: None }))
+        Ok(read.map(|(record, stamp)| Live { record, stamp, value: None }))
     }
 
     /// The value of an entry.
@@ -154,8 +154,8 @@ impl<'a> Stage<'a> {
         } else {
             let mut digest = 0u64;
             for (number, chunk) in (0u64..).zip(value.chunks(CHUNK)) {
-                let seal = self.insert(record::pair_key(space::CHUNK, version, number), chunk.to_vec());
-                digest = digest.wrapping_add(seal);
+                let stamp = self.insert(record::pair_key(space::CHUNK, version, number), chunk.to_vec());
+                digest = digest.wrapping_add(stamp.seal);
             }
             Value::Chunked { len: value.len() as u64, digest }
         };
@@ -174,17 +174,17 @@ impl<'a> Stage<'a> {
             value: stored,
         };
         if let Some(old) = &old {
-            self.remove(record::data_key(&name.native), old.seal);
+            self.remove(record::data_key(&name.native), old.stamp);
             self.unindex(&old.record, &name.native);
         }
-        let seal = self.insert(record::data_key(&name.native), record.encode());
+        let stamp = self.insert(record::data_key(&name.native), record.encode());
         if let Some(key) = index_key(&record) {
             self.insert(key, name.native.as_bytes().to_vec());
         }
         let entry =
             Entry::new(name.key.clone(), value.clone(), Version::new(version), Version::new(record.created));
         self.changes.push(Change::put(Arc::clone(&name.namespace), entry));
-        let live = Live { record: record.clone(), seal, value: Some(value) };
+        let live = Live { record: record.clone(), stamp, value: Some(value) };
         self.changed(name, version, old, Some(live), Left::Entry(record));
         Version::new(version)
     }
@@ -193,7 +193,7 @@ impl<'a> Stage<'a> {
     pub(crate) fn delete(&mut self, name: &Name, old: Live, cause: DeleteCause) -> Result<Entry> {
         let previous = self.entry(name, &old)?;
         let version = self.counter.next();
-        self.remove(record::data_key(&name.native), old.seal);
+        self.remove(record::data_key(&name.native), old.stamp);
         self.unindex(&old.record, &name.native);
         let change =
             Change::delete(Arc::clone(&name.namespace), previous.clone(), Version::new(version), cause);
@@ -208,9 +208,9 @@ impl<'a> Stage<'a> {
         for Indexed { version, native } in found {
             let live = match self.live.get(&*native) {
                 Some(live) => live.clone(),
-                None => read_record(self.client, &native)?.map(|(record, seal)| Live {
+                None => read_record(self.client, &native)?.map(|(record, stamp)| Live {
                     record,
-                    seal,
+                    stamp,
                     value: None,
                 }),
             };
@@ -252,17 +252,17 @@ impl<'a> Stage<'a> {
     pub(crate) fn trim(&mut self, bounds: HistoryBounds, max: usize, up_to: u64) -> Result<()> {
         let mut gone = Vec::new();
         let Meta { mut events, mut weight, .. } = self.meta;
-        scan_events(self.client, self.meta.floor, up_to, |version, event, seal| {
+        scan_events(self.client, self.meta.floor, up_to, |version, event, stamp| {
             if gone.len() >= max || (events <= bounds.events && weight <= bounds.weight) {
                 return Ok(ControlFlow::Break(()));
             }
             events = events.saturating_sub(1);
             weight = weight.saturating_sub(event.weight());
-            gone.push((version, event, seal));
+            gone.push((version, event, stamp));
             Ok(ControlFlow::Continue(()))
         })?;
-        for (version, event, seal) in gone {
-            self.remove(record::number_key(space::HISTORY, version), seal);
+        for (version, event, stamp) in gone {
+            self.remove(record::number_key(space::HISTORY, version), stamp);
             self.meta.floor = version;
             self.meta.events = self.meta.events.saturating_sub(1);
             self.meta.weight = self.meta.weight.saturating_sub(event.weight());
@@ -305,17 +305,19 @@ impl<'a> Stage<'a> {
         self.insert(record::number_key(space::HISTORY, version), event.encode());
     }
 
-    fn insert(&mut self, key: Vec<u8>, content: Vec<u8>) -> u64 {
-        let seal = record::seal(&key, &content);
-        self.meta.digest = self.meta.digest.wrapping_add(seal);
+    fn insert(&mut self, key: Vec<u8>, content: Vec<u8>) -> Stamp {
+        let stamp = Stamp::of(&key, &content);
+        self.meta.digest = self.meta.digest.wrapping_add(stamp.seal);
+        self.meta.bytes += stamp.len;
         self.meta.records += 1;
         self.bytes += key.len() + content.len();
-        self.writes.insert(key, Some(record::sealed(content, seal)));
-        seal
+        self.writes.insert(key, Some(record::sealed(content, stamp)));
+        stamp
     }
 
-    fn remove(&mut self, key: Vec<u8>, seal: u64) {
-        self.meta.digest = self.meta.digest.wrapping_sub(seal);
+    fn remove(&mut self, key: Vec<u8>, stamp: Stamp) {
+        self.meta.digest = self.meta.digest.wrapping_sub(stamp.seal);
+        self.meta.bytes = self.meta.bytes.saturating_sub(stamp.len);
         self.meta.records = self.meta.records.saturating_sub(1);
         self.bytes += key.len();
         self.writes.insert(key, None);
@@ -323,18 +325,19 @@ impl<'a> Stage<'a> {
 
     fn unindex(&mut self, record: &Record, native: &str) {
         if let Some(key) = index_key(record) {
-            let seal = record::seal(&key, native.as_bytes());
-            self.remove(key, seal);
+            let stamp = Stamp::of(&key, native.as_bytes());
+            self.remove(key, stamp);
         }
     }
 
     fn drop_value(&mut self, record: &Record) {
-        let Value::Chunked { digest, .. } = record.value else { return };
+        let Value::Chunked { len, digest } = record.value else { return };
         let chunks = record.value.chunks();
         for number in 0..chunks {
             self.writes.insert(record::pair_key(space::CHUNK, record.version, number), None);
         }
         self.meta.records = self.meta.records.saturating_sub(chunks);
+        self.meta.bytes = self.meta.bytes.saturating_sub(len);
         self.meta.digest = self.meta.digest.wrapping_sub(digest);
     }
 }

@@ -10,7 +10,7 @@ use parking_lot::{Mutex, RwLock};
 
 use crate::client::Client;
 use crate::name::NameRange;
-use crate::record::{self, Event, Record, Value, corrupt, space, unseal};
+use crate::record::{self, Event, Record, Stamp, Value, corrupt, space, unseal};
 
 /// How many changes behind a list may fall before it is given up.
 pub(crate) const MAX_BEHIND: u64 = 100_000;
@@ -162,6 +162,7 @@ impl View {
         loop {
             let found = self.page_of(&state, snapshot, range, max)?;
             if !found.entries.is_empty() || !found.more {
+                self.client.reclaim();
                 return Ok(found);
             }
             // Everything there is newer than the snapshot.
@@ -240,12 +241,12 @@ pub(crate) fn native_name(key: &[u8]) -> Result<&str> {
         .map_err(|_| corrupt("the name of an entry is not text"))
 }
 
-/// The entry under a native name, with its seal, committed or not.
-pub(crate) fn read_record(client: &Client, native: &str) -> Result<Option<(Record, u64)>> {
+/// The entry under a native name, with its stamp, committed or not.
+pub(crate) fn read_record(client: &Client, native: &str) -> Result<Option<(Record, Stamp)>> {
     let key = record::data_key(native);
     let Some(bytes) = client.get(&key)? else { return Ok(None) };
-    let (content, seal) = unseal(&key, bytes.as_ref())?;
-    Ok(Some((Record::decode(content)?, seal)))
+    let (content, stamp) = unseal(&key, bytes.as_ref())?;
+    Ok(Some((Record::decode(content)?, stamp)))
 }
 
 /// The value of a record.
@@ -259,9 +260,9 @@ pub(crate) fn read_value(client: &Client, record: &Record) -> Result<Bytes> {
     let first = record::pair_key(space::CHUNK, record.version, 0);
     let last = record::pair_key(space::CHUNK, record.version, u64::MAX);
     client.scan((Bound::Included(first), Bound::Included(last)), |key, bytes| {
-        let (content, seal) = unseal(key, bytes)?;
+        let (content, stamp) = unseal(key, bytes)?;
         value.extend_from_slice(content);
-        sum = sum.wrapping_add(seal);
+        sum = sum.wrapping_add(stamp.seal);
         Ok(ControlFlow::Continue(()))
     })?;
     if value.len() as u64 != len || sum != digest {
@@ -277,18 +278,18 @@ pub(crate) fn read_event(client: &Client, version: u64) -> Result<Event> {
     Event::decode(unseal(&key, bytes.as_ref())?.0)
 }
 
-/// Shows the changes after one version up to another, with their seals.
+/// Shows the changes after one version up to another, with their stamps.
 pub(crate) fn scan_events(
     client: &Client,
     after: u64,
     up_to: u64,
-    mut visit: impl FnMut(u64, Event, u64) -> Result<ControlFlow<()>>,
+    mut visit: impl FnMut(u64, Event, Stamp) -> Result<ControlFlow<()>>,
 ) -> Result<()> {
     let from = Bound::Excluded(record::number_key(space::HISTORY, after));
     let to = Bound::Included(record::number_key(space::HISTORY, up_to));
     client.scan((from, to), |key, bytes| {
         let version = record::number_in(key, 0).ok_or_else(|| corrupt("a change has no version"))?;
-        let (content, seal) = unseal(key, bytes)?;
-        visit(version, Event::decode(content)?, seal)
+        let (content, stamp) = unseal(key, bytes)?;
+        visit(version, Event::decode(content)?, stamp)
     })
 }

@@ -1,0 +1,139 @@
+//! A full disk: an error that loses nothing, and the store goes on when there is space again.
+//!
+//! Needs a small file system of its own, which only root on Linux can make.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
+#![cfg(target_os = "linux")]
+
+use std::path::Path;
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use kv_core::{Applied, ErrorKind, Store, StoreExt};
+use kv_sled::{SledConfig, SledStore};
+
+/// A file system of 24 MiB, unmounted at the end.
+struct SmallDisk {
+    mount: tempfile::TempDir,
+}
+
+impl SmallDisk {
+    /// None where it cannot be had, which is said; with `KV_REQUIRE=1` that is a failure.
+    fn mount() -> Option<Self> {
+        let mount = tempfile::tempdir().unwrap();
+        let mounted =
+            Command::new("mount").args(["-t", "tmpfs", "-o", "size=24m", "tmpfs"]).arg(mount.path()).output();
+        match mounted {
+            Ok(output) if output.status.success() => return Some(Self { mount }),
+            why => {
+                eprintln!("SKIPPED: no small file system can be mounted here (root on Linux can): {why:?}")
+            }
+        }
+        assert!(std::env::var_os("KV_REQUIRE").is_none_or(|value| value != "1"), "KV_REQUIRE=1");
+        None
+    }
+
+    fn path(&self) -> &Path {
+        self.mount.path()
+    }
+}
+
+impl Drop for SmallDisk {
+    fn drop(&mut self) {
+        let unmounted = Command::new("umount").arg("-l").arg(self.mount.path()).status();
+        assert!(unmounted.unwrap().success());
+    }
+}
+
+fn value(n: u32) -> Vec<u8> {
+    vec![u8::try_from(n % 251).unwrap(); 100_000]
+}
+
+/// Puts until the disk is full; returns how many were acknowledged.
+async fn fill(store: &SledStore) -> u32 {
+    for n in 0.. {
+        if let Err(error) = store.put(format!("fill/{n}"), value(n)).await {
+            assert_eq!((error.kind(), error.applied()), (&ErrorKind::NoSpace, Applied::No), "{error}");
+            return n;
+        }
+    }
+    unreachable!()
+}
+
+async fn assert_filled(store: &SledStore, count: u32) {
+    for n in 0..count {
+        assert_eq!(store.get(format!("fill/{n}")).await.unwrap().unwrap().value, value(n), "{n}");
+    }
+    assert!(!store.exists(format!("fill/{count}")).await.unwrap(), "what was refused is not there");
+}
+
+/// Polls, because sled cleans up its log in the background.
+async fn eventually_puts(store: &SledStore) {
+    let deadline = Instant::now() + Duration::from_secs(30);
+    while let Err(error) = store.put("after", "x").await {
+        assert!(Instant::now() < deadline, "{error}");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+}
+
+#[tokio::test]
+async fn a_full_disk_loses_nothing_and_deleting_makes_room() {
+    let Some(disk) = SmallDisk::mount() else { return };
+    let config = || SledConfig::new(disk.path().join("store"));
+    let store = SledStore::open(config()).await.unwrap();
+    let count = fill(&store).await;
+    assert!(count > 30, "only {count} values of 100 KB went onto a disk of 24 MiB");
+    assert_filled(&store, count).await;
+
+    // Also over a restart, on the full disk.
+    store.close().await.unwrap();
+    let store = SledStore::open(config()).await.unwrap();
+    assert_filled(&store, count).await;
+    assert_eq!(store.put("fill/x", value(0)).await.unwrap_err().kind(), &ErrorKind::NoSpace);
+
+    for n in 0..count {
+        store.delete(format!("fill/{n}")).await.unwrap();
+    }
+    eventually_puts(&store).await;
+    store.close().await.unwrap();
+}
+
+#[tokio::test]
+async fn the_store_goes_on_when_somebody_else_frees_the_disk() {
+    let Some(disk) = SmallDisk::mount() else { return };
+    let store = SledStore::open(SledConfig::new(disk.path().join("store"))).await.unwrap();
+    store.put("a", "1").await.unwrap();
+    let ballast = disk.path().join("ballast");
+    // As much as there is.
+    let written = Command::new("dd")
+        .arg("if=/dev/zero")
+        .arg(format!("of={}", ballast.display()))
+        .arg("bs=64k")
+        .output();
+    assert!(!written.unwrap().status.success(), "the disk is full now");
+    let error = store.put("b", "2").await.unwrap_err();
+    assert_eq!((error.kind(), error.applied()), (&ErrorKind::NoSpace, Applied::No), "{error}");
+    assert_eq!(&store.get("a").await.unwrap().unwrap().value[..], b"1");
+    assert!(!store.exists("b").await.unwrap());
+    std::fs::remove_file(ballast).unwrap();
+    store.put("b", "2").await.unwrap();
+    store.close().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_store_that_cannot_be_made_says_no_space() {
+    let Some(disk) = SmallDisk::mount() else { return };
+    let ballast = disk.path().join("ballast");
+    let written = Command::new("dd")
+        .arg("if=/dev/zero")
+        .arg(format!("of={}", ballast.display()))
+        .arg("bs=64k")
+        .output();
+    assert!(!written.unwrap().status.success(), "the disk is full now");
+    let config = || SledConfig::new(disk.path().join("store"));
+    let error = SledStore::open(config()).await.unwrap_err();
+    assert_eq!(error.kind(), &ErrorKind::NoSpace, "{error}");
+    std::fs::remove_file(ballast).unwrap();
+    let store = SledStore::open(config()).await.unwrap();
+    store.put("a", "1").await.unwrap();
+    store.close().await.unwrap();
+}

@@ -107,9 +107,15 @@ pub(crate) fn refusal(refused: &TxnRefusal) -> Result<Refusal, Error> {
 
 /// The same error once more, for everybody who waits for one request.
 pub(crate) fn again(error: &Error) -> Error {
-    let mut copy = Error::new(error.kind().clone()).with_detail(error.to_string());
+    let mut copy = Error::new(error.kind().clone());
+    let text = error.to_string();
+    let mut detail = text.strip_prefix(&error.kind().to_string()).unwrap_or(&text);
     if let Some(endpoint) = error.endpoint() {
+        detail = detail.strip_suffix(&format!(" (at {endpoint})")).unwrap_or(detail);
         copy = copy.with_endpoint(endpoint);
+    }
+    if let Some(detail) = detail.strip_prefix(": ") {
+        copy = copy.with_detail(detail);
     }
     if error.applied() == Applied::No { copy.not_applied() } else { copy }
 }
@@ -147,6 +153,19 @@ mod tests {
         }
         for code in 0..1000 {
             status(code, b"\xff", 0, "");
+        }
+    }
+
+    #[test]
+    fn an_error_told_again_is_the_same() {
+        for error in [
+            status(500, b"No cluster leader", 0, "http://h:8500"),
+            protocol("nonsense"),
+            Error::new(ErrorKind::Timeout).with_endpoint("http://h:8500"),
+        ] {
+            let copy = again(&error);
+            assert_eq!((copy.to_string(), copy.kind()), (error.to_string(), error.kind()));
+            assert_eq!((copy.applied(), copy.endpoint()), (error.applied(), error.endpoint()));
         }
     }
 

@@ -165,6 +165,13 @@ impl Items {
         self.index
     }
 
+    /// The same, which a query that is to be repeated cannot do without. 0 counts as 1.
+    pub(crate) fn required_index(&self) -> Result<u64> {
+        self.index.map(|index| index.max(1)).ok_or_else(|| {
+            error::protocol("the answer to a query lacks its index").with_endpoint(self.endpoint.as_str())
+        })
+    }
+
     /// The next key.
     pub(crate) async fn next(&mut self) -> Result<Option<Kv>> {
         while let Some(item) = self.item().await? {

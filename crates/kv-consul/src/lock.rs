@@ -149,7 +149,7 @@ impl Attempt {
             _ => {
                 let renewed =
                     Renewed::for_lock(&self.shared, self.ttl, &deadline).await.map_err(Error::not_applied)?;
-                self.session.insert(LockSession::new(&self.shared, renewed, &self.record))
+                self.session.insert(LockSession::new(&self.shared, renewed, &self.record, &self.content))
             }
         };
         let check = match &state {
@@ -217,12 +217,14 @@ struct LockSession {
     shared: Arc<Shared>,
     renewed: Renewed,
     record: String,
+    content: Content,
     given_up: bool,
 }
 
 impl LockSession {
-    fn new(shared: &Arc<Shared>, renewed: Renewed, record: &str) -> Self {
-        Self { shared: Arc::clone(shared), renewed, record: record.to_owned(), given_up: false }
+    fn new(shared: &Arc<Shared>, renewed: Renewed, record: &str, content: &Content) -> Self {
+        let (shared, record, content) = (Arc::clone(shared), record.to_owned(), content.clone());
+        Self { shared, renewed, record, content, given_up: false }
     }
 
     fn is_alive(&self) -> bool {
@@ -252,27 +254,32 @@ impl LockSession {
     /// Frees the record, and removes it where it exists for the lock only; then ends the session.
     async fn release(&mut self, deadline: &Deadline) -> Result<()> {
         self.given_up = true;
-        release(&self.shared, &self.renewed.id, &self.record, deadline).await
+        release(&self.shared, &self.renewed.id, &self.record, &self.content, deadline).await
     }
 }
 
-async fn release(shared: &Arc<Shared>, session: &str, record: &str, deadline: &Deadline) -> Result<()> {
-    let freed = async {
-        let state = shared.read(record, deadline).await?;
-        let Some(kv) = state.filter(|kv| kv.session() == Some(session)) else { return Ok(false) };
-        let mut ops = vec![Op::unlock(record, &Content::new(&kv.bytes()?, kv.flags), session)];
-        if !shared.names.locks_keys() {
-            ops.push(Op::delete(record));
-        }
-        Ok(matches!(shared.api.txn(&ops, None, deadline).await?, Txn::Done(_)))
-    };
-    let freed = freed.await;
+async fn release(
+    shared: &Arc<Shared>,
+    session: &str,
+    record: &str,
+    content: &Content,
+    deadline: &Deadline,
+) -> Result<()> {
+    let mut ops = vec![Op::unlock(record, content, session)];
+    if !shared.names.locks_keys() {
+        ops.push(Op::delete(record));
+    }
+    let freed = shared.api.txn(&ops, None, deadline).await;
     // Ending the session frees the record too if nothing else did.
     let ended = shared.api.destroy_session(session, deadline).await;
-    match (freed, ended) {
-        (Ok(true), _) => Ok(()),
-        (Ok(false), _) => Err(Error::new(ErrorKind::NotHeld).with_detail("by Consul's account")),
-        (Err(error), _) => Err(error),
+    match freed? {
+        Txn::Done(_) => {
+            if let Err(error) = ended {
+                tracing::debug!(%error, "the session of a released lock stays until it expires");
+            }
+            Ok(())
+        }
+        Txn::Refused(_) => Err(Error::new(ErrorKind::NotHeld).with_detail("by Consul's account")),
     }
 }
 
@@ -281,10 +288,11 @@ impl Drop for LockSession {
         if self.given_up {
             return;
         }
-        let (shared, id, record) = (Arc::clone(&self.shared), self.renewed.id.clone(), self.record.clone());
+        let (shared, id) = (Arc::clone(&self.shared), self.renewed.id.clone());
+        let (record, content) = (self.record.clone(), self.content.clone());
         self.shared.spawn(async move {
             let deadline = Deadline::after(shared.timeout);
-            match release(&shared, &id, &record, &deadline).await {
+            match release(&shared, &id, &record, &content, &deadline).await {
                 Err(error) if *error.kind() != ErrorKind::NotHeld => {
                     tracing::debug!(%error, "the session of a lock that is not waited for stays until it expires");
                 }

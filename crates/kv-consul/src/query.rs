@@ -8,11 +8,10 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use kv_core::{Consistency, Error, ErrorKind, Result};
+use kv_core::{Consistency, Result};
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
-use crate::error::protocol;
 use crate::hub::Seen;
 use crate::items::{Items, Lane, Query};
 use crate::names::Scope;
@@ -136,7 +135,7 @@ impl Reader<'_> {
     async fn take(&mut self, mut items: Items, joining: &[u64]) -> Result<State> {
         let begin = Instant::now();
         let hub = &self.shared.hub;
-        let index = items.index().ok_or_else(|| protocol("the answer to a query lacks its index"))?.max(1);
+        let index = items.required_index()?;
         if index < self.index {
             tracing::debug!(scope = self.scope.text(), index, before = self.index, "the index went back");
             if self.lost_its_state().await? {
@@ -169,7 +168,6 @@ impl Reader<'_> {
     async fn lost_its_state(&self) -> Result<bool> {
         let query = Query::new(self.shared.names.absent(), Consistency::Linearizable);
         let items = self.shared.api.read(query, Lane::Call, self.shared.timeout).await?;
-        let index = items.index().ok_or_else(|| Error::new(ErrorKind::Protocol))?;
-        Ok(index < self.index)
+        Ok(items.required_index()? < self.index)
     }
 }

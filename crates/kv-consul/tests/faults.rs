@@ -25,10 +25,10 @@ fn key(text: &str) -> Key {
 /// Reads a watch until it has told that `key` has `value`.
 async fn told(watch: &mut kv_consul::kv_core::Watch, text: &str, value: &str) {
     loop {
-        if let WatchEvent::Put(entry) = next(watch).await {
-            if entry.key.as_str() == text && entry.value == value.to_owned() {
-                return;
-            }
+        if let WatchEvent::Put(entry) = next(watch).await
+            && (entry.key.as_str(), entry.value.as_ref()) == (text, value.as_bytes())
+        {
+            return;
         }
     }
 }

@@ -26,7 +26,7 @@ use crate::error::{BACKEND, Fault};
 use crate::session::{Link, Reply, Session};
 
 /// Between two attempts to get a session.
-const RECONNECT: Duration = Duration::from_millis(500);
+const RECONNECT: Duration = Duration::from_millis(600);
 
 /// How long one server may take to take a connection before the next is tried.
 const PROBE: Duration = Duration::from_secs(1);

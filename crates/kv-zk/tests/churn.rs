@@ -12,17 +12,21 @@ use common::server;
 use kv_zk::ZkStore;
 use kv_zk::kv_core::{ErrorKind, Key, StoreExt};
 
+common::on_each_client!(
+    no_acknowledged_key_is_destroyed_by_another,
+    each_key_ends_at_its_last_acknowledged_write
+);
+
 /// Each task owns keys nobody else writes, in a tree of parents all share: so what it was told must
 /// be what it finds, whatever the others do to the parents.
-#[tokio::test(flavor = "multi_thread")]
-async fn no_acknowledged_key_is_destroyed_by_another() {
+async fn no_acknowledged_key_is_destroyed_by_another(client: &str) {
     let Some(server) = server().await else { return };
     let namespace = common::namespace();
     let seed = common::seed();
     let until = Instant::now() + Duration::from_secs(10);
     let mut tasks = Vec::new();
     for task in 0..12_u64 {
-        let store = server.open(&namespace, "").await;
+        let store = server.open(client, &namespace, "").await;
         tasks.push(tokio::spawn(owner(store, task, seed, until)));
     }
     let mut steps = 0;
@@ -78,14 +82,13 @@ async fn owner(store: ZkStore, task: u64, seed: u64, until: Instant) -> usize {
 }
 
 /// Everybody writes everybody's keys: each key ends at what its greatest version was told to be.
-#[tokio::test(flavor = "multi_thread")]
-async fn each_key_ends_at_its_last_acknowledged_write() {
+async fn each_key_ends_at_its_last_acknowledged_write(client: &str) {
     let Some(server) = server().await else { return };
     let namespace = common::namespace();
     let seed = common::seed();
     let mut tasks = Vec::new();
     for task in 0..8_u64 {
-        let store = server.open(&namespace, "").await;
+        let store = server.open(client, &namespace, "").await;
         tasks.push(tokio::spawn(async move {
             let mut random = fastrand::Rng::with_seed(seed ^ task);
             let mut puts = BTreeMap::new();
@@ -108,7 +111,7 @@ async fn each_key_ends_at_its_last_acknowledged_write() {
             assert_eq!(puts.insert(at, value), None, "seed {seed}: two puts got the version {at:?}");
         }
     }
-    let store = server.open(&namespace, "").await;
+    let store = server.open(client, &namespace, "").await;
     for key in ["a", "a/b", "a/b/c", "a/x"] {
         let key: Key = key.parse().unwrap();
         let Some(entry) = store.get(&key).await.unwrap() else { continue };

@@ -10,6 +10,8 @@
 //!   is ever registered: reads set the watch flag, the catch-all watcher hands the event to our own
 //!   list, and a broken connection ends every watch by saying so.
 //! - It sends requests before it has authenticated again. So nothing is sent until that is done.
+//! - It reconnects without a pause to a server that takes connections and hangs up, as servers
+//!   without a quorum do. So its thread sleeps between steps while there is no connection.
 //! - It makes a new session in silence when the old one expired. So the first sign of it ends this
 //!   session for good.
 
@@ -36,7 +38,13 @@ use crate::error::Fault;
 use crate::session::{AclEntry, Fired, Link, Mode, MultiFault, MultiOp, OneShot, Reply, Session, Stat};
 
 /// How long the crate waits between two attempts to reach a server: without it, it spins.
-const RETRY: Duration = Duration::from_millis(300);
+const RETRY: Duration = Duration::from_millis(600);
+
+/// While there is no connection the session's thread sleeps between two steps: after this long, this
+/// long at first and at last.
+const BRAKE_AFTER: Duration = Duration::from_millis(10);
+const BRAKE_FROM: Duration = Duration::from_millis(60);
+const BRAKE_TO: Duration = Duration::from_millis(250);
 
 /// How long closing waits for the server's answer.
 const CLOSE: Duration = Duration::from_secs(2);
@@ -83,6 +91,7 @@ impl AsyncSession {
             credentials,
             zk: OnceLock::new(),
         });
+        handle.spawn(brake(shared.link.subscribe()));
         let servers = servers.iter().map(ToString::to_string).collect::<Vec<_>>().join(",");
         let zk = handle
             .spawn({
@@ -337,6 +346,23 @@ impl Session for AsyncSession {
         }
         self.shared.end(Fault::ClientClosed);
         drop(runtime);
+    }
+}
+
+/// Slows the session's thread down while there is no connection.
+async fn brake(mut link: watch::Receiver<Link>) {
+    loop {
+        if link.wait_for(|link| matches!(link, Link::Down)).await.is_err() {
+            return;
+        }
+        tokio::time::sleep(BRAKE_AFTER).await;
+        let mut brake = BRAKE_FROM;
+        while matches!(*link.borrow(), Link::Down) {
+            // On purpose not the runtime's sleep: nothing else on this thread is to run.
+            std::thread::sleep(brake);
+            brake = (brake * 3 / 2).min(BRAKE_TO);
+            tokio::task::yield_now().await;
+        }
     }
 }
 

@@ -9,13 +9,37 @@ use kv_testkit::{Cluster, require_or_skip};
 use kv_zk::kv_core::{Key, StoreUrl, Watch, WatchEvent};
 use kv_zk::{ZkConfig, ZkStore};
 
+/// Makes of each function, which takes the name of a client crate, a test of each that is compiled in.
+/// A run of one variant of the backend (`KV_VARIANT`) tests its client only.
+macro_rules! on_each_client {
+    ($($name:ident),+ $(,)?) => {
+        mod zookeeper_async {
+            $(#[tokio::test(flavor = "multi_thread")]
+            async fn $name() {
+                if crate::common::is_tested("zookeeper-async") {
+                    super::$name("zookeeper-async").await;
+                }
+            })+
+        }
+        #[cfg(feature = "zookeeper-client")]
+        mod zookeeper_client {
+            $(#[tokio::test(flavor = "multi_thread")]
+            async fn $name() {
+                if crate::common::is_tested("zookeeper-client") {
+                    super::$name("zookeeper-client").await;
+                }
+            })+
+        }
+    };
+}
+pub(crate) use on_each_client;
+
+pub(crate) fn is_tested(client: &str) -> bool {
+    std::env::var("KV_VARIANT").map_or(true, |variant| variant.is_empty() || variant == client)
+}
+
 /// Where tests find a server that runs already.
 const URL: &str = "KV_ZK_URL";
-
-/// The client crate under test, where the URL names none.
-pub(crate) fn client() -> &'static str {
-    if cfg!(feature = "zookeeper-client") { "client=zookeeper-client" } else { "client=zookeeper-async" }
-}
 
 /// One server: a container of its own, or the one a variable names.
 pub(crate) struct Server {
@@ -33,21 +57,17 @@ pub(crate) async fn server() -> Option<Server> {
 }
 
 impl Server {
-    /// A store in a namespace nobody else has.
-    pub(crate) async fn store(&self) -> ZkStore {
-        self.open(&namespace(), "").await
-    }
-
-    pub(crate) async fn open(&self, namespace: &str, query: &str) -> ZkStore {
-        open(&with(&self.url, namespace, query)).await
+    /// A store on this client crate.
+    pub(crate) async fn open(&self, client: &str, namespace: &str, query: &str) -> ZkStore {
+        open(&with(&self.url, client, namespace, query)).await
     }
 }
 
-/// A URL with a namespace and more options.
-pub(crate) fn with(url: &str, namespace: &str, query: &str) -> String {
+/// A URL with a client crate, a namespace and more options.
+pub(crate) fn with(url: &str, client: &str, namespace: &str, query: &str) -> String {
     let (base, own) = url.split_once('?').unwrap_or((url, ""));
-    let client = if own.contains("client=") { "" } else { client() };
-    let query: Vec<&str> = [own, client, query].into_iter().filter(|part| !part.is_empty()).collect();
+    let client = if own.contains("client=") { String::new() } else { format!("client={client}") };
+    let query: Vec<&str> = [own, &client, query].into_iter().filter(|part| !part.is_empty()).collect();
     format!("{}/{namespace}?{}", base.trim_end_matches('/'), query.join("&"))
 }
 

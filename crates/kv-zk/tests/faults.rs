@@ -1,0 +1,223 @@
+//! What the store does when servers and connections fail.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // It is a test.
+
+mod common;
+
+use std::time::{Duration, Instant};
+
+use common::{key, namespace, next, open, until, with};
+use kv_testkit::{Cluster, Mode, Proxy, require_or_skip};
+use kv_zk::ZkStore;
+use kv_zk::kv_core::{
+    Applied, Expiry, LockLoss, LockOptions, LockWait, Prefix, PutOptions, SessionState, Store, StoreExt,
+    Watch, WatchEvent, WatchOptions, WatchTarget,
+};
+
+common::on_each_client!(
+    watches_survive_a_restart_of_the_server,
+    a_holder_that_is_cut_off_knows_before_the_next_one_holds,
+    a_cut_connection_costs_nothing_while_the_session_survives,
+    calls_to_a_silent_server_end_by_their_deadline,
+    a_write_whose_answer_is_lost_is_never_made_twice,
+);
+
+const SECOND: Duration = Duration::from_secs(1);
+
+async fn cluster() -> Option<Cluster> {
+    Some(require_or_skip(env!("CARGO_MANIFEST_DIR"))?.start().await.unwrap())
+}
+
+/// A store straight on the server, and one behind a proxy, on one namespace.
+async fn both(cluster: &Cluster, client: &str, query: &str) -> (ZkStore, ZkStore, Proxy) {
+    let proxy = Proxy::start(cluster.node(1).endpoint()).await.unwrap();
+    let namespace = namespace();
+    let direct = open(&with(&cluster.url().unwrap(), client, &namespace, query)).await;
+    let behind = cluster.url_of(&[proxy.endpoint()]).unwrap();
+    let behind = open(&with(&behind, client, &namespace, query)).await;
+    (direct, behind, proxy)
+}
+
+/// Reads a watch until it tells that the key has this value.
+async fn sees(watch: &mut Watch, name: &str, value: &str) {
+    loop {
+        if let WatchEvent::Put(entry) = next(watch).await
+            && entry.key.as_str() == name
+            && entry.value == value
+        {
+            return;
+        }
+    }
+}
+
+async fn watches_survive_a_restart_of_the_server(client: &str) {
+    let Some(cluster) = cluster().await else { return };
+    let store = open(&with(&cluster.url().unwrap(), client, &namespace(), "session_timeout=6s")).await;
+    let mut watches = Vec::new();
+    for at in 0..100 {
+        store.put(format!("k/{at}"), "before").await.unwrap();
+        let target = WatchTarget::from(key(&format!("k/{at}")));
+        watches.push(store.watch_with(target, WatchOptions::default()).await.unwrap());
+    }
+    let prefix: Prefix = "k".parse().unwrap();
+    let mut tree = store.watch_with(prefix.into(), WatchOptions::default()).await.unwrap();
+    let node = cluster.node(1);
+    node.kill().await.unwrap();
+    node.start().await.unwrap();
+    node.ready().await.unwrap();
+    until("the handle works again", 30 * SECOND, || async { store.put("probe", "x").await.is_ok() }).await;
+    for at in 0..100 {
+        until("a put", 30 * SECOND, || async { store.put(format!("k/{at}"), "after").await.is_ok() }).await;
+    }
+    for (at, watch) in watches.iter_mut().enumerate() {
+        sees(watch, &format!("k/{at}"), "after").await;
+    }
+    let mut left: std::collections::BTreeSet<String> = (0..100).map(|at| format!("k/{at}")).collect();
+    while !left.is_empty() {
+        if let WatchEvent::Put(entry) = next(&mut tree).await
+            && entry.value == "after"
+        {
+            left.remove(entry.key.as_str());
+        }
+    }
+}
+
+async fn a_holder_that_is_cut_off_knows_before_the_next_one_holds(client: &str) {
+    let Some(cluster) = cluster().await else { return };
+    for mode in [Mode::Hold, Mode::Refuse] {
+        let (direct, behind, proxy) = both(&cluster, client, "session_timeout=6s").await;
+        let session_key = PutOptions::default().with_expiry(Expiry::Session);
+        behind.put_with(&key("here"), "x".into(), session_key.clone()).await.unwrap();
+        let guard = behind.lock("l").await.unwrap();
+        let first = guard.token();
+        let mut states = behind.session_states();
+        assert_eq!(states.next().await, Some(SessionState::Held));
+        let rival = tokio::spawn({
+            let direct = direct.clone();
+            async move {
+                let guard = direct.lock("l").await.unwrap();
+                (Instant::now(), guard)
+            }
+        });
+        proxy.set(mode).await;
+        if mode == Mode::Refuse {
+            proxy.cut();
+        }
+        let lost = tokio::spawn({
+            let lost = guard.lost();
+            async move { (lost.await, Instant::now()) }
+        });
+        let (won_at, won) = tokio::time::timeout(30 * SECOND, rival).await.unwrap().unwrap();
+        let (loss, lost_at) = tokio::time::timeout(SECOND, lost).await.expect("lost by now").unwrap();
+        assert!(lost_at < won_at, "{mode:?}: lost {:?} after the rival had it", lost_at - won_at);
+        assert!(matches!(loss, LockLoss::Expired | LockLoss::SessionLost), "{loss:?}");
+        assert!(!guard.is_held());
+        assert!(won.token() > first);
+        until("the session is lost", 5 * SECOND, || async { behind.session() == SessionState::Lost }).await;
+        until("its keys are gone", 10 * SECOND, || async { direct.get("here").await.unwrap().is_none() })
+            .await;
+        // The guard cannot release what is another's now.
+        guard.unlock().await.unwrap_err();
+        proxy.set(Mode::Forward).await;
+        until("a new session", 20 * SECOND, || async {
+            behind.put_with(&key("here"), "y".into(), session_key.clone()).await.is_ok()
+        })
+        .await;
+        assert_eq!(behind.session(), SessionState::Held);
+        assert!(won.is_held());
+        won.unlock().await.unwrap();
+    }
+}
+
+async fn a_cut_connection_costs_nothing_while_the_session_survives(client: &str) {
+    let Some(cluster) = cluster().await else { return };
+    let proxy = Proxy::start(cluster.node(1).endpoint()).await.unwrap();
+    let namespace = namespace();
+    let secure = |endpoint: String| {
+        let url = cluster.url_of(&[endpoint]).unwrap().replace("zk://", "zk://ann:secret@");
+        with(&url, client, &namespace, "session_timeout=20s&plaintext_credentials=true")
+    };
+    let direct = open(&secure(cluster.node(1).endpoint())).await;
+    let behind = open(&secure(proxy.endpoint())).await;
+    let session_key = PutOptions::default().with_expiry(Expiry::Session);
+    behind.put_with(&key("here"), "x".into(), session_key).await.unwrap();
+    let guard = behind.lock("l").await.unwrap();
+    direct.put("w/a", "1").await.unwrap();
+    let prefix: Prefix = "w".parse().unwrap();
+    let mut watch = behind.watch_with(prefix.into(), WatchOptions::default()).await.unwrap();
+    for round in 0..3 {
+        proxy.set(Mode::Refuse).await;
+        proxy.cut();
+        // While it is away, and of nodes that are only open to the credentials.
+        let value = format!("during {round}");
+        direct.put("w/a", value.clone()).await.unwrap();
+        direct.put(format!("w/new-{round}/deep"), value.clone()).await.unwrap();
+        tokio::time::sleep(SECOND).await;
+        proxy.set(Mode::Forward).await;
+        let mut left = vec!["w/a".to_owned(), format!("w/new-{round}/deep")];
+        while !left.is_empty() {
+            match next(&mut watch).await {
+                WatchEvent::Put(entry) if entry.value == value => {
+                    left.retain(|key| key != entry.key.as_str())
+                }
+                WatchEvent::Put(_) => {}
+                other => panic!("the session survived, and yet {other:?}"),
+            }
+        }
+        // What comes afterwards comes too.
+        let after = format!("after {round}");
+        direct.put("w/a", after.clone()).await.unwrap();
+        sees(&mut watch, "w/a", &after).await;
+    }
+    assert!(guard.is_held());
+    assert!(direct.get("here").await.unwrap().is_some());
+    let wait = LockOptions::default().with_wait(LockWait::Try);
+    direct.lock_with(&key("l"), wait).await.unwrap_err();
+    guard.unlock().await.unwrap();
+}
+
+async fn calls_to_a_silent_server_end_by_their_deadline(client: &str) {
+    let Some(cluster) = cluster().await else { return };
+    let store =
+        open(&with(&cluster.url().unwrap(), client, &namespace(), "timeout=1s&session_timeout=20s")).await;
+    store.put("a", "1").await.unwrap();
+    let node = cluster.node(1);
+    node.pause().await.unwrap();
+    let begin = Instant::now();
+    let error = store.put("a", "2").await.unwrap_err();
+    assert_eq!(error.applied(), Applied::Unknown, "{error}");
+    store.get("a").await.unwrap_err();
+    store.list("").await.map(drop).unwrap_err();
+    assert!(begin.elapsed() < 6 * SECOND, "{:?}", begin.elapsed());
+    node.unpause().await.unwrap();
+    until("it works again", 20 * SECOND, || async { store.put("a", "3").await.is_ok() }).await;
+    assert_eq!(store.get("a").await.unwrap().unwrap().value, "3");
+}
+
+async fn a_write_whose_answer_is_lost_is_never_made_twice(client: &str) {
+    let Some(cluster) = cluster().await else { return };
+    let (direct, behind, proxy) = both(&cluster, client, "timeout=2s&session_timeout=20s").await;
+    behind.put("warm", "x").await.unwrap();
+    let before = direct.put("k", "other").await.unwrap();
+    proxy.set(Mode::DropReplies).await;
+    let error = behind.put("k", "mine").await.unwrap_err();
+    assert_eq!(error.applied(), Applied::Unknown, "{error}");
+    let first = direct.get("k").await.unwrap().unwrap();
+    assert!(first.version >= before);
+    direct.put("k", "later").await.unwrap();
+    proxy.set(Mode::Forward).await;
+    until("it works again", 20 * SECOND, || async { behind.put("warm", "y").await.is_ok() }).await;
+    assert_eq!(direct.get("k").await.unwrap().unwrap().value, "later", "the write was made again");
+    // A lock whose record was made unanswered is found, not made twice.
+    proxy.set(Mode::CutAfter { reply_bytes: 30 }).await;
+    let locking = tokio::spawn({
+        let behind = behind.clone();
+        async move { behind.lock("l").await }
+    });
+    tokio::time::sleep(SECOND).await;
+    proxy.set(Mode::Forward).await;
+    let guard = tokio::time::timeout(20 * SECOND, locking).await.unwrap().unwrap().unwrap();
+    guard.unlock().await.unwrap();
+    let wait = LockOptions::default().with_wait(LockWait::UpTo(2 * SECOND));
+    direct.lock_with(&key("l"), wait).await.expect("no second record is left").unlock().await.unwrap();
+}

@@ -1,0 +1,36 @@
+"""What tests/interop.rs asks of kazoo: interop.py HOSTS LAYOUT COMMAND LOCK [ARGUMENT]
+
+LAYOUT is `kazoo` for kazoo as it comes, `curator` for kazoo that counts Curator's records.
+hold:   takes the lock, prints `held`, releases it when its input ends.
+try:    prints whether the lock could be had at once.
+rounds: N times: takes the lock, adds 1 to the number in the node ARGUMENT, not atomically.
+data:   prints the data of the node LOCK and the names below it.
+"""
+
+import sys
+
+from kazoo.client import KazooClient
+from kazoo.recipe.lock import Lock
+
+hosts, layout, command, path = sys.argv[1:5]
+client = KazooClient(hosts=hosts, timeout=10)
+client.start(timeout=20)
+patterns = ["lock-"] if layout == "curator" else []
+lock = Lock(client, path, identifier="kazoo", extra_lock_patterns=patterns)
+if command == "hold":
+    lock.acquire()
+    print("held", flush=True)
+    sys.stdin.read()
+    lock.release()
+elif command == "try":
+    print(lock.acquire(blocking=False), flush=True)
+elif command == "rounds":
+    counter, rounds = sys.argv[5].split("=")
+    for _ in range(int(rounds)):
+        with lock:
+            value, _ = client.get(counter)
+            client.set(counter, str(int(value) + 1).encode())
+elif command == "data":
+    value, _ = client.get(path)
+    print(value.decode(), *sorted(client.get_children(path)), flush=True)
+client.stop()

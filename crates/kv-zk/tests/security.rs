@@ -1,0 +1,197 @@
+//! Credentials, access control lists, TLS, and that no secret is shown.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // It is a test.
+
+mod common;
+
+use std::io::Write;
+use std::sync::{Arc, LazyLock, Mutex};
+
+use common::{namespace, with};
+use kv_testkit::require_or_skip;
+use kv_zk::kv_core::{ErrorKind, Result, StoreExt, StoreUrl};
+use kv_zk::{ZkConfig, ZkStore};
+
+const PASSWORD: &str = "canary-password-7f3a";
+
+/// Everything that is logged, at the finest level, by every crate.
+static LOG: LazyLock<Log> = LazyLock::new(|| {
+    let log = Log::default();
+    let writer = log.clone();
+    tracing_subscriber::fmt()
+        .with_max_level(tracing_subscriber::filter::LevelFilter::TRACE)
+        .with_ansi(false)
+        .with_writer(move || writer.clone())
+        .init();
+    log
+});
+
+#[derive(Clone, Default)]
+struct Log(Arc<Mutex<Vec<u8>>>);
+
+impl Write for Log {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.0.lock().unwrap().extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+impl Log {
+    /// Asserts that the secret was not logged, by whomever.
+    fn is_silent_about(&self, secret: &str) {
+        let log = self.0.lock().unwrap();
+        assert!(!log.is_empty());
+        if let Some(at) = log.windows(secret.len()).position(|window| window == secret.as_bytes()) {
+            let line = &log[at.saturating_sub(200)..(at + 20).min(log.len())];
+            panic!("logged: {}", String::from_utf8_lossy(line));
+        }
+    }
+}
+
+async fn connect(url: &str) -> Result<ZkStore> {
+    let config = ZkConfig::from_url(&StoreUrl::parse(url).unwrap())?;
+    assert!(!format!("{config:?}").contains(PASSWORD));
+    ZkStore::connect(config).await
+}
+
+common::on_each_client!(what_credentials_create_is_theirs);
+
+async fn what_credentials_create_is_theirs(client: &str) {
+    LazyLock::force(&LOG);
+    let Some(servers) = require_or_skip(env!("CARGO_MANIFEST_DIR")) else { return };
+    let cluster = servers.start().await.unwrap();
+    let (plain, namespace) = (cluster.url().unwrap(), namespace());
+    let secure = plain.replace("zk://", &format!("zk://ann:{PASSWORD}@"));
+    // Refused without saying that the password may travel in the clear.
+    let error = connect(&with(&secure, client, &namespace, "")).await.unwrap_err();
+    assert!(error.to_string().contains("plaintext_credentials"), "{error}");
+    let open = "plaintext_credentials=true";
+    let ann = connect(&with(&secure, client, &namespace, open)).await.unwrap();
+    ann.put("a/b", "hers").await.unwrap();
+    ann.put("a", "hers too").await.unwrap();
+    let guard = ann.lock("l").await.unwrap();
+    guard.unlock().await.unwrap();
+    let eve = secure.replace(PASSWORD, "another");
+    for other in [
+        connect(&with(&plain, client, &namespace, "")).await,
+        connect(&with(&eve, client, &namespace, open)).await,
+    ] {
+        let other = other.unwrap();
+        for refused in [
+            other.get("a/b").await.map(drop),
+            other.put("a/b", "x").await.map(drop),
+            other.put("a/c", "x").await.map(drop),
+            other.delete("a/b").await.map(drop),
+            other.lock("l").await.map(drop),
+        ] {
+            let error = refused.unwrap_err();
+            assert_eq!(error.kind(), &ErrorKind::PermissionDenied, "{error}");
+            assert!(!format!("{error} {error:?}").contains(PASSWORD));
+        }
+    }
+    let again = connect(&with(&secure, client, &namespace, open)).await.unwrap();
+    assert_eq!(again.get("a").await.unwrap().unwrap().value, "hers too");
+    assert!(!format!("{ann:?}").contains(PASSWORD));
+    LOG.is_silent_about(PASSWORD);
+}
+
+#[cfg(feature = "zookeeper-client")]
+mod tls {
+    use std::path::PathBuf;
+
+    use kv_testkit::Cluster;
+    use kv_zk::kv_core::Store;
+    use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
+
+    use super::*;
+
+    struct Files(PathBuf);
+
+    impl Files {
+        fn write(&self, name: &str, text: &str) -> String {
+            let path = self.0.join(name);
+            std::fs::write(&path, text).unwrap();
+            path.to_str().unwrap().to_owned()
+        }
+    }
+
+    impl Drop for Files {
+        fn drop(&mut self) {
+            let _ = std::fs::remove_dir_all(&self.0);
+        }
+    }
+
+    fn authority() -> CertifiedIssuer<'static, KeyPair> {
+        let mut params = CertificateParams::new(Vec::new()).unwrap();
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap()
+    }
+
+    /// A certificate and its key.
+    fn certificate(authority: &CertifiedIssuer<'static, KeyPair>, name: &str) -> (String, String) {
+        let key = KeyPair::generate().unwrap();
+        let certificate = CertificateParams::new(vec![name.to_owned()]).unwrap().signed_by(&key, authority);
+        (certificate.unwrap().pem(), key.serialize_pem())
+    }
+
+    async fn server(authority: &CertifiedIssuer<'static, KeyPair>, name: &str) -> Option<Cluster> {
+        let (certificate, key) = certificate(authority, name);
+        let config = "
+secureClientPort=2281
+serverCnxnFactory=org.apache.zookeeper.server.NettyServerCnxnFactory
+ssl.keyStore.type=PEM
+ssl.keyStore.location=/data/server.pem
+ssl.trustStore.type=PEM
+ssl.trustStore.location=/data/ca.pem
+ssl.clientAuth=need
+ssl.hostnameVerification=false
+";
+        let servers = require_or_skip(env!("CARGO_MANIFEST_DIR"))?
+            .port(2281)
+            .file("server.pem", format!("{key}{certificate}"))
+            .file("ca.pem", authority.pem())
+            .append("zoo.cfg", config);
+        Some(servers.start().await.unwrap())
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn tls_is_verified_on_both_sides() {
+        if !common::is_tested("zookeeper-client") {
+            return;
+        }
+        let files = Files(std::env::temp_dir().join(namespace()));
+        std::fs::create_dir_all(&files.0).unwrap();
+        let (ours, others) = (authority(), authority());
+        let Some(cluster) = server(&ours, "127.0.0.1").await else { return };
+        let (certificate, key) = certificate(&ours, "client");
+        let (ca, other) = (files.write("ca", &ours.pem()), files.write("other", &others.pem()));
+        let (cert, key) = (files.write("cert", &certificate), files.write("key", &key));
+        let url = cluster.url().unwrap().replace("zk://", "zk+tls://");
+        let identity = format!("cert={cert}&key={key}&connect_timeout=3s");
+        let namespace = namespace();
+        let tls =
+            |ca: &str, more: &str| with(&url, "zookeeper-client", &namespace, &format!("ca={ca}&{more}"));
+
+        let store = connect(&tls(&ca, &identity)).await.unwrap();
+        store.put("a", "safe").await.unwrap();
+        assert_eq!(store.get("a").await.unwrap().unwrap().value, "safe");
+        assert_eq!(store.server().await.unwrap().product, "ZooKeeper");
+        // Another authority; no certificate of ours; no TLS at all.
+        let plain = with(&cluster.url().unwrap(), "zookeeper-client", &namespace, "connect_timeout=3s");
+        for refused in [tls(&other, &identity), tls(&ca, "connect_timeout=3s"), plain] {
+            let error = connect(&refused).await.unwrap_err();
+            assert_eq!(error.kind(), &ErrorKind::Unavailable, "{refused}: {error}");
+        }
+        drop(cluster);
+        // A certificate of somebody else.
+        let Some(cluster) = server(&ours, "elsewhere.example").await else { return };
+        let url = cluster.url().unwrap().replace("zk://", "zk+tls://");
+        let error =
+            connect(&with(&url, "zookeeper-client", &namespace, &format!("ca={ca}&{identity}"))).await;
+        assert_eq!(error.unwrap_err().kind(), &ErrorKind::Unavailable);
+    }
+}

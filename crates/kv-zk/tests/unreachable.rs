@@ -1,0 +1,162 @@
+//! Opening a store where there is no server, or none that makes sense. The only test here that runs
+//! at a time, because it measures the process's CPU time.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // It is a test.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use kv_zk::kv_core::{ErrorKind, Result, StoreUrl};
+use kv_zk::{ZkConfig, ZkStore};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+
+const SECOND: Duration = Duration::from_secs(1);
+
+/// The CPU time this process took so far.
+fn cpu() -> Duration {
+    let stat = std::fs::read_to_string("/proc/self/stat").unwrap();
+    let fields: Vec<&str> = stat.rsplit(')').next().unwrap().split_whitespace().collect();
+    let ticks: u64 = fields[11].parse::<u64>().unwrap() + fields[12].parse::<u64>().unwrap();
+    Duration::from_millis(ticks * 10)
+}
+
+fn resident() -> usize {
+    let statm = std::fs::read_to_string("/proc/self/statm").unwrap();
+    statm.split_whitespace().nth(1).unwrap().parse::<usize>().unwrap() * 4096
+}
+
+async fn connect(address: &str, client: &str) -> Result<ZkStore> {
+    let url = format!("zk://{address}/t?connect_timeout=2s&timeout=1s&client={client}");
+    ZkStore::connect(ZkConfig::from_url(&StoreUrl::parse(&url).unwrap()).unwrap()).await
+}
+
+/// What a server does with each connection.
+#[derive(Clone, Copy, Debug)]
+enum Malice {
+    /// Says nothing.
+    Silent,
+    /// Hangs up at once.
+    HangUp,
+    /// Gives a session and then answers so.
+    Answer(&'static [u8]),
+    /// Answers so from the beginning.
+    Greet(&'static [u8]),
+    /// Announces a frame of 2 GiB and sends without end.
+    Endless,
+}
+
+/// A good answer to a request for a session: 40 bytes, version 0, 10 s, id 1, a password.
+const SESSION: &[u8] = &[
+    0, 0, 0, 37, 0, 0, 0, 0, 0, 0, 39, 16, 0, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0, 16, 1, 2, 3, 4, 5, 6, 7, 8, 9,
+    10, 11, 12, 13, 14, 15, 16, 0,
+];
+
+async fn serve(mut stream: TcpStream, malice: Malice) {
+    let mut request = [0; 4096];
+    if matches!(malice, Malice::HangUp) {
+        return;
+    }
+    let Ok(1..) = stream.read(&mut request).await else { return };
+    match malice {
+        Malice::Silent | Malice::HangUp => {}
+        Malice::Greet(answer) => drop(stream.write_all(answer).await),
+        Malice::Answer(answer) => {
+            if stream.write_all(SESSION).await.is_err() {
+                return;
+            }
+            while let Ok(1..) = stream.read(&mut request).await {
+                if stream.write_all(answer).await.is_err() {
+                    return;
+                }
+            }
+        }
+        Malice::Endless => {
+            if stream.write_all(&[0x7f, 0xff, 0xff, 0xff]).await.is_err() {
+                return;
+            }
+            let junk = vec![0; 1 << 16];
+            // 8 MiB in all: what a client takes of it shows in its memory.
+            for _ in 0..128 {
+                if stream.write_all(&junk).await.is_err() {
+                    return;
+                }
+            }
+        }
+    }
+    while let Ok(1..) = stream.read(&mut request).await {}
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn no_server_is_an_error_in_time_and_costs_no_cpu() {
+    let clients: &[&str] = if cfg!(feature = "zookeeper-client") {
+        &["zookeeper-async", "zookeeper-client"]
+    } else {
+        &["zookeeper-async"]
+    };
+    // A port nobody listens on.
+    let unused = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let refusing = unused.local_addr().unwrap().to_string();
+    drop(unused);
+    for client in clients {
+        let begin = Instant::now();
+        let error = connect(&refusing, client).await.unwrap_err();
+        assert_eq!(error.kind(), &ErrorKind::Unavailable, "{error}");
+        assert!(error.to_string().contains(&refusing), "{error}");
+        assert!(error.to_string().contains("refused"), "{error}");
+        assert!(begin.elapsed() < SECOND);
+
+        for malice in [
+            Malice::Silent,
+            Malice::HangUp,
+            // A negative length.
+            Malice::Greet(&[0xff, 0xff, 0xff, 0xff, 0, 0, 0, 0]),
+            Malice::Greet(b"HTTP/1.1 400 Bad Request\r\n\r\n"),
+            Malice::Answer(&[0x80, 0, 0, 0, 1, 2, 3, 4]),
+            // An answer to a request that was never made.
+            Malice::Answer(&[0, 0, 0, 16, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0, 0]),
+            // A watch event whose path is not UTF-8.
+            Malice::Answer(&[
+                0, 0, 0, 30, 255, 255, 255, 255, 255, 255, 255, 255, 255, 255, 255, 255, 0, 0, 0, 0, 0, 0, 0,
+                1, 0, 0, 0, 3, 0, 0, 0, 2, 0xc3, 0x28,
+            ]),
+            // A good header and counts of -1.
+            Malice::Answer(&[
+                0, 0, 0, 20, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0, 0, 255, 255, 255, 255,
+            ]),
+            Malice::Endless,
+        ] {
+            let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+            let address = listener.local_addr().unwrap().to_string();
+            let connections = Arc::new(AtomicUsize::new(0));
+            let server = tokio::spawn({
+                let connections = Arc::clone(&connections);
+                async move {
+                    while let Ok((stream, _)) = listener.accept().await {
+                        connections.fetch_add(1, Ordering::Relaxed);
+                        tokio::spawn(serve(stream, malice));
+                    }
+                }
+            });
+            let (begin, cpu_before, resident_before) = (Instant::now(), cpu(), resident());
+            let opened = tokio::time::timeout(10 * SECOND, connect(&address, client)).await.unwrap();
+            let what = format!("{client}, {malice:?}");
+            let error = opened.err().unwrap_or_else(|| panic!("{what}: opened"));
+            assert!(
+                matches!(error.kind(), ErrorKind::Unavailable | ErrorKind::Protocol | ErrorKind::Timeout),
+                "{what}: {error}"
+            );
+            assert!(error.to_string().contains(&address), "{what}: {error}");
+            assert!(begin.elapsed() < 4 * SECOND, "{what}: {:?}", begin.elapsed());
+            let spent = cpu() - cpu_before;
+            assert!(spent < SECOND, "{what}: {spent:?} of CPU");
+            let grown = resident().saturating_sub(resident_before);
+            assert!(grown < 64 << 20, "{what}: {grown} bytes more");
+            let tries = connections.load(Ordering::Relaxed);
+            println!("{what}: {tries} connections, {spent:?} of CPU, {grown} bytes; {error}");
+            assert!(tries < 100, "{what}: {tries} connections");
+            server.abort();
+        }
+    }
+}

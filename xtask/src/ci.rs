@@ -51,11 +51,7 @@ fn of_tests(tally: Tally) -> Ended {
 }
 
 fn tidy_tree() -> Result<Ended> {
-    let faults = tidy::check()?;
-    for fault in &faults {
-        println!("{fault}");
-    }
-    Ok(match faults.len() {
+    Ok(match tidy::print_faults()? {
         0 => Ended::Ok,
         count => Ended::Failed(format!("{count} rules broken")),
     })

@@ -32,6 +32,7 @@ enum Command {
     Conformance(conformance::Args),
     Test(test::Args),
     Ci(ci::Args),
+    Tidy(tidy::Args),
     Bench(bench::Args),
 }
 
@@ -41,6 +42,7 @@ fn main() -> ExitCode {
         Command::Conformance(args) => conformance::run(args),
         Command::Test(args) => test::run(args),
         Command::Ci(args) => ci::run(args),
+        Command::Tidy(args) => tidy::run(args),
         Command::Bench(args) => bench::run(&args),
     };
     result.unwrap_or_else(|error| {

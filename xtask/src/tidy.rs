@@ -1,8 +1,8 @@
-//! House rules that no lint checks.
+//! `cargo xtask tidy`: house rules that no lint checks.
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, ExitCode};
 
 use anyhow::{Context, Result, ensure};
 use kv_testkit::workspace;
@@ -14,8 +14,25 @@ const LINE_LIMIT: usize = 700;
 const CRATE_FILES: [&str; 4] = ["README.md", "CHANGELOG.md", "LICENSE-MIT", "LICENSE-APACHE"];
 const CRATE_FIELDS: [&str; 5] = ["description", "keywords", "categories", "readme", "include"];
 
+/// Check the house rules that no lint checks
+#[derive(Debug, Clone, clap::Args)]
+pub(crate) struct Args {}
+
+pub(crate) fn run(_: Args) -> Result<ExitCode> {
+    Ok(if print_faults()? == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// Prints what breaks a rule, and counts it.
+pub(crate) fn print_faults() -> Result<usize> {
+    let faults = check()?;
+    for fault in &faults {
+        println!("{fault}");
+    }
+    Ok(faults.len())
+}
+
 /// What breaks a rule, in words that name the file.
-pub(crate) fn check() -> Result<Vec<String>> {
+fn check() -> Result<Vec<String>> {
     let root = workspace::root();
     let mut faults = Vec::new();
     for file in files(&root)? {

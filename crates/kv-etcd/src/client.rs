@@ -148,7 +148,6 @@ impl Client {
     }
 
     /// How many requests were made so far, repeats included.
-    #[doc(hidden)]
     pub(crate) fn requests(&self) -> u64 {
         self.requests.load(Ordering::Relaxed)
     }
@@ -181,7 +180,7 @@ impl Client {
         let ask = move |native: Arc<Native>| async move {
             let options = native::LeaseGrantOptions::new().with_id(id);
             let granted = native.lease.clone().grant(seconds, Some(options)).await?;
-            if granted.id() != id || granted.ttl() < 1 {
+            if granted.id() != id || !(1..=error::MAX_TTL_SECONDS).contains(&granted.ttl()) {
                 return Err(error::nonsense("another lease than was asked for").into());
             }
             Ok(granted.ttl())
@@ -271,7 +270,9 @@ impl Client {
                 Ok((Ok(answer), _)) => return Ok(answer),
                 Ok((Err(Failure { next: Next::SignIn, .. }), generation)) if !signed_in => {
                     signed_in = true;
-                    match deadline.run(async { Ok(member.sign_in(generation).await) }).await? {
+                    let signing_in = async { Ok(member.sign_in(generation).await) };
+                    // What was asked was refused, whatever comes of this.
+                    match deadline.run(signing_in).await.map_err(Error::not_applied)? {
                         Ok(()) => continue,
                         Err(failure) => failure,
                     }

@@ -12,6 +12,7 @@ pub(crate) const BACKEND: &str = "etcd";
 
 /// The longest time to live etcd takes.
 pub(crate) const MAX_TTL: Duration = Duration::from_secs(9_000_000_000);
+pub(crate) const MAX_TTL_SECONDS: i64 = 9_000_000_000;
 /// The shortest it keeps with its default election timeout of one second.
 pub(crate) const MIN_TTL: Duration = Duration::from_secs(2);
 

@@ -135,7 +135,7 @@ impl Task {
 
     /// Resolves once the record was removed from outside.
     async fn removed(&self) -> LockLoss {
-        match gone(&self.core, &self.name, self.created, self.created + 1).await {
+        match gone(&self.core, &self.name, self.created, self.created.saturating_add(1)).await {
             Ok(()) => LockLoss::Removed,
             Err(error) if *error.kind() == ErrorKind::PermissionDenied => LockLoss::PermissionDenied,
             Err(error) => {

@@ -116,7 +116,7 @@ impl Sub {
         // A member that lags behind has sent what lies before the start.
         changes.retain(|change| change.record.version >= self.request.start);
         let Some(last) = changes.iter().map(|change| change.record.version).max() else { return true };
-        self.request.start = last + 1;
+        self.request.start = last.saturating_add(1);
         self.seen = self.seen.max(last);
         let bytes = size(&changes);
         let waiting = self.queued.changes.fetch_add(changes.len(), Ordering::AcqRel);
@@ -207,9 +207,9 @@ impl Task {
                 }
             }
             match self.connect().await {
-                Ok(Some((revision, first, out, stream))) => {
+                Ok(Some(Opened { past, first, out, stream })) => {
                     let opened = Instant::now();
-                    self.drop_lost_pasts(revision);
+                    self.drop_lost_pasts(&past);
                     let Some(error) = self.serve(first, out, stream).await else { continue };
                     tracing::debug!(%error, "the stream of changes broke; taking it up again");
                     match error.kind() {
@@ -281,17 +281,20 @@ impl Task {
     }
 
     /// Opens the stream with the first watch. `None`: there is none any more.
-    async fn connect(&mut self) -> Result<Option<(i64, i64, ChangesOut, ChangesIn)>> {
+    async fn connect(&mut self) -> Result<Option<Opened>> {
         let Some(first) = self.subs.values().next().map(|sub| sub.request.clone()) else {
             return Ok(None);
         };
         let (client, timeout) = (Arc::clone(&self.client), self.timeout);
+        // One that begins was looked at by its reader.
+        let resumed = self.subs.values().filter(|sub| sub.started.is_none());
+        let mut starts: Vec<_> = resumed.map(|sub| sub.request.start).collect();
+        starts.sort_unstable();
         let opening = async move {
             let deadline = Deadline::after(timeout);
-            let now = Read::new(Range::one(first.range.start.clone())).keys_only();
-            let revision = client.read(deadline, &now).await?.revision;
+            let past = Past::look(&client, deadline, &first.range, &starts).await?;
             let (out, stream) = client.open_watch(deadline, &first).await?;
-            Ok(Some((revision, first.id, out, stream)))
+            Ok(Some(Opened { past, first: first.id, out, stream }))
         };
         tokio::pin!(opening);
         loop {
@@ -305,14 +308,15 @@ impl Task {
         }
     }
 
-    /// Tells those that have seen more than the cluster has now: it was set back.
-    fn drop_lost_pasts(&mut self, revision: i64) {
+    /// Tells those that stand where nothing can be taken up again.
+    fn drop_lost_pasts(&mut self, past: &Past) {
         self.subs.retain(|_, sub| {
-            let stands = sub.seen <= revision;
-            if !stands {
+            let resumed = sub.started.is_none();
+            let lost = resumed && (sub.seen > past.now || sub.request.start < past.history);
+            if lost {
                 sub.end(Signal::Gap(None));
             }
-            stands
+            !lost
         });
     }
 
@@ -399,6 +403,57 @@ impl Task {
         }
         self.subs.remove(&id);
         Taken::Unwanted
+    }
+}
+
+/// A stream that was opened.
+struct Opened {
+    past: Past,
+    /// The watch it was opened with.
+    first: i64,
+    out: ChangesOut,
+    stream: ChangesIn,
+}
+
+/// What the cluster knows of its past.
+struct Past {
+    /// Its revision: less than what a watch has seen means that it was set back.
+    now: i64,
+    /// The first of the watches' revisions that can be taken up again without a gap.
+    history: i64,
+}
+
+impl Past {
+    /// Looks what is there for watches that stand at these revisions, which are in order.
+    ///
+    /// The server tells of a watch that begins before what was compacted. Older ones also lose a delete
+    /// at the very revision up to which they compacted, and do not tell. So the revision before a
+    /// watch's must be there too.
+    async fn look(client: &Client, deadline: Deadline, range: &Range, starts: &[i64]) -> Result<Self> {
+        let mut past = Self { now: i64::MAX, history: i64::MIN };
+        let mut read = Read::new(Range::one(range.start.clone())).keys_only();
+        let (mut low, mut high) = (0, starts.len());
+        // Mostly nothing is gone, so the first is looked at first.
+        let mut at = 0;
+        while low < high {
+            read.revision = starts[at].saturating_sub(1).max(1);
+            match client.read(deadline, &read).await {
+                Ok(page) => (past.now, high) = (page.revision, at),
+                Err(error) if error::compacted(&error) => low = at + 1,
+                Err(error) if error::is_future(&error) => {
+                    // Set back, or asked for a revision that is yet to come.
+                    read.revision = 0;
+                    past.now = client.read(deadline, &read).await?.revision;
+                    high = at;
+                }
+                Err(error) => return Err(error),
+            }
+            at = usize::midpoint(low, high);
+        }
+        if low > 0 {
+            past.history = starts.get(low).copied().unwrap_or(i64::MAX);
+        }
+        Ok(past)
     }
 }
 

@@ -53,6 +53,10 @@ impl Pager {
                 Err(error) if error::is_future(&error) && self.read.stale => self.read.stale = false,
                 Err(error) => return Err(error),
                 Ok(page) => {
+                    let last = page.records.last().map(|record| &record.name);
+                    if page.more && last.is_none_or(|last| *last < self.range.start) {
+                        return Err(error::nonsense("a page that leads nowhere"));
+                    }
                     // The pages after the first show the same state.
                     self.read.revision =
                         if self.read.revision > 0 { self.read.revision } else { page.revision };

@@ -191,6 +191,8 @@ impl Candidate<'_> {
             }
         };
         tokio::select! {
+            // A lock that is free is had, however short the wait.
+            biased;
             turn = self.turn(&name, token, before) => if !turn? { return Ok(None) },
             ended = kept => return match ended {
                 Ended::Gone => Ok(None),
@@ -221,7 +223,7 @@ impl Candidate<'_> {
     /// Waits until nobody is before us; `false` if our own record is gone.
     async fn turn(&self, name: &Name, token: i64, mut before: Option<Record>) -> Result<bool> {
         let core = self.core;
-        let mut from = token + 1;
+        let mut from = token.saturating_add(1);
         while let Some(rival) = before {
             gone(core, &rival.name, rival.created, from).await?;
             // The next one may be the rival of a rival that gave up.
@@ -232,7 +234,7 @@ impl Candidate<'_> {
                 }
             };
             let Some((found, revision)) = found else { return Ok(false) };
-            (before, from) = (found, revision + 1);
+            (before, from) = (found, revision.saturating_add(1));
         }
         Ok(true)
     }
@@ -280,7 +282,7 @@ pub(crate) async fn gone(core: &Handle, name: &Name, created: i64, mut from: i64
             let read = Read::new(Range::one(name.clone())).keys_only();
             match core.client.read(core.deadline(None), &read).await {
                 Ok(page) if page.records.first().is_some_and(|record| record.created == created) => {
-                    break page.revision + 1;
+                    break page.revision.saturating_add(1);
                 }
                 Ok(_) => return Ok(()),
                 Err(error) if error.is_transient() => tokio::time::sleep(PAUSE).await,

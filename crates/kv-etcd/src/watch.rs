@@ -21,6 +21,8 @@ use crate::record;
 
 /// The pause before the state is read again after a failure, or after a gap right behind a gap.
 const PAUSE: Duration = Duration::from_millis(500);
+/// The server looks for watches of gone history ten times a second.
+const TELLING: Duration = Duration::from_secs(1);
 
 /// See [`kv_core::Store::watch_with`].
 pub(crate) async fn watch(core: &Arc<Handle>, target: WatchTarget, options: WatchOptions) -> Result<Watch> {
@@ -43,7 +45,7 @@ pub(crate) async fn watch(core: &Arc<Handle>, target: WatchTarget, options: Watc
         WatchStart::Now => {
             let now = Read::new(Range::one(reader.range.start.clone())).keys_only();
             let revision = core.client.read(Deadline::after(reader.timeout), &now).await?.revision;
-            reader.phase = Phase::Live(reader.subscribe(revision + 1, revision).await?);
+            reader.phase = Phase::Live(reader.subscribe(revision.saturating_add(1), revision).await?);
         }
         WatchStart::Initial => reader.load().await?,
         WatchStart::After(version) => reader.phase = Phase::Live(reader.after(version).await?),
@@ -128,25 +130,33 @@ impl Reader {
 
     /// Begins with the first change after `version`, or finds that changes since then are gone.
     async fn after(&self, version: Version) -> Result<Subscription> {
-        let start = i64::try_from(version.get()).unwrap_or(i64::MAX - 1).saturating_add(1);
+        let version = i64::try_from(version.get()).unwrap_or(i64::MAX - 1);
+        let start = version.saturating_add(1);
         // The server takes a watch of gone history and cancels it later; a read there fails at once.
+        // It is made one revision before the start: older servers lose a delete at the very revision
+        // up to which they compacted, and take a watch from there all the same.
         let mut then = Read::new(Range::one(self.range.start.clone())).keys_only();
-        then.revision = start;
+        then.revision = version.max(1);
         match self.core.client.read(Deadline::after(self.timeout), &then).await {
             Err(error) if error::compacted(&error) => {
-                // The watch is told from where there is history.
-                let mut subscription = self.subscribe(start, 0).await?;
-                let telling = async { Ok(subscription.next().await) };
-                let oldest = match Deadline::after(self.timeout).run(telling).await {
-                    Ok(Signal::Gap(Some(oldest))) => Some(record::version(oldest - 1)),
-                    _ => None,
-                };
-                Err(Error::new(ErrorKind::Compacted { oldest }))
+                let oldest = self.oldest(start).await?;
+                Err(Error::new(ErrorKind::Compacted { oldest: Some(record::version(oldest)) }))
             }
             // Nothing of the future is gone.
             Err(error) if error::is_future(&error) => self.subscribe(start, 0).await,
             Err(error) => Err(error),
-            Ok(_) => self.subscribe(start, start).await,
+            Ok(_) => self.subscribe(start, version).await,
+        }
+    }
+
+    /// Up to where history is gone, if what lies before `start` is: the server tells by the cancel of
+    /// a watch, and cancels none that begins right there.
+    async fn oldest(&self, start: i64) -> Result<i64> {
+        let mut subscription = self.subscribe(start, 0).await?;
+        let telling = async { Ok(subscription.next().await) };
+        match Deadline::after(self.timeout.min(TELLING)).run(telling).await {
+            Ok(Signal::Gap(Some(oldest))) => Ok(oldest),
+            _ => Ok(start),
         }
     }
 
@@ -172,7 +182,7 @@ impl Reader {
         let read = Read::new(self.range.clone());
         let mut pager = Pager::new(Arc::clone(&self.core.client), read, self.timeout);
         let page = pager.next(usize::MAX).await?;
-        let subscription = self.subscribe(page.revision + 1, page.revision).await?;
+        let subscription = self.subscribe(page.revision.saturating_add(1), page.revision).await?;
         self.phase = Phase::Loading(Box::new(pager), subscription);
         self.loaded(page);
         Ok(())

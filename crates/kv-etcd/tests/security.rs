@@ -16,6 +16,7 @@ use kv_etcd::kv_core::{
 use kv_etcd::{EtcdConfig, EtcdStore};
 use kv_testkit::{Cluster, Proxy, require_or_skip};
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
+use tokio::io::AsyncWriteExt;
 
 const SECOND: Duration = Duration::from_secs(1);
 const PASSWORD: &str = "canary-password-7f3a";
@@ -263,7 +264,7 @@ async fn tls_is_verified_both_ways() {
 
 #[tokio::test]
 async fn a_dead_or_silent_endpoint_is_named_in_time() {
-    // Nobody listens, and somebody listens who never answers.
+    // Nobody listens, and somebody listens who never answers, or only nonsense.
     let dead = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
     let silent = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let silent = silent.local_addr().map(|address| (silent, address)).unwrap();
@@ -276,4 +277,14 @@ async fn a_dead_or_silent_endpoint_is_named_in_time() {
             assert!(error.to_string().contains(host), "{error}");
         }
     }
+    let babbling = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = babbling.local_addr().unwrap();
+    tokio::spawn(async move {
+        loop {
+            let (mut client, _) = babbling.accept().await.unwrap();
+            let _ = client.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nhi").await;
+        }
+    });
+    let error = connect(&format!("etcd://{address}/app?connect_timeout=2s")).await.unwrap_err();
+    assert!(error.to_string().contains("is it an etcd server"), "{error}");
 }

@@ -192,7 +192,8 @@ impl Member {
     /// Signs in again, unless somebody did since the sign-in `seen`.
     pub(super) async fn sign_in(&self, seen: u64) -> Result<(), Failure> {
         let Some((user, password)) = &self.dial.user else {
-            let error = Error::new(ErrorKind::Unauthenticated).with_detail("no user is configured");
+            let error = Error::new(ErrorKind::Unauthenticated)
+                .with_detail("the server asks for a user and a password, and none is configured");
             return Err(Failure { error, next: Next::Stop });
         };
         let _signing_in = self.signing_in.lock().await;

@@ -136,6 +136,14 @@ impl Follower {
             .collect()
     }
 
+    /// The versions of all puts that were told.
+    pub(crate) fn put_versions(&self) -> impl Iterator<Item = Version> {
+        self.events.iter().filter_map(|event| match event {
+            WatchEvent::Put(entry) => Some(entry.version),
+            _ => None,
+        })
+    }
+
     /// The keys that events named.
     pub(crate) fn named(&self) -> Vec<String> {
         let mut named: Vec<String> = self

@@ -12,6 +12,8 @@ use kv_core::{
     StoreExt,
 };
 
+use tokio::task::JoinSet;
+
 use crate::fixture::{Fixture, PATIENCE};
 
 /// Fails the case unless both are equal.
@@ -115,6 +117,23 @@ pub(crate) async fn lock(store: &impl Store, key: &Key) -> Result<LockGuard> {
 /// Tries a lock without waiting.
 pub(crate) async fn try_lock(store: &impl Store, key: &Key) -> kv_core::Result<LockGuard> {
     store.lock_with(key, LockOptions::default().with_wait(LockWait::Try)).await
+}
+
+/// Begins `work` at once, as a task of its own, which ends when what is returned is dropped. An
+/// in-process store answers without ever waiting, so that on one task calls would only take turns.
+pub(crate) fn at_once<T: Send + 'static>(
+    work: impl Future<Output = T> + Send + 'static,
+) -> impl Future<Output = T> + Send {
+    let mut task = JoinSet::new();
+    task.spawn(work);
+    async move {
+        match task.join_next().await {
+            Some(Ok(done)) => done,
+            Some(Err(failed)) if failed.is_panic() => std::panic::resume_unwind(failed.into_panic()),
+            // Stopped along with the runtime.
+            _ => std::future::pending().await,
+        }
+    }
 }
 
 /// What comes of `future`, which must not take longer than a busy machine explains.

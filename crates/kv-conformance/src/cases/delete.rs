@@ -1,5 +1,7 @@
 //! delete: what it tells, its preconditions, and what concurrent deletes get.
 
+use std::sync::Arc;
+
 use anyhow::{Result, ensure};
 use bytes::Bytes;
 use futures_util::future::join_all;
@@ -8,7 +10,7 @@ use kv_core::{DeleteOptions, ErrorKind, Precondition, StoreExt, Version};
 use crate::case::{Case, case};
 use crate::fixture::Fixture;
 use crate::follow::Follower;
-use crate::steps::{delete_if, ensure_eq, entry, key, names, put_if, refused};
+use crate::steps::{at_once, delete_if, ensure_eq, entry, key, names, put_if, refused};
 
 pub(super) const CASES: &[Case] = &[
     case!(delete_removes_the_entry, "A deleted key is absent for every call."),
@@ -150,7 +152,11 @@ async fn one_deleter_wins(fixture: &Fixture) -> Result<()> {
     for round in 0..10 {
         let k = key(&format!("dir/{round}"))?;
         let version = put_if(stores[0], &k, "x", Precondition::Absent).await?.version;
-        let deletes = (0..12).map(|at| delete_if(stores[at % 2], &k, Precondition::At(version)));
+        let deletes = (0..12).map(|at| {
+            let (store, k) = (Arc::clone(stores[at % 2]), k.clone());
+            at_once(async move { delete_if(&store, &k, Precondition::At(version)).await })
+        });
+        let deletes: Vec<_> = deletes.collect();
         let mut won = 0;
         for answer in join_all(deletes).await {
             match answer {
@@ -169,7 +175,11 @@ async fn one_delete_finds_the_key(fixture: &Fixture) -> Result<()> {
     for round in 0..10 {
         let k = key(&format!("dir/{round}"))?;
         stores[0].put(&k, "x").await?;
-        let deletes = (0..12).map(|at| stores[at % 2].delete(&k));
+        let deletes = (0..12).map(|at| {
+            let (store, k) = (Arc::clone(stores[at % 2]), k.clone());
+            at_once(async move { store.delete(&k).await })
+        });
+        let deletes: Vec<_> = deletes.collect();
         let mut found = 0;
         for answer in join_all(deletes).await {
             found += usize::from(answer?);

@@ -1,5 +1,7 @@
 //! delete_tree: what goes, what stays, and how many.
 
+use std::sync::Arc;
+
 use anyhow::{Result, ensure};
 use kv_core::{Entry, Prefix, StoreExt, Version};
 
@@ -7,7 +9,7 @@ use crate::case::needs::{DELETE_TREE_ATOMIC, LIST_SNAPSHOT};
 use crate::case::{Case, case};
 use crate::fixture::Fixture;
 use crate::follow::Follower;
-use crate::steps::{ensure_eq, entry, fill, key, names, soon};
+use crate::steps::{at_once, ensure_eq, entry, fill, key, names, soon};
 
 pub(super) const CASES: &[Case] = &[
     case!(delete_tree_keeps_to_the_path_boundary, "delete_tree of `foo` keeps `foo` and `foobar`."),
@@ -144,12 +146,12 @@ async fn delete_tree_ends_while_others_write(fixture: &Fixture) -> Result<()> {
     let (store, other) = (&fixture.store, fixture.another().await?);
     fill(store, 300, |at| (format!("d/{at}"), "x".to_owned())).await?;
     store.put("kept", "x").await?;
-    let writing = async {
-        for at in 0..200 {
+    let writing = at_once(async move {
+        for at in 0..400 {
             other.put(format!("d/new/{at}"), "x").await?;
         }
         anyhow::Ok(())
-    };
+    });
     let deleting = async {
         for _ in 0..4 {
             soon("delete_tree while others write", store.delete_tree("d")).await??;
@@ -167,17 +169,20 @@ async fn delete_tree_is_all_or_nothing(fixture: &Fixture) -> Result<()> {
     let (store, other) = (&fixture.store, fixture.another().await?);
     for round in 0..8 {
         fill(store, COUNT, |at| (format!("d/{:02}/{at}", at % 5), "x".to_owned())).await?;
-        let deleting = async { anyhow::Ok(store.delete_tree("d").await?) };
-        let listing = async {
-            for _ in 0..500 {
-                match names(&other, "d").await?.len() {
-                    0 => break,
-                    COUNT => {}
-                    some => anyhow::bail!("round {round}: a list shows {some} of {COUNT} entries"),
+        let listing = {
+            let other = Arc::clone(&other);
+            at_once(async move {
+                for _ in 0..500 {
+                    match names(&other, "d").await?.len() {
+                        0 => break,
+                        COUNT => {}
+                        some => anyhow::bail!("round {round}: a list shows {some} of {COUNT} entries"),
+                    }
                 }
-            }
-            Ok(())
+                Ok(())
+            })
         };
+        let deleting = async { anyhow::Ok(store.delete_tree("d").await?) };
         let (deleted, ()) = tokio::try_join!(deleting, listing)?;
         ensure_eq!(deleted, COUNT as u64, "how many went");
     }

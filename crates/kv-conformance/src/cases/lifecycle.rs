@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
+use futures_util::FutureExt;
 use futures_util::future::{join_all, try_join_all};
 use kv_core::{
     DeleteOptions, DeleteTreeOptions, ErrorKind, GetOptions, ListOptions, LockOptions, LockWait, Prefix,
@@ -14,7 +15,7 @@ use kv_core::{
 use crate::case::{Case, case};
 use crate::fixture::{Fixture, GRACE, PATIENCE};
 use crate::follow::Follower;
-use crate::steps::{ensure_eq, entry, key, lock, names, refused, soon, try_lock, until, within};
+use crate::steps::{at_once, ensure_eq, entry, key, lock, names, refused, soon, try_lock, until, within};
 
 pub(super) const CASES: &[Case] = &[
     case!(close_is_idempotent, "close is idempotent, also at the same time."),
@@ -162,18 +163,25 @@ async fn server_tells_product_and_version(fixture: &Fixture) -> Result<()> {
 
 async fn calls_at_once_get_their_own_answers(fixture: &Fixture) -> Result<()> {
     let store = &fixture.store;
-    let calls = (0..64).map(|at| async move {
-        let k = key(&format!("dir/{at}"))?;
-        for round in 0..10 {
-            let value = format!("{at}-{round}");
-            let version = store.put(&k, value.clone()).await?;
-            let found = entry(store, &k).await?;
-            ensure_eq!((found.key, found.version, found.value), (k.clone(), version, value.into()), "get");
-            ensure_eq!(store.get(format!("none/{at}")).await?, None, "an absent key");
-        }
-        Ok(())
+    let calls = (0..64).map(|at| {
+        let store = Arc::clone(store);
+        at_once(async move {
+            let k = key(&format!("dir/{at}"))?;
+            for round in 0..10 {
+                let value = format!("{at}-{round}");
+                let version = store.put(&k, value.clone()).await?;
+                let found = entry(&store, &k).await?;
+                ensure_eq!(
+                    (found.key, found.version, found.value),
+                    (k.clone(), version, value.into()),
+                    "get"
+                );
+                ensure_eq!(store.get(format!("none/{at}")).await?, None, "an absent key");
+            }
+            Ok(())
+        })
     });
-    try_join_all(calls).await?;
+    try_join_all(calls.collect::<Vec<_>>()).await?;
     ensure_eq!(names(store, "dir").await?.len(), 64, "the number of entries");
     Ok(())
 }
@@ -217,10 +225,13 @@ async fn calls_end_by_their_deadline(fixture: &Fixture) -> Result<()> {
     Ok(())
 }
 
-/// Runs a future for a random moment and drops it where it is.
+/// Runs a future for a random moment and drops it where it is; every other time as soon as it waits.
 async fn drop_early<T>(random: &mut fastrand::Rng, future: impl Future<Output = T>) {
-    let moment = Duration::from_micros(random.u64(0..1500));
-    let _ = tokio::time::timeout(moment, future).await;
+    if random.bool() {
+        let _ = future.now_or_never();
+        return;
+    }
+    let _ = tokio::time::timeout(Duration::from_micros(random.u64(0..1500)), future).await;
 }
 
 async fn dropped_futures_harm_nothing(fixture: &Fixture) -> Result<()> {
@@ -252,6 +263,7 @@ async fn dropped_futures_harm_nothing(fixture: &Fixture) -> Result<()> {
     })
     .await?;
     let version = store.put(&k, "after").await?;
+    ensure_eq!(entry(store, &k).await?.version, version, "the version afterwards");
     follower.until_version(&k, version).await?;
     follower.until_state(&store.entries("").await?).await?;
     guard.unlock().await?;

@@ -1,5 +1,7 @@
 //! Locks: who has one, what its guard and others are told, and what it leaves alone.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
@@ -14,7 +16,9 @@ use kv_core::{
 use crate::case::{Case, Need, case};
 use crate::fixture::{Fixture, PATIENCE};
 use crate::follow::Follower;
-use crate::steps::{ensure_eq, entry, key, lock, names, put_if, refused, sees, soon, try_lock, until};
+use crate::steps::{
+    at_once, ensure_eq, entry, key, lock, names, put_if, refused, sees, soon, try_lock, until,
+};
 
 pub(super) const CASES: &[Case] = &[
     case!(lock_excludes_other_handles, "By the server's account two holders never exist."),
@@ -67,7 +71,7 @@ async fn lock_excludes_tasks_of_one_handle(fixture: &Fixture) -> Result<()> {
     let (store, k) = (&fixture.store, key("lock")?);
     let guard = lock(store, &k).await?;
     must_be_locked(store, &k, "another task").await?;
-    let clone = std::sync::Arc::clone(store);
+    let clone = Arc::clone(store);
     must_be_locked(&clone, &k, "a clone").await?;
     guard.unlock().await?;
     lock(store, &k).await?.unlock().await?;
@@ -78,23 +82,23 @@ async fn lock_excludes_tasks_of_one_handle(fixture: &Fixture) -> Result<()> {
 async fn lock_excludes_under_contention(fixture: &Fixture) -> Result<()> {
     let stores = [&fixture.store, &fixture.another().await?];
     let k = key("lock")?;
-    let held = std::sync::atomic::AtomicBool::new(false);
+    let held = Arc::new(AtomicBool::new(false));
     let tasks = (0..8).map(|task| {
-        let (store, k, held) = (stores[task % 2], &k, &held);
-        async move {
+        let (store, k, held) = (Arc::clone(stores[task % 2]), k.clone(), Arc::clone(&held));
+        at_once(async move {
             for _ in 0..5 {
-                let guard = soon("the lock", store.lock(k)).await??;
-                if held.swap(true, std::sync::atomic::Ordering::SeqCst) {
+                let guard = soon("the lock", store.lock(&k)).await??;
+                if held.swap(true, Ordering::SeqCst) {
                     bail!("two tasks hold the lock at once");
                 }
                 tokio::time::sleep(Duration::from_millis(2)).await;
-                held.store(false, std::sync::atomic::Ordering::SeqCst);
+                held.store(false, Ordering::SeqCst);
                 guard.unlock().await?;
             }
             Ok(())
-        }
+        })
     });
-    try_join_all(tasks).await?;
+    try_join_all(tasks.collect::<Vec<_>>()).await?;
     Ok(())
 }
 

@@ -1,6 +1,8 @@
 //! put: the preconditions, what a refusal tells, and what concurrent writers get.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use bytes::Bytes;
@@ -10,7 +12,7 @@ use kv_core::{ErrorKind, Key, Precondition, Store, StoreExt, Version};
 use crate::case::{Case, case};
 use crate::fixture::Fixture;
 use crate::follow::Follower;
-use crate::steps::{ensure_eq, entry, key, names, put_if, refused};
+use crate::steps::{at_once, ensure_eq, entry, key, names, put_if, refused};
 
 pub(super) const CASES: &[Case] = &[
     case!(put_creates_and_replaces, "A put without a precondition creates and replaces."),
@@ -53,24 +55,27 @@ async fn put_returns_its_own_version(fixture: &Fixture) -> Result<()> {
     let (one, two) = (&fixture.store, &fixture.another().await?);
     let k = key("hot")?;
     one.put(&k, "start").await?;
-    let writer = |store, name: &'static str| {
-        let k = &k;
-        async move {
+    let writer = |store: &Arc<dyn Store>, name: &'static str| {
+        let (store, k) = (Arc::clone(store), k.clone());
+        at_once(async move {
             let mut written = Vec::new();
             for at in 0..50 {
                 let value = Bytes::from(format!("{name}-{at}"));
-                written.push((put_if(store, k, value.clone(), Precondition::Any).await?.version, value));
+                written.push((put_if(&store, &k, value.clone(), Precondition::Any).await?.version, value));
             }
             anyhow::Ok(written)
-        }
+        })
     };
-    let reader = async {
-        let mut read = Vec::new();
-        for _ in 0..150 {
-            let entry = entry(one, &k).await?;
-            read.push((entry.version, entry.value));
-        }
-        anyhow::Ok(read)
+    let reader = {
+        let (store, k) = (Arc::clone(one), k.clone());
+        at_once(async move {
+            let mut read = Vec::new();
+            for _ in 0..150 {
+                let entry = entry(&store, &k).await?;
+                read.push((entry.version, entry.value));
+            }
+            anyhow::Ok(read)
+        })
     };
     let (a, b, c, read) = tokio::try_join!(writer(one, "a"), writer(two, "b"), writer(one, "c"), reader)?;
     let mut written = BTreeMap::new();
@@ -252,9 +257,10 @@ async fn one_creator_wins(fixture: &Fixture) -> Result<()> {
     for round in 0..10 {
         let k = key(&format!("dir/{round}"))?;
         let creates = (0..16).map(|at| {
-            let (store, k) = (stores[at % 2], &k);
-            async move { put_if(store, k, format!("{at}"), Precondition::Absent).await }
+            let (store, k) = (Arc::clone(stores[at % 2]), k.clone());
+            at_once(async move { put_if(&store, &k, format!("{at}"), Precondition::Absent).await })
         });
+        let creates: Vec<_> = creates.collect();
         let mut won: Vec<(usize, Version)> = Vec::new();
         for (at, answer) in join_all(creates).await.into_iter().enumerate() {
             match answer {
@@ -298,14 +304,17 @@ async fn count_up(fixture: &Fixture, by_value: bool) -> Result<()> {
         Ok(stores[1].get(k).await?.is_some())
     })
     .await?;
-    let writers = (0..WRITERS).map(|at| async move {
-        let mut done = 0;
-        while done < INCREMENTS {
-            done += usize::from(increment(stores[at % 2], k, by_value).await?);
-        }
-        anyhow::Ok(())
+    let writers = (0..WRITERS).map(|at| {
+        let (store, k) = (Arc::clone(stores[at % 2]), k.clone());
+        at_once(async move {
+            let mut done = 0;
+            while done < INCREMENTS {
+                done += usize::from(increment(&store, &k, by_value).await?);
+            }
+            anyhow::Ok(())
+        })
     });
-    try_join_all(writers).await?;
+    try_join_all(writers.collect::<Vec<_>>()).await?;
     crate::steps::sees(fixture, "the counter should have every increment and none twice", || async {
         Ok(entry(stores[0], k).await?.value == (WRITERS * INCREMENTS).to_string())
     })
@@ -325,8 +334,22 @@ async fn one_of_two_conditional_writes_wins(fixture: &Fixture) -> Result<()> {
     for round in 0..30 {
         let k = key(&format!("dir/{round}"))?;
         let version = store.put(&k, "before").await?;
-        let (put, delete) =
-            tokio::join!(store.compare_and_set(&k, version, "after"), other.compare_and_delete(&k, version));
+        let put = {
+            let (store, k) = (Arc::clone(store), k.clone());
+            at_once(async move {
+                // Which of two tasks begins first is the runtime's choice, and often the same one.
+                tokio::time::sleep(Duration::from_millis(round % 3)).await;
+                store.compare_and_set(&k, version, "after").await
+            })
+        };
+        let delete = {
+            let other = Arc::clone(&other);
+            at_once(async move {
+                tokio::time::sleep(Duration::from_millis(round % 2 * 2)).await;
+                other.compare_and_delete(&k, version).await
+            })
+        };
+        let (put, delete) = tokio::join!(put, delete);
         ensure!(
             put.is_ok() != delete.is_ok(),
             "round {round}: at version {version} the put answered {put:?} and the delete {delete:?}"
@@ -338,7 +361,11 @@ async fn one_of_two_conditional_writes_wins(fixture: &Fixture) -> Result<()> {
 async fn concurrent_creates_below_a_new_parent(fixture: &Fixture) -> Result<()> {
     let stores = [&fixture.store, &fixture.another().await?];
     for round in 0..5 {
-        let creates = (0..16).map(|at| stores[at % 2].create(format!("new-{round}/dir/{at}/k"), "x"));
+        let creates = (0..16).map(|at| {
+            let store = Arc::clone(stores[at % 2]);
+            at_once(async move { store.create(format!("new-{round}/dir/{at}/k"), "x").await })
+        });
+        let creates: Vec<_> = creates.collect();
         let versions: BTreeSet<Version> = try_join_all(creates).await?.into_iter().collect();
         ensure_eq!(versions.len(), 16, "the number of different versions");
         crate::steps::sees(fixture, "all creates should be listed", || async {

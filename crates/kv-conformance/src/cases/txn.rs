@@ -1,5 +1,7 @@
 //! Transactions: conditions, branches, outcomes, isolation.
 
+use std::sync::Arc;
+
 use anyhow::{Context, Result, bail, ensure};
 use bytes::Bytes;
 use futures_util::future::{join_all, try_join_all};
@@ -12,7 +14,7 @@ use crate::case::needs::{SESSION_KEYS, TRANSACTIONS, TTL, WATCH_COMPLETE};
 use crate::case::{Case, case};
 use crate::fixture::{Fixture, GRACE};
 use crate::follow::Follower;
-use crate::steps::{ensure_eq, entry, expiry_of, key, names, put_expiring, until_gone};
+use crate::steps::{at_once, ensure_eq, entry, expiry_of, key, names, put_expiring, until_gone};
 
 pub(super) const CASES: &[Case] = &[
     case!(txn_runs_then, "If all conditions hold, the then branch runs.", TRANSACTIONS),
@@ -321,12 +323,14 @@ async fn one_of_many_txns_wins(fixture: &Fixture) -> Result<()> {
     for round in 0..8 {
         let (k, own) = (key(&format!("dir/{round}"))?, format!("own/{round}"));
         let txns = (0..12).map(|at| {
-            let (store, k, own) = (stores[at % 2], &k, key(&format!("{own}/{at}")));
-            async move {
-                let txn = Txn::when([Condition::absent(k)]).then([TxnOp::put(k, "x"), TxnOp::put(own?, "x")]);
+            let (store, k, own) = (Arc::clone(stores[at % 2]), k.clone(), key(&format!("{own}/{at}")));
+            at_once(async move {
+                let txn =
+                    Txn::when([Condition::absent(&k)]).then([TxnOp::put(&k, "x"), TxnOp::put(own?, "x")]);
                 anyhow::Ok(store.transact(txn).await?.succeeded)
-            }
+            })
         });
+        let txns: Vec<_> = txns.collect();
         let mut won = 0;
         for answer in join_all(txns).await {
             won += usize::from(answer?);
@@ -355,19 +359,26 @@ async fn txn_is_isolated(fixture: &Fixture) -> Result<()> {
     let stores = [&fixture.store, &fixture.another().await?];
     let fill = (0..ACCOUNTS).map(|at| Ok(TxnOp::put(account(at)?, (SUM / 4).to_string())));
     stores[0].transact(Txn::always().then(fill.collect::<Result<Vec<_>>>()?)).await?;
-    let moving = (0..4).map(|task| transfer(fixture, stores[task % 2], task));
-    let reading = async {
+    let moving = (0..4).map(|task| {
+        let mut random = fixture.random();
+        random.seed(random.get_seed() ^ task as u64);
+        let store = Arc::clone(stores[task % 2]);
+        at_once(async move { transfer(&store, random).await })
+    });
+    let moving: Vec<_> = moving.collect();
+    let reader = Arc::clone(stores[1]);
+    let reading = at_once(async move {
         for round in 0..40 {
             let gets = (0..ACCOUNTS).map(|at| Ok(TxnOp::get(account(at)?))).collect::<Result<Vec<_>>>()?;
             let mut sum = 0;
-            for outcome in stores[1].transact(Txn::always().then(gets)).await?.outcomes {
+            for outcome in reader.transact(Txn::always().then(gets)).await?.outcomes {
                 let TxnOutcome::Get(Some(entry)) = outcome else { bail!("an account is {outcome:?}") };
                 sum += balance(&entry.value)?;
             }
             ensure_eq!(sum, SUM, "the sum that read {round} saw");
         }
         Ok(())
-    };
+    });
     tokio::try_join!(try_join_all(moving), reading)?;
     let mut sum = 0;
     for at in 0..ACCOUNTS {
@@ -377,9 +388,7 @@ async fn txn_is_isolated(fixture: &Fixture) -> Result<()> {
     Ok(())
 }
 
-async fn transfer(fixture: &Fixture, store: &impl Store, task: usize) -> Result<()> {
-    let mut random = fixture.random();
-    random.seed(random.get_seed() ^ task as u64);
+async fn transfer(store: &impl Store, mut random: fastrand::Rng) -> Result<()> {
     let mut done = 0;
     while done < 12 {
         let (from, to) = (random.usize(..ACCOUNTS), random.usize(..ACCOUNTS));

@@ -1,5 +1,7 @@
 //! Values: bytes of any kind and of every allowed size.
 
+use std::sync::Arc;
+
 use anyhow::{Result, ensure};
 use bytes::Bytes;
 use futures_util::future::try_join_all;
@@ -7,7 +9,7 @@ use kv_core::{Applied, ErrorKind, ListItem, ListOptions, Precondition, StoreExt}
 
 use crate::case::{BeyondReach, Case, case};
 use crate::fixture::Fixture;
-use crate::steps::{ensure_eq, entry, key, list, put_if, refused};
+use crate::steps::{at_once, ensure_eq, entry, key, list, put_if, refused};
 
 pub(super) const CASES: &[Case] = &[
     case!(values_round_trip_byte_for_byte, "Values are bytes, any bytes."),
@@ -107,16 +109,23 @@ async fn connection_survives_a_larger_value(fixture: &Fixture) -> Result<()> {
     let store = &fixture.store;
     let guard = crate::steps::lock(store, &key("lock")?).await?;
     let large = too_large(fixture)?;
-    let refusals = large.into_iter().map(|value| async move {
-        refused!(store.put("large", value).await, ErrorKind::TooLarge { .. }, "a put above max_value");
-        Ok(())
+    let refusals = large.into_iter().map(|value| {
+        let store = Arc::clone(store);
+        at_once(async move {
+            refused!(store.put("large", value).await, ErrorKind::TooLarge { .. }, "a put above max_value");
+            Ok(())
+        })
     });
-    let others = (0..32).map(|at| async move {
-        let k = key(&format!("k/{at}"))?;
-        let version = store.put(&k, "x").await?;
-        ensure_eq!(entry(store, &k).await?.version, version, "the version of {k:?}");
-        Ok(())
+    let others = (0..32).map(|at| {
+        let store = Arc::clone(store);
+        at_once(async move {
+            let k = key(&format!("k/{at}"))?;
+            let version = store.put(&k, "x").await?;
+            ensure_eq!(entry(&store, &k).await?.version, version, "the version of {k:?}");
+            Ok(())
+        })
     });
+    let (others, refusals): (Vec<_>, Vec<_>) = (others.collect(), refusals.collect());
     tokio::try_join!(try_join_all(refusals), try_join_all(others))?;
     ensure!(guard.is_held(), "a lock was lost: {:?}", guard.loss());
     guard.unlock().await?;

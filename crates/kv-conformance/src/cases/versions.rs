@@ -2,18 +2,19 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use anyhow::{Result, bail, ensure};
 use bytes::Bytes;
 use kv_core::{
-    Consistency, ErrorKind, GetOptions, ListItem, ListOptions, Precondition, Prefix, StoreExt, Version,
+    Consistency, ErrorKind, GetOptions, ListItem, ListOptions, Precondition, Prefix, Store, StoreExt, Version,
 };
 
 use crate::case::needs::{CAS_DETECTS_RECREATE, LINEARIZABLE_READS, STALE_READS};
 use crate::case::{Case, case};
 use crate::fixture::{Fixture, PATIENCE};
 use crate::follow::Follower;
-use crate::steps::{ensure_eq, entry, key, list, put_if, refused, soon, until};
+use crate::steps::{at_once, ensure_eq, entry, key, list, put_if, refused, soon, until};
 
 pub(super) const CASES: &[Case] = &[
     case!(every_write_gets_a_greater_version, "Every successful write gives a key a greater version."),
@@ -176,20 +177,29 @@ async fn recreation_is_noticed_at_any_moment(fixture: &Fixture) -> Result<()> {
     for round in 0..100 {
         let k = key(&format!("k/{round}"))?;
         let seen = store.put(&k, "same").await?;
-        let set = async {
-            match put_if(store, &k, "set", Precondition::At(seen)).await {
-                Ok(put) => Ok(Some(put.version)),
-                Err(error) if error.is_conflict() => Ok(None),
-                Err(error) => Err(error),
-            }
+        let set = {
+            let (store, k) = (Arc::clone(store), k.clone());
+            at_once(async move {
+                // Which of two tasks begins first is the runtime's choice, and often the same one.
+                tokio::time::sleep(Duration::from_millis(round % 3)).await;
+                match put_if(&store, &k, "set", Precondition::At(seen)).await {
+                    Ok(put) => Ok(Some(put.version)),
+                    Err(error) if error.is_conflict() => Ok(None),
+                    Err(error) => Err(error),
+                }
+            })
         };
-        let recreate = async {
-            other.delete(&k).await?;
-            match other.create(&k, "same").await {
-                Ok(version) => Ok(Some(version)),
-                Err(error) if error.is_conflict() => Ok(None),
-                Err(error) => Err(error),
-            }
+        let recreate = {
+            let other = Arc::clone(&other);
+            at_once(async move {
+                tokio::time::sleep(Duration::from_millis(round % 2 * 2)).await;
+                other.delete(&k).await?;
+                match other.create(&k, "same").await {
+                    Ok(version) => Ok(Some(version)),
+                    Err(error) if error.is_conflict() => Ok(None),
+                    Err(error) => Err(error),
+                }
+            })
         };
         if let (Some(set), Some(recreated)) = tokio::try_join!(set, recreate)? {
             ensure!(
@@ -225,26 +235,33 @@ async fn reads_never_go_back(fixture: &Fixture) -> Result<()> {
     let (one, two) = (&fixture.store, &fixture.another().await?);
     one.put("k", "first").await?;
     let newest = Arc::new(AtomicU64::new(0));
-    let writing = async {
-        for at in 0..200 {
-            one.put("k", format!("{at}")).await?;
+    let writer = Arc::clone(one);
+    let writing = at_once(async move {
+        for at in 0..150 {
+            writer.put("k", format!("{at}")).await?;
+            tokio::time::sleep(Duration::from_micros(100)).await;
         }
         anyhow::Ok(())
-    };
-    let reading = |store| {
-        let newest = Arc::clone(&newest);
-        async move {
-            for _ in 0..200 {
+    });
+    let reading = |store: &Arc<dyn Store>| {
+        let (store, newest) = (Arc::clone(store), Arc::clone(&newest));
+        at_once(async move {
+            loop {
                 let before = newest.load(Ordering::SeqCst);
-                let found = entry(store, &key("k")?).await?.version.get();
-                ensure!(found >= before, "a read told version {found} after another had told {before}");
+                let found = entry(&store, &key("k")?).await?.version.get();
+                if found < before {
+                    return anyhow::Ok((found, before));
+                }
                 newest.fetch_max(found, Ordering::SeqCst);
+                tokio::task::yield_now().await;
             }
-            Ok(())
-        }
+        })
     };
-    tokio::try_join!(writing, reading(one), reading(two))?;
-    Ok(())
+    tokio::select! {
+        written = writing => written,
+        back = reading(one) => back.and_then(|back| bail!("a read told version {} after one told {}", back.0, back.1)),
+        back = reading(two) => back.and_then(|back| bail!("a read told version {} after one told {}", back.0, back.1)),
+    }
 }
 
 async fn stale_reads_answer(fixture: &Fixture) -> Result<()> {

@@ -1,6 +1,7 @@
 //! What a watch tells: of which keys, which kinds, in which order, and with what.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
@@ -11,7 +12,7 @@ use crate::case::needs::{WATCH_COMPLETE, WATCH_EXPIRY, WATCH_PREVIOUS};
 use crate::case::{Case, case};
 use crate::fixture::{Fixture, PATIENCE};
 use crate::follow::Follower;
-use crate::steps::{ensure_eq, entry, key};
+use crate::steps::{at_once, ensure_eq, entry, key};
 
 pub(super) const CASES: &[Case] = &[
     case!(watch_of_a_key_is_of_that_key, "A watch of a key tells of that key alone."),
@@ -153,17 +154,20 @@ async fn watch_of_deletes_only(fixture: &Fixture) -> Result<()> {
 async fn watch_tells_in_version_order(fixture: &Fixture) -> Result<()> {
     let stores = [&fixture.store, &fixture.another().await?];
     let mut follower = Follower::now(stores[0], Prefix::new("dir")?).await?;
-    let writers = (0..6).map(|writer| async move {
-        for round in 0..40 {
-            let name = format!("dir/{}", (writer + round) % 3);
-            match round % 5 {
-                4 => drop(stores[writer % 2].delete(name).await?),
-                _ => drop(stores[writer % 2].put(name, format!("{writer}-{round}")).await?),
+    let writers = (0..6).map(|writer| {
+        let store = Arc::clone(stores[writer % 2]);
+        at_once(async move {
+            for round in 0..40 {
+                let name = format!("dir/{}", (writer + round) % 3);
+                match round % 5 {
+                    4 => drop(store.delete(name).await?),
+                    _ => drop(store.put(name, format!("{writer}-{round}")).await?),
+                }
             }
-        }
-        anyhow::Ok(())
+            anyhow::Ok(())
+        })
     });
-    try_join_all(writers).await?;
+    try_join_all(writers.collect::<Vec<_>>()).await?;
     let expected = stores[1].entries("dir").await?;
     follower.until_state(&expected).await
 }
@@ -188,26 +192,23 @@ async fn watch_ends_on_the_final_state(fixture: &Fixture) -> Result<()> {
 async fn watch_is_complete(fixture: &Fixture) -> Result<()> {
     let stores = [&fixture.store, &fixture.another().await?];
     let mut follower = Follower::now(stores[0], Prefix::new("dir")?).await?;
-    let writers = (0..8).map(|writer| async move {
-        let mut written = Vec::new();
-        for round in 0..40 {
-            let name = format!("dir/{}", (writer * round) % 5);
-            written.push(stores[writer % 2].put(name, format!("{writer}-{round}")).await?);
-        }
-        anyhow::Ok(written)
+    let writers = (0..8).map(|writer| {
+        let store = Arc::clone(stores[writer % 2]);
+        at_once(async move {
+            let mut written = Vec::new();
+            for round in 0..40 {
+                let name = format!("dir/{}", (writer * round) % 5);
+                written.push(store.put(name, format!("{writer}-{round}")).await?);
+            }
+            anyhow::Ok(written)
+        })
     });
+    let writers: Vec<_> = writers.collect();
     let written: BTreeSet<Version> = try_join_all(writers).await?.into_iter().flatten().collect();
     follower
         .until("every put", |follower| follower.events.len() >= written.len() || follower.resynced())
         .await?;
-    let told: BTreeSet<Version> = follower
-        .events
-        .iter()
-        .filter_map(|event| match event {
-            WatchEvent::Put(entry) => Some(entry.version),
-            _ => None,
-        })
-        .collect();
+    let told: BTreeSet<Version> = follower.put_versions().collect();
     ensure!(!follower.resynced(), "the watch told of a gap, though it was read all the time");
     ensure_eq!(told, written, "the versions that were told");
     Ok(())

@@ -1,15 +1,17 @@
 //! How watches live together: many, slow, dropped, idle.
 
+use std::collections::BTreeSet;
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
 use futures_util::future::try_join_all;
-use kv_core::{Prefix, StoreExt, Version, WatchOptions, WatchTarget};
+use kv_core::{Guarantee, Prefix, StoreExt, Version, WatchOptions, WatchTarget};
 
 use crate::case::{Case, case};
 use crate::fixture::{Fixture, PATIENCE};
 use crate::follow::Follower;
-use crate::steps::{ensure_eq, entry, fill, key, within};
+use crate::steps::{at_once, ensure_eq, entry, fill, key, within};
 
 pub(super) const CASES: &[Case] = &[
     case!(two_watches_both_tell, "Two watches of one target both tell everything."),
@@ -188,13 +190,19 @@ async fn resync_brings_the_whole_state(fixture: &Fixture) -> Result<()> {
 async fn next_is_cancel_safe(fixture: &Fixture) -> Result<()> {
     let (store, other, last) = (&fixture.store, fixture.another().await?, key("dir/last")?);
     let mut follower = Follower::synced(store, last.parent()).await?;
-    let writing = async {
-        for round in 0..150 {
-            other.put(format!("dir/{}", round % 5), format!("{round}")).await?;
+    let end = last.clone();
+    let writer = Arc::clone(&other);
+    let writing = at_once(async move {
+        let mut written = Vec::new();
+        for round in 0..300 {
+            written.push(writer.put(format!("dir/{}", round % 5), format!("{round}")).await?);
+            if round % 10 == 0 {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
         }
-        other.put(&last, "x").await?;
-        anyhow::Ok(())
-    };
+        written.push(writer.put(&end, "x").await?);
+        anyhow::Ok(written)
+    });
     let mut random = fixture.random();
     let reading = async {
         for _ in 0..300 {
@@ -202,8 +210,13 @@ async fn next_is_cancel_safe(fixture: &Fixture) -> Result<()> {
         }
         anyhow::Ok(())
     };
-    tokio::try_join!(writing, reading)?;
-    follower.until_state(&store.entries("dir").await?).await
+    let (written, ()) = tokio::try_join!(writing, reading)?;
+    follower.until_state(&other.entries("dir").await?).await?;
+    if fixture.capabilities().guarantees(Guarantee::WatchComplete) {
+        let told: BTreeSet<Version> = follower.put_versions().collect();
+        ensure_eq!(told, written.into_iter().collect(), "the versions that were told");
+    }
+    Ok(())
 }
 
 /// PEERS: watches that ended with a request's timeout, or with the server's idle one.

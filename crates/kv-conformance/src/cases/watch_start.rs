@@ -1,5 +1,8 @@
 //! Where a watch begins, and that nothing falls into the gap before it.
 
+use std::sync::Arc;
+use std::time::Duration;
+
 use anyhow::{Result, ensure};
 use kv_core::{
     ErrorKind, Key, Prefix, Store, StoreExt, Version, WatchEvent, WatchFilter, WatchOptions, WatchTarget,
@@ -9,7 +12,7 @@ use crate::case::needs::{WATCH_COMPLETE, WATCH_HISTORY};
 use crate::case::{Case, case};
 use crate::fixture::Fixture;
 use crate::follow::Follower;
-use crate::steps::{ensure_eq, entry, is_compacted, key, unless_compacted};
+use crate::steps::{at_once, ensure_eq, entry, is_compacted, key, unless_compacted};
 
 pub(super) const CASES: &[Case] = &[
     case!(watch_sees_what_follows_it, "A watch delivers every change after its call has returned."),
@@ -155,24 +158,21 @@ async fn watch_initial_of_a_large_tree(fixture: &Fixture) -> Result<()> {
 /// PEERS: the gap between reading and watching.
 async fn watch_initial_loses_nothing(fixture: &Fixture) -> Result<()> {
     let (store, other) = (&fixture.store, fixture.another().await?);
-    let writing = async {
-        for round in 0..150 {
-            other.put(format!("dir/{}", round % 5), format!("{round}")).await?;
-            other.delete(format!("dir/{}", (round + 2) % 5)).await?;
-        }
-        anyhow::Ok(())
-    };
-    let starting = async {
-        let mut followers = Vec::new();
-        for _ in 0..15 {
-            followers.push(Follower::synced(store, Prefix::new("dir")?).await?);
-        }
-        anyhow::Ok(followers)
-    };
-    let ((), followers) = tokio::try_join!(writing, starting)?;
-    let expected = other.entries("dir").await?;
-    for mut follower in followers {
-        follower.until_state(&expected).await?;
+    for round in 0..15 {
+        // Each key is written once, so that one that is lost stays lost.
+        let writing = at_once({
+            let other = Arc::clone(&other);
+            async move {
+                for at in 0..20 {
+                    other.put(format!("dir/{round}/{at}"), "x").await?;
+                    tokio::time::sleep(Duration::from_micros(100)).await;
+                }
+                other.delete(format!("dir/{round}/3")).await.map_err(anyhow::Error::new)
+            }
+        });
+        let (written, follower) = tokio::join!(writing, Follower::synced(store, Prefix::new("dir")?));
+        written?;
+        follower?.until_state(&other.entries("dir").await?).await?;
     }
     Ok(())
 }
@@ -180,12 +180,14 @@ async fn watch_initial_loses_nothing(fixture: &Fixture) -> Result<()> {
 async fn watch_initial_misses_no_version(fixture: &Fixture) -> Result<()> {
     let (store, other, k) = (&fixture.store, fixture.another().await?, key("dir/k")?);
     let mut written = vec![other.put(&k, "first").await?];
-    let writing = async {
-        for round in 0..150 {
-            written.push(other.put(&k, format!("{round}")).await?);
+    let key = k.clone();
+    let writing = at_once(async move {
+        for round in 0..300 {
+            written.push(other.put(&key, format!("{round}")).await?);
+            tokio::time::sleep(Duration::from_micros(100)).await;
         }
         anyhow::Ok(written)
-    };
+    });
     let starting = async {
         let mut followers = Vec::new();
         for round in 0..15 {

@@ -1,0 +1,151 @@
+//! A store with one fault: everything is the memory store's but what the fault takes over.
+
+use std::fmt;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use kv_conformance::{Factory, UrlFactory};
+use kv_core::{
+    Bytes, Capabilities, DeleteOptions, DeleteResult, DeleteTreeOptions, Entry, GetOptions, Key, ListOptions,
+    Listing, LockGuard, LockHolder, LockOptions, Prefix, PutOptions, PutResult, Result, ServerInfo,
+    SessionState, SessionStates, Store, Transact, Txn, TxnResult, Watch, WatchOptions, WatchTarget,
+};
+
+use super::Fault;
+
+/// Opens memory stores with a fault, all on the same data.
+pub(crate) struct FaultyFactory {
+    pub(crate) fault: Arc<Fault>,
+    mem: UrlFactory,
+}
+
+impl FaultyFactory {
+    pub(crate) fn new(fault: Fault) -> Self {
+        let url = format!("mem:{}", fault.name);
+        Self { fault: Arc::new(fault), mem: UrlFactory::new(kv_mem::DRIVER, url) }
+    }
+}
+
+#[async_trait]
+impl Factory for FaultyFactory {
+    fn label(&self) -> String {
+        self.fault.name.to_owned()
+    }
+
+    async fn open(&self, namespace: &Prefix) -> Result<Arc<dyn Store>> {
+        let namespace = match &self.fault.namespace {
+            Some(change) => change(namespace.clone()),
+            None => namespace.clone(),
+        };
+        let inner = self.mem.open(&namespace).await?;
+        let capabilities = match &self.fault.capabilities {
+            Some(change) => change(inner.capabilities().clone()),
+            None => inner.capabilities().clone(),
+        };
+        Ok(Arc::new(Faulty { inner, fault: Arc::clone(&self.fault), capabilities }))
+    }
+}
+
+struct Faulty {
+    inner: Arc<dyn Store>,
+    fault: Arc<Fault>,
+    capabilities: Capabilities,
+}
+
+impl fmt::Debug for Faulty {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Faulty").field(&self.fault.name).finish()
+    }
+}
+
+impl Drop for Faulty {
+    fn drop(&mut self) {
+        if let Some(hook) = &self.fault.drop {
+            hook(Arc::clone(&self.inner));
+        }
+    }
+}
+
+/// The fault's version of a call, or the memory store's.
+macro_rules! hooked {
+    ($self:ident, $hook:ident($($arg:expr),*), $inner:expr) => {
+        match &$self.fault.$hook {
+            Some(hook) => hook(Arc::clone(&$self.inner), $($arg),*).await,
+            None => $inner.await,
+        }
+    };
+}
+
+#[async_trait]
+#[deny(clippy::missing_trait_methods)]
+impl Store for Faulty {
+    fn capabilities(&self) -> &Capabilities {
+        &self.capabilities
+    }
+
+    async fn get_with(&self, key: &Key, options: GetOptions) -> Result<Option<Entry>> {
+        hooked!(self, get(key.clone(), options), self.inner.get_with(key, options))
+    }
+
+    async fn put_with(&self, key: &Key, value: Bytes, options: PutOptions) -> Result<PutResult> {
+        hooked!(self, put(key.clone(), value, options), self.inner.put_with(key, value, options))
+    }
+
+    async fn delete_with(&self, key: &Key, options: DeleteOptions) -> Result<DeleteResult> {
+        hooked!(self, delete(key.clone(), options), self.inner.delete_with(key, options))
+    }
+
+    async fn list_with(&self, prefix: &Prefix, options: ListOptions) -> Result<Listing> {
+        hooked!(self, list(prefix.clone(), options), self.inner.list_with(prefix, options))
+    }
+
+    async fn delete_tree_with(&self, prefix: &Prefix, options: DeleteTreeOptions) -> Result<u64> {
+        hooked!(self, delete_tree(prefix.clone(), options), self.inner.delete_tree_with(prefix, options))
+    }
+
+    async fn watch_with(&self, target: WatchTarget, options: WatchOptions) -> Result<Watch> {
+        hooked!(self, watch(target, options), self.inner.watch_with(target, options))
+    }
+
+    async fn lock_with(&self, key: &Key, options: LockOptions) -> Result<LockGuard> {
+        hooked!(self, lock(key.clone(), options), self.inner.lock_with(key, options))
+    }
+
+    async fn lock_holder(&self, key: &Key) -> Result<Option<LockHolder>> {
+        hooked!(self, lock_holder(key.clone()), self.inner.lock_holder(key))
+    }
+
+    fn session(&self) -> SessionState {
+        self.fault.session.unwrap_or_else(|| self.inner.session())
+    }
+
+    fn session_states(&self) -> SessionStates {
+        match &self.fault.session_states {
+            Some(change) => change(self.inner.session_states()),
+            None => self.inner.session_states(),
+        }
+    }
+
+    async fn server(&self) -> Result<ServerInfo> {
+        hooked!(self, server(), self.inner.server())
+    }
+
+    async fn close(&self) -> Result<()> {
+        hooked!(self, close(), self.inner.close())
+    }
+
+    fn as_transact(&self) -> Option<&dyn Transact> {
+        (!self.fault.no_transact).then_some(self as &dyn Transact)
+    }
+}
+
+#[async_trait]
+impl Transact for Faulty {
+    async fn transact(&self, txn: Txn) -> Result<TxnResult> {
+        match (&self.fault.transact, self.inner.as_transact()) {
+            (Some(hook), _) => hook(Arc::clone(&self.inner), txn).await,
+            (None, Some(inner)) => inner.transact(txn).await,
+            (None, None) => panic!("the memory store has transactions"),
+        }
+    }
+}

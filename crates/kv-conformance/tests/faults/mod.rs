@@ -1,0 +1,174 @@
+//! Faults: each breaks one promise in one way, and names the cases that must notice.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+
+use kv_core::{
+    Bytes, Capabilities, DeleteOptions, DeleteResult, DeleteTreeOptions, Entry, GetOptions, Key, ListOptions,
+    Listing, LockGuard, LockHolder, LockOptions, Prefix, PutOptions, PutResult, Result, ServerInfo,
+    SessionState, SessionStates, Store, Txn, TxnResult, Watch, WatchOptions, WatchTarget,
+};
+
+mod expiries;
+mod faulty;
+mod fences;
+mod keys;
+mod lifecycles;
+mod lists;
+mod lock_waits;
+mod locks;
+mod powers;
+mod preconditions;
+mod reads;
+mod sessions;
+mod tools;
+mod trees;
+mod txns;
+mod versions;
+mod watch_flows;
+mod watch_starts;
+mod watches;
+
+pub(crate) use faulty::FaultyFactory;
+
+/// Every fault.
+pub(crate) fn all() -> Vec<Fault> {
+    let mut faults = Vec::new();
+    faults.extend(keys::faults());
+    faults.extend(reads::faults());
+    faults.extend(versions::faults());
+    faults.extend(preconditions::faults());
+    faults.extend(lists::faults());
+    faults.extend(trees::faults());
+    faults.extend(expiries::faults());
+    faults.extend(sessions::faults());
+    faults.extend(watch_starts::faults());
+    faults.extend(watches::faults());
+    faults.extend(watch_flows::faults());
+    faults.extend(locks::faults());
+    faults.extend(lock_waits::faults());
+    faults.extend(fences::faults());
+    faults.extend(txns::faults());
+    faults.extend(lifecycles::faults());
+    faults.extend(powers::faults());
+    faults
+}
+
+pub(crate) use powers::honest_refusals;
+
+type Answer<T> = Pin<Box<dyn Future<Output = Result<T>> + Send>>;
+type Hook0<T> = Option<Box<dyn Fn(Arc<dyn Store>) -> Answer<T> + Send + Sync>>;
+type Hook1<A, T> = Option<Box<dyn Fn(Arc<dyn Store>, A) -> Answer<T> + Send + Sync>>;
+type Hook2<A, B, T> = Option<Box<dyn Fn(Arc<dyn Store>, A, B) -> Answer<T> + Send + Sync>>;
+type Hook3<A, B, C, T> = Option<Box<dyn Fn(Arc<dyn Store>, A, B, C) -> Answer<T> + Send + Sync>>;
+type DropHook = Option<Box<dyn Fn(Arc<dyn Store>) + Send + Sync>>;
+type Change<T> = Option<Box<dyn Fn(T) -> T + Send + Sync>>;
+
+/// A broken promise. What it does not take over is the memory store's, which each hook gets first.
+#[derive(Default)]
+pub(crate) struct Fault {
+    /// What is wrong, as one would put it in an issue.
+    pub(crate) name: &'static str,
+    /// The cases that must notice.
+    pub(crate) caught_by: &'static [&'static str],
+    /// Whether they must call it dishonest.
+    pub(crate) dishonest: bool,
+    namespace: Change<Prefix>,
+    capabilities: Change<Capabilities>,
+    get: Hook2<Key, GetOptions, Option<Entry>>,
+    put: Hook3<Key, Bytes, PutOptions, PutResult>,
+    delete: Hook2<Key, DeleteOptions, DeleteResult>,
+    list: Hook2<Prefix, ListOptions, Listing>,
+    delete_tree: Hook2<Prefix, DeleteTreeOptions, u64>,
+    watch: Hook2<WatchTarget, WatchOptions, Watch>,
+    lock: Hook2<Key, LockOptions, LockGuard>,
+    lock_holder: Hook1<Key, Option<LockHolder>>,
+    session: Option<SessionState>,
+    session_states: Change<SessionStates>,
+    server: Hook0<ServerInfo>,
+    close: Hook0<()>,
+    transact: Hook1<Txn, TxnResult>,
+    no_transact: bool,
+    drop: DropHook,
+}
+
+/// Setters that box what they are given.
+macro_rules! hooks {
+    ($($name:ident($($arg:ident: $type:ty),*) -> $answer:ty;)*) => {
+        impl Fault {
+            $(pub(crate) fn $name<F>(
+                mut self,
+                hook: impl Fn(Arc<dyn Store>, $($type),*) -> F + Send + Sync + 'static,
+            ) -> Self
+            where
+                F: Future<Output = Result<$answer>> + Send + 'static,
+            {
+                self.$name = Some(Box::new(move |store, $($arg),*| Box::pin(hook(store, $($arg),*))));
+                self
+            })*
+        }
+    };
+}
+
+hooks! {
+    get(key: Key, options: GetOptions) -> Option<Entry>;
+    put(key: Key, value: Bytes, options: PutOptions) -> PutResult;
+    delete(key: Key, options: DeleteOptions) -> DeleteResult;
+    list(prefix: Prefix, options: ListOptions) -> Listing;
+    delete_tree(prefix: Prefix, options: DeleteTreeOptions) -> u64;
+    watch(target: WatchTarget, options: WatchOptions) -> Watch;
+    lock(key: Key, options: LockOptions) -> LockGuard;
+    lock_holder(key: Key) -> Option<LockHolder>;
+    server() -> ServerInfo;
+    close() -> ();
+    transact(txn: Txn) -> TxnResult;
+}
+
+impl Fault {
+    pub(crate) fn new(name: &'static str, caught_by: &'static [&'static str]) -> Self {
+        Self { name, caught_by, ..Self::default() }
+    }
+
+    /// The same, which the cases must call dishonest.
+    pub(crate) fn dishonest(mut self) -> Self {
+        self.dishonest = true;
+        self
+    }
+
+    pub(crate) fn namespace(mut self, change: impl Fn(Prefix) -> Prefix + Send + Sync + 'static) -> Self {
+        self.namespace = Some(Box::new(change));
+        self
+    }
+
+    pub(crate) fn capabilities(
+        mut self,
+        change: impl Fn(Capabilities) -> Capabilities + Send + Sync + 'static,
+    ) -> Self {
+        self.capabilities = Some(Box::new(change));
+        self
+    }
+
+    pub(crate) fn session(mut self, state: SessionState) -> Self {
+        self.session = Some(state);
+        self
+    }
+
+    pub(crate) fn session_states(
+        mut self,
+        change: impl Fn(SessionStates) -> SessionStates + Send + Sync + 'static,
+    ) -> Self {
+        self.session_states = Some(Box::new(change));
+        self
+    }
+
+    pub(crate) fn no_transact(mut self) -> Self {
+        self.no_transact = true;
+        self
+    }
+
+    pub(crate) fn on_drop(mut self, hook: impl Fn(Arc<dyn Store>) + Send + Sync + 'static) -> Self {
+        self.drop = Some(Box::new(hook));
+        self
+    }
+}

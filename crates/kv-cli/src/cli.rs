@@ -230,9 +230,10 @@ pub(crate) struct Lock {
     /// What others see as the holder [default: HOST:PID]
     #[arg(long, value_name = "TEXT")]
     pub(crate) owner: Option<String>,
-    /// After TERM, how long the command has until KILL when the lock is lost
-    #[arg(long, value_name = "TIME", value_parser = duration, default_value = "500ms")]
-    pub(crate) grace: Duration,
+    /// How long what is stopped has from TERM to KILL [default: 5s while the lock is held; 500ms, or
+    /// a 20th of --ttl, when it is lost]
+    #[arg(long, value_name = "TIME", value_parser = duration)]
+    pub(crate) grace: Option<Duration>,
     /// Do not run anything: tell who holds the lock
     #[arg(long, conflicts_with_all = ["attempt", "wait", "ttl", "max_hold", "owner", "grace", "command"])]
     pub(crate) holder: bool,

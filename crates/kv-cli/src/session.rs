@@ -11,7 +11,7 @@ use tokio::sync::OnceCell;
 use crate::cli::Global;
 use crate::exit::Failure;
 use crate::native;
-use crate::output::{Format, say};
+use crate::output::{Format, duration, say};
 
 /// How long a command waits for a directory another process has, unless told otherwise.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -102,9 +102,11 @@ impl Session {
                 Ok(store) => return Ok(store),
                 Err(error) => error,
             };
-            let ErrorKind::InUse { holder } = *error.kind() else { return Err(error.into()) };
-            if patience.is_some_and(|patience| begin.elapsed() >= patience) {
-                return Err(Failure::Advised { error, advice: in_use_advice(holder) });
+            if !matches!(error.kind(), ErrorKind::InUse { .. }) {
+                return Err(error.into());
+            }
+            if let Some(patience) = patience.filter(|patience| begin.elapsed() >= *patience) {
+                return Err(Failure::Advised { error, advice: in_use_advice(patience) });
             }
             if !told && patience.is_none() {
                 told = true;
@@ -128,13 +130,13 @@ impl Session {
     }
 }
 
-/// What to do about a directory another process has.
-fn in_use_advice(holder: Option<u32>) -> String {
-    let who = holder.map_or_else(|| "the other process".to_owned(), |pid| format!("process {pid}"));
-    format!(
-        "One process at a time can have a sled directory. Wait for {who} to end (--timeout says how \
-         long), or use a store many processes share: --store etcd://…, consul://… or zk://…"
-    )
+/// What a user of this command can do about a directory another process has; the store's own words
+/// say what it is about.
+fn in_use_advice(patience: Duration) -> String {
+    if patience.is_zero() {
+        return "kv did not wait for it".to_owned();
+    }
+    format!("kv waited {}; --timeout, for kv lock --wait, says how long", duration(patience))
 }
 
 /// Takes what a URL leaves out from the variables of the native tools, and says so.

@@ -1,4 +1,4 @@
-//! The built `kv` command on a sled store of its own.
+//! The built `kv` command in a place of its own.
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -11,6 +11,7 @@ pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 /// A place with a store.
 pub(crate) struct Place {
     dir: tempfile::TempDir,
+    url: String,
 }
 
 /// What a run of the command came to.
@@ -64,16 +65,24 @@ impl From<Output> for Run {
 }
 
 impl Place {
+    /// A place with a sled store of its own.
     pub(crate) fn new() -> Self {
-        Self { dir: tempfile::tempdir().unwrap() }
+        let dir = tempfile::tempdir().unwrap();
+        let url = format!("sled:{}", dir.path().join("store").display());
+        Self { dir, url }
+    }
+
+    /// A place of its own for this store.
+    pub(crate) fn at(url: impl Into<String>) -> Self {
+        Self { url: url.into(), ..Self::new() }
     }
 
     pub(crate) fn path(&self, name: &str) -> PathBuf {
         self.dir.path().join(name)
     }
 
-    pub(crate) fn url(&self) -> String {
-        format!("sled:{}", self.path("store").display())
+    pub(crate) fn url(&self) -> &str {
+        &self.url
     }
 
     /// The command with these arguments, on this place's store, with no input.
@@ -90,17 +99,18 @@ impl Place {
 
     /// Runs the command to its end.
     pub(crate) fn kv<const N: usize>(&self, args: [&str; N]) -> Run {
-        self.command(args).output().unwrap().into()
+        self.start(args).end()
     }
 
     /// The same, with this on standard input.
     pub(crate) fn kv_with<const N: usize>(&self, args: [&str; N], input: &[u8]) -> Run {
-        let mut child = piped(&mut self.command(args)).stdin(Stdio::piped()).spawn().unwrap();
-        let mut stdin = child.stdin.take().unwrap();
+        let mut running =
+            Running::from(piped(&mut self.command(args)).stdin(Stdio::piped()).spawn().unwrap());
+        let mut stdin = running.child().stdin.take().unwrap();
         std::thread::scope(|scope| {
             // It may end without reading all of it.
             scope.spawn(move || drop(stdin.write_all(input)));
-            child.wait_with_output().unwrap().into()
+            running.end()
         })
     }
 
@@ -132,6 +142,12 @@ fn piped(command: &mut Command) -> &mut Command {
 /// A command that runs. Dropping it kills it.
 pub(crate) struct Running(Option<Child>);
 
+impl From<Child> for Running {
+    fn from(child: Child) -> Self {
+        Self(Some(child))
+    }
+}
+
 impl Running {
     pub(crate) fn pid(&self) -> u32 {
         self.0.as_ref().unwrap().id()
@@ -149,31 +165,33 @@ impl Running {
     /// Waits for it to end.
     #[track_caller]
     pub(crate) fn end(mut self) -> Run {
-        let mut child = self.0.take().unwrap();
-        let begin = Instant::now();
-        while child.try_wait().unwrap().is_none() {
-            if begin.elapsed() > PATIENCE {
-                terminate(&child);
-                panic!("it did not end: {:?}", Run::from(child.wait_with_output().unwrap()));
-            }
-            std::thread::sleep(Duration::from_millis(5));
-        }
-        child.wait_with_output().unwrap().into()
+        let child = self.0.take().unwrap();
+        let pid = child.id();
+        let (sender, ended) = std::sync::mpsc::channel();
+        std::thread::spawn(move || sender.send(child.wait_with_output().unwrap()));
+        ended.recv_timeout(PATIENCE).map_or_else(
+            |_| {
+                terminate(pid);
+                let rest = ended.recv_timeout(PATIENCE).map(Run::from);
+                panic!("it did not end until it was ended: {rest:?}");
+            },
+            Run::from,
+        )
     }
 }
 
 impl Drop for Running {
     fn drop(&mut self) {
         if let Some(mut child) = self.0.take() {
-            terminate(&child);
+            terminate(child.id());
             let _ = child.wait();
         }
     }
 }
 
 /// With TERM, so that it ends what it started.
-fn terminate(child: &Child) {
-    let _ = Command::new("kill").arg(child.id().to_string()).status();
+fn terminate(pid: u32) {
+    let _ = Command::new("kill").arg(pid.to_string()).status();
 }
 
 /// Waits until something is so.

@@ -46,8 +46,8 @@ fn a_command_waits_for_the_directory() {
     place.kv(["put", "a", "x"]).ok();
     let holder = place.occupy();
     let begin = Instant::now();
-    let named = format!("process {}", holder.pid());
-    place.kv(["get", "a", "--timeout", "700ms"]).fails(5, &["in use", &named, "--timeout", "etcd://"]);
+    let named = format!("process id {}", holder.pid());
+    place.kv(["get", "a", "--timeout", "700ms"]).fails(5, &["in use", &named, "--timeout", "such as etcd"]);
     let waited = begin.elapsed();
     assert!(waited >= Duration::from_millis(700), "{waited:?}");
 

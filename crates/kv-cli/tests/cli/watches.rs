@@ -72,7 +72,7 @@ fn another_process_with_the_directory_is_named() {
     let holder = place.occupy();
     place
         .kv(["watch", "app", "--timeout", "300ms"])
-        .fails(5, &[&format!("process {}", holder.pid()), "in use", "etcd://"]);
+        .fails(5, &[&format!("process id {}", holder.pid()), "in use", "such as etcd"]);
 }
 
 #[test]

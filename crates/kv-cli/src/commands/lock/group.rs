@@ -22,7 +22,8 @@ const AFTER_KILL: Duration = Duration::from_secs(5);
 /// How often to look, besides when told: not every system tells about a child's children.
 const EVERY: Duration = Duration::from_millis(50);
 
-/// A running command and everything it started, but what left the group on purpose.
+/// A running command and everything it started, but what left the group on purpose. Dropping this
+/// takes back the terminal and ends nothing.
 pub(super) struct Group {
     leader: Pid,
     /// The leader's exit code, once it has ended.
@@ -79,9 +80,8 @@ impl Group {
         }
     }
 
-    /// Ends everything that is left, with TERM and after this time with KILL, and takes the terminal
-    /// back.
-    pub(super) async fn end(mut self, grace: Duration) {
+    /// Ends everything that is left, with TERM and after this time with KILL.
+    pub(super) async fn end(&mut self, grace: Duration) {
         for (signal, patience) in [(Signal::SIGTERM, grace), (Signal::SIGKILL, AFTER_KILL)] {
             self.signal(signal);
             // What is stopped hears TERM only when it goes on.

@@ -5,7 +5,7 @@ mod signals;
 mod terminal;
 
 use std::pin::pin;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use kv_core::{ErrorKind, Key, LockGuard, LockLoss, LockOptions, LockWait, Operation, Store};
 
@@ -16,12 +16,22 @@ use crate::exit::Failure;
 use crate::output::say;
 use crate::session::{Session, Wait};
 
+/// How long what is left of a command has between TERM and KILL while we hold the lock.
+const UNHURRIED: Duration = Duration::from_secs(5);
+/// The same once the lock is lost, at most: stores tell of a loss by expiry a little before another
+/// can have the lock.
+const HURRIED: Duration = Duration::from_millis(500);
+/// And which part of the lock's time to live it may be: less than the stores' margins.
+const HURRIED_PART: u32 = 20;
+
 /// How the command ended.
 enum End {
     /// By itself, with this exit code.
     Exited(u8),
     /// By us, because the lock was lost.
     Lost(LockLoss),
+    /// By us, because it ran for too long.
+    TooLong,
 }
 
 /// Takes the lock, runs the command and returns its exit code.
@@ -42,6 +52,11 @@ pub(crate) async fn run(session: &Session, args: Lock) -> Result<u8, Failure> {
                 "the lock {key:?} was lost: {loss}. The command was stopped"
             )));
         }
+        End::TooLong => {
+            return Err(Failure::NoLock(
+                "the command held the lock longer than --max-hold and was stopped".into(),
+            ));
+        }
     };
     match unlocked {
         Ok(()) => Ok(code),
@@ -60,7 +75,7 @@ async fn acquire(session: &Session, args: &Lock, key: &Key) -> Result<LockGuard,
     // A sled directory is had by one process at a time, so waiting for the lock begins with it.
     let store = session
         .store_within(match args.wait {
-            _ if args.attempt => Wait::UpTo(std::time::Duration::ZERO),
+            _ if args.attempt => Wait::UpTo(Duration::ZERO),
             Some(wait) => Wait::UpTo(wait),
             None => Wait::Forever,
         })
@@ -71,8 +86,8 @@ async fn acquire(session: &Session, args: &Lock, key: &Key) -> Result<LockGuard,
         Some(wait) => LockWait::UpTo(wait.saturating_sub(begin.elapsed())),
         None => LockWait::Forever,
     });
+    // Not max_hold: the store would give the lock to another while the command is being stopped.
     options.ttl = args.ttl;
-    options.max_hold = args.max_hold;
     options.timeout = session.timeout();
     match store.lock_with(key, options).await {
         Err(error) if *error.kind() == ErrorKind::Locked => {
@@ -94,22 +109,40 @@ async fn holder(store: &dyn Store, key: &Key) -> String {
     }
 }
 
-/// Runs the command until it ends or the lock does. Afterwards nothing of it is left.
+/// Runs the command until it ends, the lock does, or its time is up. Afterwards nothing of it is left.
 async fn hold(guard: &LockGuard, args: &Lock, signals: &mut Signals) -> Result<End, Failure> {
     let environment =
         [("KV_LOCK_KEY", guard.key().as_str().to_owned()), ("KV_LOCK_TOKEN", guard.token().to_string())];
     let mut group = Group::spawn(&args.command, environment)?;
     let mut lost = pin!(guard.lost());
+    let mut too_long = pin!(elapsed(args.max_hold));
     let end = loop {
         tokio::select! {
             biased;
             loss = &mut lost => break End::Lost(loss),
             code = group.leader() => break End::Exited(code),
+            () = &mut too_long => break End::TooLong,
             signal = signals.next() => group.signal(signal),
         }
     };
-    group.end(args.grace).await;
+    let ended = tokio::select! {
+        biased;
+        _ = guard.lost() => false,
+        () = group.end(args.grace.unwrap_or(UNHURRIED)) => true,
+    };
+    if !ended {
+        let hurried = args.ttl.map_or(HURRIED, |ttl| (ttl / HURRIED_PART).min(HURRIED));
+        group.end(args.grace.unwrap_or(hurried)).await;
+    }
     Ok(end)
+}
+
+/// Resolves when this time is over; never if there is none.
+async fn elapsed(time: Option<Duration>) {
+    match time {
+        Some(time) => tokio::time::sleep(time).await,
+        None => std::future::pending().await,
+    }
 }
 
 /// What others see as the holder.

@@ -1,0 +1,68 @@
+//! The built `kv` command on real servers: several processes at a time, and next to the native tools.
+#![cfg(unix)]
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::print_stdout,
+    reason = "tests say what they mean with unwrap, and print their seed and what they skip"
+)]
+
+#[path = "cli/common.rs"]
+mod common;
+#[path = "servers/locks.rs"]
+mod locks;
+#[path = "servers/native.rs"]
+mod native;
+#[path = "servers/watches.rs"]
+mod watches;
+
+use kv_testkit::{Cluster, require_or_skip};
+
+use crate::common::Place;
+
+/// The backends, by the folder that says what they are tested on.
+const BACKENDS: [&str; 3] = ["kv-etcd", "kv-consul", "kv-zk"];
+
+/// One server of a backend; `None` after saying why there is none.
+async fn server(backend: &str) -> Option<Cluster> {
+    let folder = format!("{}/../{backend}", env!("CARGO_MANIFEST_DIR"));
+    Some(require_or_skip(&folder)?.start().await.unwrap())
+}
+
+/// A place in a namespace of its own.
+fn place(server: &Cluster) -> Place {
+    Place::at(format!("{}/n{:x}", server.url().unwrap(), fastrand::u64(..)))
+}
+
+/// What every backend does alike. One server each, for all of it.
+#[tokio::test(flavor = "multi_thread")]
+async fn every_backend() {
+    for backend in BACKENDS {
+        let Some(server) = server(backend).await else { continue };
+        println!("{backend} {}", server.version());
+        the_first_steps(&place(&server));
+        watches::changes_of_other_processes_arrive(&place(&server));
+        locks::commands_exclude_each_other_and_tell_who_holds(&place(&server));
+        locks::a_lock_that_is_removed_ends_the_command(&place(&server));
+    }
+}
+
+fn the_first_steps(place: &Place) {
+    let version: u64 = {
+        let put = place.kv(["put", "app/greeting", "hello", "-o", "json"]).ok().json();
+        put["version"].as_u64().unwrap()
+    };
+    assert_eq!(place.kv(["get", "app/greeting"]).ok().text(), "hello");
+    place.kv(["put", "app/greeting", "x", "--if-absent"]).fails(4, &["exists already"]);
+    place.kv(["put", "app/greeting", "x", "--if-version", &(version + 1_000_000).to_string()]).fails(4, &[]);
+    place.kv(["put", "app/greeting", "bye", "--if-version", &version.to_string()]).ok();
+    place.kv(["get", "nothing"]).fails(3, &[]);
+    place.kv(["put", "a", "x", "--ttl", "0s"]).fails(2, &["time to live"]);
+
+    let doctor = place.kv(["doctor", "--write", "-o", "json"]).ok().json();
+    assert!(doctor.as_array().unwrap().iter().all(|check| check["outcome"] == "ok"), "{doctor}");
+    let rows = place.kv(["export"]).ok();
+    assert_eq!(rows.text(), "{\"key\":\"app/greeting\",\"value\":\"bye\"}\n");
+    let deleted = place.kv(["del", "--tree", "/", "--yes"]);
+    assert_eq!((deleted.code, deleted.text()), (0, "deleted 1\n"), "{deleted:?}");
+}

@@ -1,0 +1,120 @@
+//! The same keys and bytes as the native tools see.
+
+use std::collections::BTreeMap;
+use std::fs;
+
+use data_encoding::BASE64;
+use kv_testkit::Node;
+use serde_json::Value;
+
+use crate::common::Place;
+
+type Tree = BTreeMap<String, Vec<u8>>;
+
+/// Files whose names and bytes are worth a look, in the folder `tree`.
+fn plant(place: &Place) -> Tree {
+    let every_byte: Vec<u8> = (0..=255).collect();
+    let tree: Tree = [
+        ("hostname", &b"machine\n"[..]),
+        ("sub/a b", b""),
+        ("sub/a%20b", b"\0"),
+        ("sub/q?x#y+z", b"?"),
+        ("sub/\u{fc}", "\u{fc}".as_bytes()),
+        ("sub/u\u{308}", b"decomposed"),
+        ("sub-way", &every_byte),
+    ]
+    .into_iter()
+    .map(|(name, bytes)| (format!("app/etc/{name}"), bytes.to_vec()))
+    .collect();
+    for (key, bytes) in &tree {
+        let path = place.path("tree").join(key.strip_prefix("app/etc/").unwrap());
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(path, bytes).unwrap();
+    }
+    tree
+}
+
+fn decoded(value: &Value) -> Vec<u8> {
+    BASE64.decode(value.as_str().unwrap_or_default().as_bytes()).unwrap()
+}
+
+/// What `kv export` writes, decoded.
+fn exported(place: &Place) -> Tree {
+    let rows = place.kv(["export", "--consul"]).ok().json();
+    rows.as_array()
+        .unwrap()
+        .iter()
+        .map(|row| (row["key"].as_str().unwrap().to_owned(), decoded(&row["value"])))
+        .collect()
+}
+
+async fn etcdctl(node: &Node, args: &[&str]) -> String {
+    node.exec(&[&["env", "ETCDCTL_API=3", "etcdctl"], args].concat()).await.unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn etcdctl_sees_what_kv_imports_and_kv_sees_what_etcdctl_puts() {
+    let Some(server) = crate::server("kv-etcd").await else { return };
+    let place = Place::at(server.url().unwrap());
+    let tree = plant(&place);
+    assert_eq!(place.kv(["import", "tree", "app/etc"]).ok().text(), "imported 7 keys, 278 bytes\n");
+
+    let listing = etcdctl(server.node(1), &["get", "", "--prefix", "-w", "json"]).await;
+    let listing: Value = serde_json::from_str(&listing).unwrap();
+    let seen: Tree = listing["kvs"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|kv| (String::from_utf8(decoded(&kv["key"])).unwrap(), decoded(&kv["value"])))
+        .collect();
+    assert_eq!(seen, tree);
+
+    etcdctl(server.node(1), &["put", "other/\u{fc} b", "native"]).await;
+    assert_eq!(place.kv(["get", "other/\u{fc} b"]).ok().text(), "native");
+    assert_eq!(place.kv(["ls"]).ok().text(), "app/\nother/\n");
+    let watched = place.kv(["watch", "other", "--from", "0", "--count", "1"]).ok().json();
+    assert_eq!(watched["value"], "native");
+
+    // The tool's own variables name the server too.
+    let mut command = place.command(["--store", "etcd://", "get", "app/etc/hostname"]);
+    let output = command.env("ETCDCTL_ENDPOINTS", server.node(1).endpoint()).output().unwrap();
+    assert_eq!(output.stdout, b"machine\n", "{output:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn consul_and_kv_agree_on_exports_and_read_each_others() {
+    let Some(server) = crate::server("kv-consul").await else { return };
+    let place = Place::at(server.url().unwrap());
+    let tree = plant(&place);
+    place.kv(["import", "tree", "app/etc"]).ok();
+
+    let native = server.node(1).exec(&["consul", "kv", "export", ""]).await.unwrap();
+    let rows: Value = serde_json::from_str(&native).unwrap();
+    let seen: Tree = rows
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|row| (row["key"].as_str().unwrap().to_owned(), decoded(&row["value"])))
+        .collect();
+    assert_eq!(seen, tree);
+    assert_eq!(exported(&place), tree);
+
+    // Theirs into a store of another kind and into a namespace of Consul …
+    for other in [Place::new(), Place::at(format!("{}/copy", server.url().unwrap()))] {
+        let imported = other.kv_with(["import", "-"], native.as_bytes()).ok();
+        assert_eq!(imported.text(), "imported 7 keys, 278 bytes\n");
+        assert_eq!(exported(&other), tree);
+    }
+    // … and ours into Consul.
+    place.kv(["del", "--tree", "/", "--yes"]);
+    let other = Place::new();
+    other.kv_with(["import", "-"], native.as_bytes()).ok();
+    let ours = BASE64.encode(&other.kv(["export", "--consul"]).ok().out);
+    let import = format!("echo {ours} | base64 -d | consul kv import -");
+    server.node(1).exec(&["sh", "-c", &import]).await.unwrap();
+    assert_eq!(exported(&place), tree);
+
+    let mut command = place.command(["--store", "consul://", "get", "app/etc/hostname"]);
+    let output = command.env("CONSUL_HTTP_ADDR", server.node(1).endpoint()).output().unwrap();
+    assert_eq!(output.stdout, b"machine\n", "{output:?}");
+}

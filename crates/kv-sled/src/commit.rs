@@ -1,46 +1,39 @@
-//! The committer: the one thread that changes the database, for all writers waiting at a time with one
-//! flush.
+//! The committer: the one thread that changes the database.
 
 use std::collections::VecDeque;
+use std::ops::{Bound, ControlFlow};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::thread;
 use std::time::Duration;
 
 use futures_util::future::{Either, select};
 use kv_backend::{Clock, Hub, Timestamp};
-use kv_core::{DeleteCause, Error, ErrorKind, Result};
+use kv_core::{Error, ErrorKind, Result};
 use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
 use tokio::time::Instant;
 
+use crate::client::{Batch, Client};
 use crate::config::{Durability, EngineConfig};
 use crate::counter::Counter;
+use crate::dirlock::wait_until_unlocked;
 use crate::lock::{Fences, Locks, StoreClock};
 use crate::name::Namespaces;
-use crate::record::{Meta, number_in, space};
-use crate::space::Room;
-use crate::stage::{HistoryBounds, Prepared, Stage, look_up};
-use crate::txn::{Outcome, Write, carry_out};
-use crate::view::{MAX_BEHIND, View};
+use crate::open;
+use crate::record::{META, Meta, corrupt, number_in, space};
+use crate::tree::Doomed;
+use crate::txn::{Outcome, Write};
+use crate::view::View;
 
 /// How many requests are taken at a time.
-const MAX_GROUP: usize = 1024;
+pub(crate) const MAX_GROUP: usize = 1024;
 
-/// A group is full when it writes so much: short of a segment of the log, so that one flush never
-/// covers more than sled keeps apart.
-const MAX_GROUP_BYTES: usize = 1 << 20;
+/// How soon a database that failed is opened again, and expiry tried again on a full disk.
+pub(crate) const RETRY: Duration = Duration::from_secs(1);
 
-/// How many expired entries go in one group.
-const MAX_EXPIRED: usize = 1024;
-
-/// History is let go in steps of this many changes: each step reads them first.
-const TRIM_STEP: u64 = 64;
-
-/// How soon expiry is tried again when the disk is full.
-const EXPIRY_RETRY: Duration = Duration::from_secs(1);
-
-/// The most bytes of history: keys, values before and after each change.
-const MAX_HISTORY_WEIGHT: u64 = 64 << 20;
+/// How long it may take until nobody uses a closed database any more.
+pub(crate) const RELEASE: Duration = Duration::from_secs(10);
 
 /// A request to the committer.
 #[derive(Debug)]
@@ -60,6 +53,19 @@ pub(crate) struct Request {
     pub(crate) permit: Option<OwnedSemaphorePermit>,
 }
 
+impl Request {
+    pub(crate) fn answer(self, result: Result<Outcome>) {
+        drop(self.permit);
+        // Whoever asked may have gone.
+        drop(self.reply.send(result));
+    }
+
+    /// Whether nobody waits for it any more: then it is open whether it is applied, so better not.
+    pub(crate) fn is_abandoned(&self) -> bool {
+        self.reply.is_closed() && !matches!(self.write, Write::EndSession { .. })
+    }
+}
+
 /// What the committer has done since the store was opened.
 #[derive(Debug, Default)]
 pub(crate) struct Counts {
@@ -73,30 +79,34 @@ impl Counts {
     }
 }
 
-/// Why nothing is written any more.
+/// Why nothing is written for now.
 #[derive(Clone, Debug)]
-struct Failure {
+pub(crate) struct Failure {
     kind: ErrorKind,
     text: String,
+    /// When to open the database again; never if that could show an older state than was seen.
+    retry: Option<Instant>,
 }
 
 impl Failure {
-    fn of(error: &Error) -> Self {
-        Self { kind: error.kind().clone(), text: error.to_string() }
+    pub(crate) fn of(error: &Error) -> Self {
+        Self { kind: error.kind().clone(), text: error.to_string(), retry: Some(Instant::now() + RETRY) }
     }
 
     /// For the writes that were on their way.
-    fn unknown(&self) -> Error {
+    pub(crate) fn unknown(&self) -> Error {
         Error::new(self.kind.clone()).maybe_applied().with_detail(self.text.clone())
     }
 
     /// For the writes that come after.
-    fn refused(&self) -> Error {
-        Error::new(self.kind.clone()).not_applied().with_detail(format!(
-            "nothing is written any more since this failed: {}; put it right, close every handle of this \
-             directory and open it again",
-            self.text
-        ))
+    pub(crate) fn refused(&self) -> Error {
+        let advice = match self.retry {
+            Some(_) => "the store tries again by itself",
+            None => "close every handle of this directory and open it again",
+        };
+        Error::new(self.kind.clone())
+            .not_applied()
+            .with_detail(format!("nothing is written since this failed: {}; {advice}", self.text))
     }
 }
 
@@ -110,17 +120,24 @@ pub(crate) struct Committer {
     pub(crate) counter: Arc<Counter>,
     pub(crate) counts: Arc<Counts>,
     pub(crate) meta: Meta,
-    state: CommitState,
+    pub(crate) namespaces: Namespaces,
+    pub(crate) failed: Option<Failure>,
+    /// Since when there are changes that are not flushed.
+    pub(crate) dirty: Option<Instant>,
+    /// When the first entry expires; unknown until looked up.
+    pub(crate) next_expiry: Option<Option<Timestamp>>,
+    /// Deleted subtrees of which something may be left. The view has the same.
+    pub(crate) doomed: Vec<Doomed>,
+    pub(crate) purge: Purge,
 }
 
-#[derive(Default)]
-struct CommitState {
-    namespaces: Namespaces,
-    failed: Option<Failure>,
-    /// Since when there are changes that are not flushed.
-    dirty: Option<Instant>,
-    /// When the first entry expires; unknown until looked up.
-    next_expiry: Option<Option<Timestamp>>,
+/// How far the removal of the first deleted subtree is.
+#[derive(Debug, Default)]
+pub(crate) struct Purge {
+    /// Nothing is left up to this name.
+    pub(crate) behind: Option<String>,
+    /// Put off for want of space.
+    pub(crate) not_before: Option<Instant>,
 }
 
 impl Committer {
@@ -133,309 +150,105 @@ impl Committer {
         counter: Arc<Counter>,
         meta: Meta,
     ) -> Self {
-        let (counts, state) = Default::default();
-        Self { dir, config, view, hub, locks, counter, counts, meta, state }
-    }
-
-    /// Removes what a process that died left behind: its session keys, and what expired meanwhile. And
-    /// reserves numbers, so that none of the last process's is given out again.
-    pub(crate) fn take_over(&mut self) -> Result<()> {
-        loop {
-            let view = Arc::clone(&self.view);
-            let client = view.client();
-            let now = self.locks.clock().now();
-            let room = Room::measure(&self.dir, client.log_len()?, self.meta.bytes)?;
-            let mut stage =
-                Stage::new(client, &self.counter, &mut self.state.namespaces, self.meta.clone(), now, room);
-            let mut gone = look_up(client, space::SESSION, 0, u64::MAX, MAX_EXPIRED)?;
-            gone.extend(look_up(client, space::EXPIRY, 0, whole_millis(now), MAX_EXPIRED)?);
-            let gone = stage.indexed(gone)?;
-            let done = gone.is_empty();
-            stage.room().take_for_deletes(gone.len())?;
-            for (name, live) in gone {
-                stage.delete(&name, live, DeleteCause::Expired)?;
-            }
-            let changes = stage.changes();
-            let prepared = stage.prepare();
-            self.commit(prepared, changes)?;
-            if done {
-                break;
-            }
+        Self {
+            dir,
+            config,
+            doomed: view.doomed(),
+            view,
+            hub,
+            locks,
+            counter,
+            counts: Arc::default(),
+            meta,
+            namespaces: Namespaces::default(),
+            failed: None,
+            dirty: None,
+            next_expiry: None,
+            purge: Purge::default(),
         }
-        self.flush()?;
-        self.counter.reserved(self.meta.ceiling);
-        Ok(())
     }
 
     /// Works until every handle is closed, and leaves the database as it should be found.
     pub(crate) async fn run(&mut self, mut commands: mpsc::UnboundedReceiver<Command>) {
         let mut taken = Vec::new();
-        loop {
-            match self.wait(&mut commands, &mut taken).await {
-                Waited::Ended => break,
-                Waited::Commands | Waited::Time => {}
-            }
+        while self.wait(&mut commands, &mut taken).await {
             let requests = taken.drain(..).filter_map(|command| match command {
                 Command::Write(request) => Some(request),
                 Command::Wake => None,
             });
             let mut requests: VecDeque<Request> = requests.collect();
-            self.work(&mut requests);
-            while !requests.is_empty() {
+            loop {
                 self.work(&mut requests);
+                if requests.is_empty() {
+                    break;
+                }
             }
             self.flush_if_due();
         }
         self.finish();
     }
 
+    /// Waits for commands or until something is to be done. False at the end.
     async fn wait(
         &mut self,
         commands: &mut mpsc::UnboundedReceiver<Command>,
         taken: &mut Vec<Command>,
-    ) -> Waited {
+    ) -> bool {
+        let deadline = self.next_deadline();
+        let clock = self.locks.clock().clone();
+        let time = std::pin::pin!(sleep(clock, deadline, self.next_chore()));
         let receive = std::pin::pin!(commands.recv_many(taken, MAX_GROUP));
-        let time =
-            std::pin::pin!(Self::sleep(self.locks.clock().clone(), self.next_deadline(), self.flush_due()));
-        match select(receive, time).await {
-            Either::Left((0, _)) => Waited::Ended,
-            Either::Left(_) => Waited::Commands,
-            Either::Right(_) => Waited::Time,
-        }
-    }
-
-    async fn sleep(clock: StoreClock, deadline: Option<Timestamp>, flush: Option<Instant>) {
-        let expiry = async {
-            match deadline {
-                Some(deadline) => clock.sleep_until(deadline).await,
-                None => std::future::pending().await,
-            }
-        };
-        let flush = async {
-            match flush {
-                Some(flush) => tokio::time::sleep_until(flush).await,
-                None => std::future::pending().await,
-            }
-        };
-        select(std::pin::pin!(expiry), std::pin::pin!(flush)).await;
+        !matches!(select(receive, time).await, Either::Left((0, _)))
     }
 
     /// When an entry expires or a lock is held too long.
     fn next_deadline(&mut self) -> Option<Timestamp> {
         let locks = self.locks.expire();
-        if self.state.failed.is_some() {
+        if self.failed.is_some() {
             return locks;
         }
-        let expiry = match self.state.next_expiry {
+        let expiry = match self.next_expiry {
             Some(known) => known,
             None => {
-                let found = self.first_expiry();
-                self.state.next_expiry = Some(found);
+                let found = self.first_expiry().unwrap_or_else(|error| {
+                    self.fail(&error);
+                    None
+                });
+                self.next_expiry = Some(found);
                 found
             }
         };
         [locks, expiry].into_iter().flatten().min()
     }
 
-    fn first_expiry(&mut self) -> Option<Timestamp> {
+    fn first_expiry(&self) -> Result<Option<Timestamp>> {
         let mut first = None;
-        let range = (
-            std::ops::Bound::Included(vec![space::EXPIRY]),
-            std::ops::Bound::Excluded(vec![space::EXPIRY + 1]),
-        );
-        let found = self.view.client().scan(range, |key, _| {
+        let range = (Bound::Included(vec![space::EXPIRY]), Bound::Excluded(vec![space::EXPIRY + 1]));
+        self.view.client()?.scan(range, |key, _| {
             first = number_in(key, 0).map(Timestamp::from_millis);
-            Ok(std::ops::ControlFlow::Break(()))
-        });
-        if let Err(error) = found {
-            self.fail(&error);
+            Ok(ControlFlow::Break(()))
+        })?;
+        Ok(first)
+    }
+
+    /// When there is something to do that no caller waits for.
+    fn next_chore(&self) -> Option<Instant> {
+        if let Some(failure) = &self.failed {
+            return failure.retry;
         }
-        first
+        let purge = (!self.doomed.is_empty()).then(|| self.purge.not_before.unwrap_or_else(Instant::now));
+        [purge, self.flush_due()].into_iter().flatten().min()
     }
 
     fn flush_due(&self) -> Option<Instant> {
-        match (self.config.durability, self.state.dirty) {
+        match (self.config.durability, self.dirty) {
             (Durability::Interval(interval), Some(since)) => Some(since + interval),
             _ => None,
         }
     }
 
-    /// Carries out as many requests as go into one group.
-    fn work(&mut self, requests: &mut VecDeque<Request>) {
-        if let Some(failure) = &self.state.failed {
-            for request in requests.drain(..) {
-                answer(request, Err(failure.refused()));
-            }
-            return;
-        }
-        if let Err(error) = self.group(requests, MAX_GROUP) {
-            self.fail(&error);
-        }
-    }
-
-    /// One group. An error means that nothing can be written any more.
-    fn group(&mut self, requests: &mut VecDeque<Request>, max: usize) -> Result<()> {
-        let locks = Arc::clone(&self.locks);
-        let view = Arc::clone(&self.view);
-        let client = view.client();
-        let now = locks.clock().now();
-        let room = client.log_len().and_then(|len| Room::measure(&self.dir, len, self.meta.bytes));
-        let room = match room {
-            Ok(room) => room,
-            Err(error) => {
-                let failure = Failure::of(&error);
-                for request in requests.drain(..) {
-                    answer(request, Err(failure.unknown().not_applied()));
-                }
-                return Ok(());
-            }
-        };
-        let mut stage =
-            Stage::new(client, &self.counter, &mut self.state.namespaces, self.meta.clone(), now, room);
-        let mut retry_expiry = None;
-        let expired = self.state.next_expiry.flatten().is_some_and(|first| first <= now);
-        if expired {
-            let due = look_up(client, space::EXPIRY, 0, whole_millis(now), MAX_EXPIRED)?;
-            let due = stage.indexed(due)?;
-            if stage.room().take_for_deletes(due.len()).is_ok() {
-                for (name, live) in due {
-                    stage.delete(&name, live, DeleteCause::Expired)?;
-                }
-            } else {
-                // Without space they stay for now.
-                retry_expiry = Some(Some(locks.clock().now().after(EXPIRY_RETRY)));
-            }
-        }
-
-        // Known again after the group, when it is seen what is left.
-        if expired {
-            self.state.next_expiry = retry_expiry;
-        }
-        let frozen = requests
-            .iter()
-            .take(max)
-            .any(|request| !matches!(request.fence, Fences::None))
-            .then(|| locks.freeze());
-        let mut answers = Vec::new();
-        let mut trees = Vec::new();
-        let mut spoilt = None;
-        while answers.len() < max && stage.bytes() < MAX_GROUP_BYTES {
-            let Some(request) = requests.pop_front() else { break };
-            // Nobody waits for it any more: whether it is applied is open, so better not.
-            if request.reply.is_closed() && !matches!(request.write, Write::EndSession { .. }) {
-                continue;
-            }
-            let held = match (&request.fence, &frozen) {
-                (Fences::None, _) => true,
-                (Fences::One(fence), Some(frozen)) => frozen.holds(fence),
-                (Fences::One(_), None) | (Fences::Foreign, _) => false,
-            };
-            if !held {
-                answers.push((request, Err(ErrorKind::NotHeld.into())));
-                continue;
-            }
-            match carry_out(&request.write, &mut stage) {
-                Ok(result) => {
-                    if let (Write::DeleteTree { prefix }, Ok(_)) = (&request.write, &result) {
-                        trees.push(prefix.clone());
-                    }
-                    answers.push((request, result));
-                }
-                Err(error) => {
-                    spoilt = Some((request, error));
-                    break;
-                }
-            }
-        }
-
-        if let Some((request, error)) = spoilt {
-            drop(stage);
-            drop(frozen);
-            if answers.is_empty() {
-                answer(request, Err(error.not_applied()));
-                return Ok(());
-            }
-            // Each for itself, so that one damaged entry fails one write.
-            requests.push_front(request);
-            for (request, _) in answers.into_iter().rev() {
-                requests.push_front(request);
-            }
-            for _ in 0..requests.len() {
-                self.group(requests, 1)?;
-            }
-            return Ok(());
-        }
-
-        let changes = stage.changes();
-        let done = match trim(&mut stage, room, &view, self.config, self.meta.version) {
-            Ok(()) if stage.is_empty() && !self.counter.is_low() => Ok(()),
-            Ok(()) => {
-                let prepared = stage.prepare();
-                self.commit(prepared, changes)
-            }
-            Err(error) => Err(error),
-        };
-        drop(frozen);
-        match done {
-            Ok(()) => {
-                for prefix in trees {
-                    locks.remove_tree(&prefix);
-                }
-                for (request, result) in answers {
-                    answer(request, result);
-                }
-                Ok(())
-            }
-            Err(error) => {
-                let failure = Failure::of(&error);
-                for (request, result) in answers {
-                    // What was refused was refused on the ground of writes that may not be.
-                    let applied =
-                        if result.is_ok() { failure.unknown() } else { failure.unknown().not_applied() };
-                    answer(request, Err(applied));
-                }
-                Err(error)
-            }
-        }
-    }
-
-    /// Applies a group, makes it as durable as promised, shows it and publishes it.
-    fn commit(&mut self, prepared: Prepared, changes: usize) -> Result<()> {
-        let Prepared { batch, meta, before, changes: events } = prepared;
-        let client = self.view.client();
-        self.view.hide(before);
-        client.apply(batch)?;
-        // Numbers that are not reserved yet may not be seen before they are.
-        let reserving = meta.version > self.counter.ceiling();
-        let must_flush = !matches!(self.config.durability, Durability::Interval(_)) || reserving;
-        if must_flush {
-            self.flush()?;
-            self.counter.reserved(meta.ceiling);
-        } else {
-            self.state.dirty.get_or_insert_with(Instant::now);
-        }
-        self.view.show(meta.version, meta.floor);
-        self.meta = meta;
-        self.state.next_expiry = None;
-        self.counts.changes.fetch_add(changes as u64, Ordering::Relaxed);
-        self.hub.publish(events).wake();
-        self.view.client().reclaim();
-        Ok(())
-    }
-
-    fn flush(&mut self) -> Result<()> {
-        let client = self.view.client();
-        client.flush()?;
-        if self.config.durability == Durability::Power {
-            client.sync()?;
-        }
-        self.counts.flushes.fetch_add(1, Ordering::Relaxed);
-        self.state.dirty = None;
-        Ok(())
-    }
-
     fn flush_if_due(&mut self) {
-        if self.state.failed.is_none() && self.flush_due().is_some_and(|due| due <= Instant::now()) {
+        if self.failed.is_none() && self.flush_due().is_some_and(|due| due <= Instant::now()) {
             match self.flush() {
                 Ok(()) => self.counter.reserved(self.meta.ceiling),
                 Err(error) => self.fail(&error),
@@ -443,62 +256,118 @@ impl Committer {
         }
     }
 
+    /// Carries out as many requests as go into one group.
+    fn work(&mut self, requests: &mut VecDeque<Request>) {
+        if self.failed.as_ref().is_some_and(|failure| failure.retry.is_some_and(|at| at <= Instant::now())) {
+            self.recover();
+        }
+        if let Some(failure) = &self.failed {
+            requests.drain(..).for_each(|request| request.answer(Err(failure.refused())));
+            return;
+        }
+        if let Err(error) = self.group(requests, MAX_GROUP) {
+            self.fail(&error);
+        }
+    }
+
+    pub(crate) fn flush(&mut self) -> Result<()> {
+        let client = self.view.client()?;
+        client.flush()?;
+        if self.config.durability == Durability::Power {
+            client.sync()?;
+        }
+        self.counts.flushes.fetch_add(1, Ordering::Relaxed);
+        self.dirty = None;
+        Ok(())
+    }
+
     fn fail(&mut self, error: &Error) {
-        tracing::error!(dir = %self.dir.display(), %error, "the sled store is not written any more");
-        self.state.failed.get_or_insert_with(|| Failure::of(error));
+        tracing::error!(dir = %self.dir.display(), %error, "the sled store is not written for now");
+        self.failed.get_or_insert_with(|| Failure::of(error));
+    }
+
+    /// Opens the database again after a failure, which sled needs. Readers and watches go on with
+    /// what is found, unless that is older than what they saw.
+    fn recover(&mut self) {
+        match self.reopen() {
+            Ok(true) => {
+                tracing::info!(dir = %self.dir.display(), "the sled store is written again");
+                self.failed = None;
+            }
+            Ok(false) => {
+                let error = corrupt("what was not flushed yet is lost, and readers saw it");
+                self.failed = Some(Failure { retry: None, ..Failure::of(&error) });
+            }
+            Err(error) => self.failed = Some(Failure::of(&error)),
+        }
+    }
+
+    fn reopen(&mut self) -> Result<bool> {
+        self.close_client()?;
+        let (client, meta) = open::open(&self.dir, self.config)?;
+        let seen = std::mem::replace(&mut self.meta, meta).version;
+        if self.meta.version < seen {
+            return Ok(false);
+        }
+        self.doomed = Doomed::load(&client)?;
+        self.dirty = None;
+        self.next_expiry = None;
+        self.counter.reserved(self.meta.ceiling);
+        self.view.attach(client, &self.meta, self.doomed.clone());
+        open::publish_history(&*self.view.client()?, &self.hub, seen.max(self.meta.oldest()))?;
+        Ok(true)
+    }
+
+    fn close_client(&mut self) -> Result<()> {
+        if let Some(client) = self.view.detach() {
+            drop_shared(client);
+        }
+        wait_until_unlocked(&self.dir.join("db"), RELEASE)
     }
 
     /// Writes down that all numbers given out are known, and makes everything durable.
     fn finish(&mut self) {
-        if self.state.failed.is_some() {
+        if self.failed.is_some() {
             return;
         }
-        self.meta.version = self.counter.last().max(self.meta.version);
-        self.meta.ceiling = self.meta.version;
-        let mut batch = crate::client::Batch::default();
-        batch.insert(crate::record::META, self.meta.encode());
-        let client = self.view.client();
-        let finished = client.apply(batch).and_then(|()| client.flush()).and_then(|()| client.sync());
-        if let Err(error) = finished {
+        let meta = Meta { ceiling: self.counter.last(), ..self.meta.clone() };
+        let mut batch = Batch::default();
+        batch.insert(META, meta.encode());
+        let finish =
+            |client: &Client| client.apply(batch).and_then(|()| client.flush()).and_then(|()| client.sync());
+        if let Err(error) = self.view.client().and_then(|client| finish(&client)) {
             // Nothing acknowledged is lost by it: the next start takes it for a crash.
             tracing::warn!(dir = %self.dir.display(), %error, "the sled store was not closed in good order");
         }
     }
 }
 
-/// What ended a wait.
-enum Waited {
-    Commands,
-    Time,
-    Ended,
-}
-
-/// Keeps history within its bounds, but not what a list still needs, unless that is far too much. On
-/// a full disk nothing of it is kept.
-fn trim(stage: &mut Stage<'_>, room: Room, view: &View, config: EngineConfig, committed: u64) -> Result<()> {
-    let bounds = if room.is_low() {
-        HistoryBounds { events: 0, weight: 0 }
-    } else {
-        HistoryBounds { events: config.history as u64, weight: MAX_HISTORY_WEIGHT }
+/// Sleeps until a moment of store time, or of the machine's.
+async fn sleep(clock: StoreClock, deadline: Option<Timestamp>, chore: Option<Instant>) {
+    let expiry = async {
+        match deadline {
+            Some(deadline) => clock.sleep_until(deadline).await,
+            None => std::future::pending().await,
+        }
     };
-    let now = stage.history();
-    let over = now.events.saturating_sub(bounds.events);
-    let worth_it = over >= TRIM_STEP || now.weight > bounds.weight;
-    let max = if room.is_low() { 16 } else { 256 + 2 * stage.changes() };
-    if !worth_it || room.is_low() && stage.room().take_for_deletes(max).is_err() {
-        return Ok(());
+    let chore = async {
+        match chore {
+            Some(chore) => tokio::time::sleep_until(chore).await,
+            None => std::future::pending().await,
+        }
+    };
+    select(std::pin::pin!(expiry), std::pin::pin!(chore)).await;
+}
+
+/// Drops the last of something that readers may be about to let go.
+pub(crate) fn drop_shared<T>(mut shared: Arc<T>) {
+    let deadline = std::time::Instant::now() + RELEASE;
+    while let Err(still_shared) = Arc::try_unwrap(shared) {
+        if std::time::Instant::now() >= deadline {
+            tracing::warn!("a reader still holds the sled store: the next open may have to wait");
+            return;
+        }
+        shared = still_shared;
+        thread::sleep(Duration::from_millis(1));
     }
-    let pinned = view.pins().oldest().filter(|_| over < MAX_BEHIND);
-    stage.trim(bounds, max, committed.min(pinned.unwrap_or(u64::MAX)))
-}
-
-/// Deadlines are on disk in milliseconds, rounded up: what is due at `now` is so at its millisecond.
-fn whole_millis(now: Timestamp) -> u64 {
-    u64::try_from(now.since_epoch().as_millis()).unwrap_or(u64::MAX)
-}
-
-fn answer(request: Request, result: Result<Outcome>) {
-    drop(request.permit);
-    // Whoever asked may have gone.
-    drop(request.reply.send(result));
 }

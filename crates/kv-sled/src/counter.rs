@@ -22,7 +22,12 @@ impl Counter {
 
     /// A new number for a change, which reserves what it needs when it is committed.
     pub(crate) fn next(&self) -> u64 {
-        self.last.fetch_add(1, Ordering::SeqCst) + 1
+        self.next_many(1)
+    }
+
+    /// So many new numbers for changes; returns the last of them.
+    pub(crate) fn next_many(&self, count: u64) -> u64 {
+        self.last.fetch_add(count, Ordering::SeqCst) + count
     }
 
     /// A new number that is not written anywhere, if one is reserved.

@@ -4,28 +4,26 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::{Arc, Weak};
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use kv_backend::{Deadline, HandleId, Hub, Timestamp};
 use kv_core::{Error, ErrorKind, Operation, Result};
 use parking_lot::{Condvar, Mutex};
 use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 
-use crate::commit::{Command, Committer, Counts, Request};
+use crate::commit::{Command, Committer, Counts, RELEASE, Request, drop_shared};
 use crate::config::{EngineConfig, SledConfig};
 use crate::counter::Counter;
 use crate::dirlock::{DirLock, wait_until_unlocked};
 use crate::error::from_io;
 use crate::lock::{Fences, Locks, StoreClock};
 use crate::open;
+use crate::tree::Doomed;
 use crate::txn::{Outcome, Write};
 use crate::view::View;
 
 /// How many writes may wait for the committer before callers wait for a place.
 const MAX_WAITING: usize = 4096;
-
-/// How long it may take until nobody uses a closed database any more.
-const RELEASE: Duration = Duration::from_secs(10);
 
 /// An open database. It is closed when the last handle lets go of it.
 #[derive(Debug)]
@@ -216,7 +214,8 @@ fn begin(config: &SledConfig) -> Result<Begun> {
     let counter = Arc::new(Counter::new(meta.ceiling, meta.ceiling));
     let id = HandleId::unique().get();
     let locks = Arc::new(Locks::new(Arc::clone(&counter), clock, commands.downgrade(), id));
-    let view = Arc::new(View::new(client, meta.version, meta.floor));
+    let doomed = Doomed::load(&client)?;
+    let view = Arc::new(View::new(client, &meta, doomed));
     let mut committer = Committer::new(
         dir.clone(),
         config.engine,
@@ -261,23 +260,9 @@ impl Own {
         let Self { committer, closed, lock, busy, .. } = self;
         let view = Arc::clone(&committer.view);
         drop(committer);
-        release(view);
+        drop_shared(view);
         drop(lock);
         drop(busy);
         closed.send_replace(true);
-    }
-}
-
-/// Drops the database: its files are free then, or nearly.
-fn release(mut view: Arc<View>) {
-    let deadline = Instant::now() + RELEASE;
-    // A reader that is just being dropped may still hold it.
-    while let Err(shared) = Arc::try_unwrap(view) {
-        if Instant::now() >= deadline {
-            tracing::warn!("a reader still holds the sled store: the next open may have to wait");
-            return;
-        }
-        view = shared;
-        thread::sleep(Duration::from_millis(1));
     }
 }

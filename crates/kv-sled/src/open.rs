@@ -12,7 +12,7 @@ use crate::client::{Batch, Client, ClientOptions};
 use crate::config::{Durability, EngineConfig, Verify};
 use crate::error::from_io;
 use crate::name::Namespaces;
-use crate::record::{self, Left, META, Meta, corrupt, unseal};
+use crate::record::{self, Event, Left, META, Meta, Record, corrupt, unseal};
 use crate::view::{read_value, scan_events};
 
 /// Says that the directory was set up: what is missing after that was lost.
@@ -164,27 +164,31 @@ fn printable(key: &[u8]) -> String {
 /// The hub with the history there is on disk.
 pub(crate) fn load_history(client: &Client, meta: &Meta, config: EngineConfig) -> Result<Hub> {
     let options = HubOptions::default().with_max_events(config.history);
-    let hub = Hub::new(crate::BACKEND, options, Version::new(meta.floor));
-    let mut namespaces = Namespaces::default();
-    scan_events(client, meta.floor, u64::MAX, |version, event, _| {
-        let change = match (event.left, event.before) {
-            (Left::Entry(record), _) => {
-                let name = namespaces.name(&event.name, record.namespace)?;
-                let value = read_value(client, &record)?;
-                let created = Version::new(record.created);
-                Change::put(name.namespace, Entry::new(name.key, value, Version::new(version), created))
-            }
-            (Left::Nothing(cause), Some(before)) => {
-                let name = namespaces.name(&event.name, before.namespace)?;
-                let value = read_value(client, &before)?;
-                let versions = (Version::new(before.version), Version::new(before.created));
-                let previous = Entry::new(name.key, value, versions.0, versions.1);
-                Change::delete(name.namespace, previous, Version::new(version), cause)
-            }
-            (Left::Nothing(_), None) => return Err(corrupt("a change deleted what was not there")),
-        };
-        hub.publish([change]).wake();
-        Ok(ControlFlow::Continue(()))
-    })?;
+    let hub = Hub::new(crate::BACKEND, options, Version::new(meta.oldest()));
+    publish_history(client, &hub, meta.oldest())?;
     Ok(hub)
+}
+
+/// Publishes the changes on disk that were made after a version.
+pub(crate) fn publish_history(client: &Client, hub: &Hub, after: u64) -> Result<()> {
+    let mut namespaces = Namespaces::default();
+    scan_events(client, after, u64::MAX, |version, event, _| {
+        hub.publish([change(client, &mut namespaces, version, event)?]).wake();
+        Ok(ControlFlow::Continue(()))
+    })
+}
+
+fn change(client: &Client, namespaces: &mut Namespaces, version: u64, event: Event) -> Result<Change> {
+    let mut entry = |record: &Record| {
+        let name = namespaces.name(&event.name, record.namespace)?;
+        let value = read_value(client, record)?;
+        let (version, created) = (Version::new(record.version), Version::new(record.created));
+        Ok((name.namespace, Entry::new(name.key, value, version, created)))
+    };
+    match (&event.left, &event.before) {
+        (Left::Entry(record), _) => entry(record).map(|(namespace, entry)| Change::put(namespace, entry)),
+        (Left::Nothing(cause), Some(before)) => entry(before)
+            .map(|(namespace, previous)| Change::delete(namespace, previous, Version::new(version), *cause)),
+        (Left::Nothing(_), None) => Err(corrupt("a change deleted what was not there")),
+    }
 }

@@ -26,6 +26,8 @@ pub(crate) mod space {
     pub(crate) const CHUNK: u8 = b'c';
     /// Entry: native name.
     pub(crate) const DATA: u8 = b'd';
+    /// Deleted subtree: version of its last deletion.
+    pub(crate) const DOOMED: u8 = b't';
     /// Change: version.
     pub(crate) const HISTORY: u8 = b'h';
     /// Session key: session, version of the entry.
@@ -293,8 +295,10 @@ pub(crate) struct Meta {
     pub(crate) version: u64,
     /// No number above it was ever given out, as version or as token.
     pub(crate) ceiling: u64,
-    /// Of the newest change that history has let go.
+    /// Changes up to this one are gone from history.
     pub(crate) floor: u64,
+    /// Changes up to this one are no history any more, even where they are still there.
+    pub(crate) horizon: u64,
     /// How many records there are besides this one.
     pub(crate) records: u64,
     /// The sum of their seals.
@@ -309,11 +313,17 @@ pub(crate) struct Meta {
 }
 
 impl Meta {
-    fn fields(&self) -> [u64; 9] {
+    /// The oldest version a watch can begin after, and a list can be read at.
+    pub(crate) fn oldest(&self) -> u64 {
+        self.floor.max(self.horizon)
+    }
+
+    fn fields(&self) -> [u64; 10] {
         [
             self.version,
             self.ceiling,
             self.floor,
+            self.horizon,
             self.records,
             self.digest,
             self.bytes,
@@ -339,6 +349,7 @@ impl Meta {
             version: reader.number()?,
             ceiling: reader.number()?,
             floor: reader.number()?,
+            horizon: reader.number()?,
             records: reader.number()?,
             digest: reader.number()?,
             bytes: reader.number()?,
@@ -432,6 +443,7 @@ mod tests {
             version: 1,
             ceiling: 2,
             floor: 3,
+            horizon: 10,
             records: 4,
             digest: 5,
             bytes: 9,

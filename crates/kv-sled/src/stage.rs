@@ -16,6 +16,7 @@ use crate::record::{
     self, CHUNK, Event, INLINE_MAX, Left, META, Meta, Record, Stamp, StoredExpiry, Value, corrupt, space,
 };
 use crate::space::Room;
+use crate::tree::{Doomed, is_dead};
 use crate::view::{read_record, read_value, scan_events};
 
 /// How an entry is to expire.
@@ -41,6 +42,10 @@ pub(crate) struct Stage<'a> {
     client: &'a Client,
     counter: &'a Counter,
     namespaces: &'a mut Namespaces,
+    doomed: Vec<Doomed>,
+    doomed_changed: bool,
+    /// The version before the group.
+    committed: u64,
     meta: Meta,
     now: Timestamp,
     room: Room,
@@ -66,6 +71,8 @@ pub(crate) struct Prepared {
     pub(crate) meta: Meta,
     pub(crate) before: BTreeMap<String, Option<Record>>,
     pub(crate) changes: Vec<Change>,
+    /// The subtrees that are deleted and not all removed after it, if that changes.
+    pub(crate) doomed: Option<Vec<Doomed>>,
 }
 
 impl<'a> Stage<'a> {
@@ -73,6 +80,7 @@ impl<'a> Stage<'a> {
         client: &'a Client,
         counter: &'a Counter,
         namespaces: &'a mut Namespaces,
+        doomed: Vec<Doomed>,
         meta: Meta,
         now: Timestamp,
         room: Room,
@@ -81,6 +89,9 @@ impl<'a> Stage<'a> {
             client,
             counter,
             namespaces,
+            doomed,
+            doomed_changed: false,
+            committed: meta.version,
             meta,
             now,
             room,
@@ -111,13 +122,52 @@ impl<'a> Stage<'a> {
     }
 
     /// The entry under a name.
-    pub(crate) fn get(&self, name: &Name) -> Result<Option<Live>> {
-        if let Some(live) = self.live.get(&name.native) {
+    pub(crate) fn get(&mut self, name: &Name) -> Result<Option<Live>> {
+        self.read(&name.native).map_err(|error| error.with_key(name.key.as_str()))
+    }
+
+    fn read(&mut self, native: &Arc<str>) -> Result<Option<Live>> {
+        if let Some(live) = self.live.get(native) {
             return Ok(live.clone());
         }
-        let read =
-            read_record(self.client, &name.native).map_err(|error| error.with_key(name.key.as_str()))?;
-        Ok(read.map(|(record, stamp)| Live { record, stamp, value: None }))
+        let Some((record, stamp)) = read_record(self.client, native)? else { return Ok(None) };
+        if is_dead(&self.doomed, native, record.version) {
+            self.purge(native, &record, stamp);
+            return Ok(None);
+        }
+        Ok(Some(Live { record, stamp, value: None }))
+    }
+
+    /// Removes a dead entry. Nobody sees it any more, so nobody notices.
+    pub(crate) fn purge(&mut self, native: &str, record: &Record, stamp: Stamp) {
+        self.remove(record::data_key(native), stamp);
+        self.unindex(record, native);
+        self.drop_value(record);
+        self.live.insert(native.into(), None);
+    }
+
+    /// Marks everything below a native prefix as deleted. Nothing else may be on the stage.
+    pub(crate) fn doom(&mut self, prefix: &str, count: u64) {
+        let up_to = self.counter.last();
+        let doomed = Doomed { prefix: prefix.to_owned(), up_to, last: self.counter.next_many(count) };
+        self.insert(doomed.key(), doomed.encode());
+        self.meta.version = doomed.last;
+        // So many deletions are more than history holds.
+        self.meta.horizon = doomed.last;
+        self.doomed.push(doomed);
+        self.doomed_changed = true;
+    }
+
+    /// Forgets a deleted subtree of which nothing is left.
+    pub(crate) fn undoom(&mut self, doomed: &Doomed) {
+        let stamp = Stamp::of(&doomed.key(), &doomed.encode());
+        self.remove(doomed.key(), stamp);
+        self.doomed.retain(|other| other != doomed);
+        self.doomed_changed = true;
+    }
+
+    pub(crate) fn doomed(&self) -> &[Doomed] {
+        &self.doomed
     }
 
     /// The value of an entry.
@@ -206,15 +256,9 @@ impl<'a> Stage<'a> {
     pub(crate) fn indexed(&mut self, found: Vec<Indexed>) -> Result<Vec<(Name, Live)>> {
         let mut entries = Vec::with_capacity(found.len());
         for Indexed { version, native } in found {
-            let live = match self.live.get(&*native) {
-                Some(live) => live.clone(),
-                None => read_record(self.client, &native)?.map(|(record, stamp)| Live {
-                    record,
-                    stamp,
-                    value: None,
-                }),
-            };
-            if let Some(live) = live.filter(|live| live.record.version == version) {
+            let native: Arc<str> = native.into();
+            let live = self.read(&native)?.filter(|live| live.record.version == version);
+            if let Some(live) = live {
                 entries.push((self.namespaces.name(&native, live.record.namespace)?, live));
             }
         }
@@ -251,9 +295,10 @@ impl<'a> Stage<'a> {
     /// after `up_to`.
     pub(crate) fn trim(&mut self, bounds: HistoryBounds, max: usize, up_to: u64) -> Result<()> {
         let mut gone = Vec::new();
-        let Meta { mut events, mut weight, .. } = self.meta;
+        let Meta { mut events, mut weight, horizon, .. } = self.meta;
         scan_events(self.client, self.meta.floor, up_to, |version, event, stamp| {
-            if gone.len() >= max || (events <= bounds.events && weight <= bounds.weight) {
+            let within = events <= bounds.events && weight <= bounds.weight;
+            if gone.len() >= max || (within && version > horizon) {
                 return Ok(ControlFlow::Break(()));
             }
             events = events.saturating_sub(1);
@@ -261,9 +306,13 @@ impl<'a> Stage<'a> {
             gone.push((version, event, stamp));
             Ok(ControlFlow::Continue(()))
         })?;
+        if gone.len() < max {
+            // What is left is within the bounds, or needed for now: nothing up to the horizon is.
+            self.meta.floor = self.meta.floor.max(horizon.min(up_to));
+        }
         for (version, event, stamp) in gone {
             self.remove(record::number_key(space::HISTORY, version), stamp);
-            self.meta.floor = version;
+            self.meta.floor = self.meta.floor.max(version);
             self.meta.events = self.meta.events.saturating_sub(1);
             self.meta.weight = self.meta.weight.saturating_sub(event.weight());
             if let Some(before) = event.before {
@@ -273,9 +322,12 @@ impl<'a> Stage<'a> {
         Ok(())
     }
 
-    /// How many changes history holds, and what they weigh.
-    pub(crate) fn history(&self) -> HistoryBounds {
-        HistoryBounds { events: self.meta.events, weight: self.meta.weight }
+    pub(crate) fn committed(&self) -> u64 {
+        self.committed
+    }
+
+    pub(crate) fn meta(&self) -> &Meta {
+        &self.meta
     }
 
     /// Everything as one batch, with the state of the store after it.
@@ -290,7 +342,8 @@ impl<'a> Stage<'a> {
             }
         }
         batch.insert(META, self.meta.encode());
-        Prepared { batch, meta: self.meta, before: self.before, changes: self.changes }
+        let doomed = self.doomed_changed.then_some(self.doomed);
+        Prepared { batch, meta: self.meta, before: self.before, changes: self.changes, doomed }
     }
 
     /// Books a change of an entry.

@@ -57,6 +57,8 @@ pub struct Stats {
     pub changes: u64,
     /// Times the log was flushed: once for all writes waiting at a time.
     pub flushes: u64,
+    /// Deleted subtrees of which something is still to be removed from the disk.
+    pub removals: usize,
 }
 
 fn capabilities() -> Capabilities {
@@ -122,7 +124,7 @@ impl SledStore {
     pub fn stats(&self) -> Result<Stats> {
         let open = self.open_handle(Operation::Server)?;
         let [changes, flushes] = open.database.counts().read();
-        Ok(Stats { changes, flushes })
+        Ok(Stats { changes, flushes, removals: open.database.view().doomed().len() })
     }
 
     /// What calls need, while the handle is open.

@@ -12,6 +12,7 @@ use crate::name::Name;
 use crate::record::space;
 use crate::stage::{Live, NewExpiry, Stage, look_up};
 use crate::store::SledStore;
+use crate::tree::{SMALL_TREE, count_below};
 
 /// A write as the committer gets it.
 #[derive(Debug)]
@@ -63,7 +64,7 @@ pub(crate) fn carry_out(write: &Write, stage: &mut Stage<'_>) -> Result<Result<O
     match write {
         Write::Put { name, value, precondition, expiry } => put(stage, name, value, precondition, *expiry),
         Write::Delete { name, precondition, previous } => delete(stage, name, precondition, *previous),
-        Write::DeleteTree { prefix } => delete_all(stage, |stage| stage.below(prefix), DeleteCause::Deleted),
+        Write::DeleteTree { prefix } => delete_tree(stage, prefix),
         Write::Transact { conditions, then, or_else } => transact(stage, conditions, then, or_else),
         Write::EndSession { session } => {
             let find = |stage: &mut Stage<'_>| {
@@ -118,6 +119,17 @@ fn delete(
     refuse!(stage.room().take_for_deletes(1));
     let previous = stage.delete(name, old, DeleteCause::Deleted)?;
     Ok(Ok(Outcome::Delete(DeleteResult::deleted(wants_previous.then_some(previous)))))
+}
+
+fn delete_tree(stage: &mut Stage<'_>, prefix: &str) -> Result<Result<Outcome>> {
+    let count = |stage: &Stage<'_>, max| count_below(stage.client(), stage.doomed(), prefix, max);
+    if refuse!(count(stage, SMALL_TREE + 1)) <= SMALL_TREE {
+        return delete_all(stage, |stage| stage.below(prefix), DeleteCause::Deleted);
+    }
+    let count = refuse!(count(stage, u64::MAX));
+    refuse!(stage.room().take_for_deletes(1));
+    stage.doom(prefix, count);
+    Ok(Ok(Outcome::Count(count)))
 }
 
 fn delete_all(

@@ -10,10 +10,11 @@ use parking_lot::{Mutex, RwLock};
 
 use crate::client::Client;
 use crate::name::NameRange;
-use crate::record::{self, Event, Record, Stamp, Value, corrupt, space, unseal};
+use crate::record::{self, Event, Meta, Record, Stamp, Value, corrupt, space, unseal};
+use crate::tree::{Doomed, is_dead};
 
 /// How many changes behind a list may fall before it is given up.
-pub(crate) const MAX_BEHIND: u64 = 100_000;
+pub(crate) const MAX_BEHIND: u64 = 50_000;
 
 /// The committed state of the database.
 ///
@@ -22,17 +23,20 @@ pub(crate) const MAX_BEHIND: u64 = 100_000;
 /// here and shown instead.
 #[derive(Debug)]
 pub(crate) struct View {
-    client: Client,
     state: RwLock<State>,
     pins: Arc<Pins>,
 }
 
 #[derive(Debug)]
 struct State {
+    /// None while it is being opened again.
+    client: Option<Arc<Client>>,
     /// The version readers see.
     committed: u64,
-    /// The newest change that history has let go.
-    floor: u64,
+    /// The oldest version that can be seen.
+    oldest: u64,
+    /// Subtrees that were deleted and may not all be removed.
+    doomed: Vec<Doomed>,
     /// What entries of the batch being committed were before it.
     inflight: BTreeMap<String, Option<Record>>,
 }
@@ -85,14 +89,49 @@ pub(crate) struct Found {
     pub(crate) more: bool,
 }
 
-impl View {
-    pub(crate) fn new(client: Client, committed: u64, floor: u64) -> Self {
-        let state = State { committed, floor, inflight: BTreeMap::new() };
-        Self { client, state: RwLock::new(state), pins: Arc::default() }
+impl State {
+    fn client(&self) -> Result<&Client> {
+        self.client.as_deref().ok_or_else(|| {
+            Error::new(ErrorKind::Unavailable)
+                .with_detail("a write failed before, and the database could not be opened again yet")
+        })
     }
 
-    pub(crate) fn client(&self) -> &Client {
-        &self.client
+    /// Whether this snapshot can still be read.
+    fn check(&self, snapshot: &Snapshot) -> Result<()> {
+        if self.oldest > snapshot.version { Err(behind()) } else { Ok(()) }
+    }
+
+    fn read(&self, native: &str) -> Result<Option<Record>> {
+        if let Some(old) = self.inflight.get(native) {
+            return Ok(old.clone());
+        }
+        let record = read_record(self.client()?, native)?.map(|(record, _)| record);
+        Ok(record.filter(|record| !is_dead(&self.doomed, native, record.version)))
+    }
+}
+
+impl View {
+    pub(crate) fn new(client: Client, meta: &Meta, doomed: Vec<Doomed>) -> Self {
+        let state = State {
+            client: Some(Arc::new(client)),
+            committed: meta.version,
+            oldest: meta.oldest(),
+            doomed,
+            inflight: BTreeMap::new(),
+        };
+        Self { state: RwLock::new(state), pins: Arc::default() }
+    }
+
+    /// The database itself, committed or not: for the committer.
+    pub(crate) fn client(&self) -> Result<Arc<Client>> {
+        let state = self.state.read();
+        state.client()?;
+        state.client.clone().ok_or_else(|| ErrorKind::Unavailable.into())
+    }
+
+    pub(crate) fn doomed(&self) -> Vec<Doomed> {
+        self.state.read().doomed.clone()
     }
 
     pub(crate) fn pins(&self) -> &Pins {
@@ -110,26 +149,36 @@ impl View {
     }
 
     /// To be called when the batch is as durable as promised.
-    pub(crate) fn show(&self, committed: u64, floor: u64) {
+    pub(crate) fn show(&self, meta: &Meta, doomed: Option<Vec<Doomed>>) {
         let shown = {
             let mut state = self.state.write();
-            state.committed = committed;
-            state.floor = floor;
+            state.committed = meta.version;
+            state.oldest = meta.oldest();
+            if let Some(doomed) = doomed {
+                state.doomed = doomed;
+            }
             std::mem::take(&mut state.inflight)
         };
         drop(shown);
+    }
+
+    /// Takes the database away, to close it. Readers that use it now have done when this returns.
+    pub(crate) fn detach(&self) -> Option<Arc<Client>> {
+        self.state.write().client.take()
+    }
+
+    /// Gives it back, opened again, in a state not older than the one readers saw.
+    pub(crate) fn attach(&self, client: Client, meta: &Meta, doomed: Vec<Doomed>) {
+        self.state.write().client = Some(Arc::new(client));
+        self.show(meta, Some(doomed));
     }
 
     /// The entry under a native name, and its value.
     pub(crate) fn get(&self, native: &str) -> Result<Option<(Record, Bytes)>> {
         // Held to the end: no chunk of the value can go meanwhile.
         let state = self.state.read();
-        let record = match state.inflight.get(native) {
-            Some(old) => old.clone(),
-            None => read_record(&self.client, native)?.map(|(record, _)| record),
-        };
-        let Some(record) = record else { return Ok(None) };
-        let value = read_value(&self.client, &record)?;
+        let Some(record) = state.read(native)? else { return Ok(None) };
+        let value = read_value(state.client()?, &record)?;
         Ok(Some((record, value)))
     }
 
@@ -152,66 +201,21 @@ impl View {
             return Ok(Found { entries: Vec::new(), more: false });
         }
         // Most of what was changed since is read before the view is held.
-        self.catch_up(snapshot, range, self.committed())?;
+        catch_up(&*self.client()?, snapshot, range, self.committed())?;
         let state = self.state.read();
-        self.catch_up(snapshot, range, state.committed)?;
-        if state.floor > snapshot.version {
-            return Err(behind());
-        }
+        let client = state.client()?;
+        catch_up(client, snapshot, range, state.committed)?;
+        state.check(snapshot)?;
         let mut max = max;
         loop {
-            let found = self.page_of(&state, snapshot, range, max)?;
+            let found = page_of(client, &state, snapshot, range, max)?;
             if !found.entries.is_empty() || !found.more {
-                self.client.reclaim();
+                client.reclaim();
                 return Ok(found);
             }
             // Everything there is newer than the snapshot.
             max *= 2;
         }
-    }
-
-    fn page_of(&self, state: &State, snapshot: &Snapshot, range: &NameRange, max: usize) -> Result<Found> {
-        let mut found: BTreeMap<String, Option<Record>> = BTreeMap::new();
-        self.client.scan(range.data_keys(), |key, bytes| {
-            let name = native_name(key)?;
-            let (content, _) = unseal(key, bytes).map_err(|error| error.with_key(name))?;
-            found.insert(name.to_owned(), Some(Record::decode(content)?));
-            Ok(if found.len() < max { ControlFlow::Continue(()) } else { ControlFlow::Break(()) })
-        })?;
-        let last =
-            (found.len() >= max).then(|| found.last_key_value().map(|(name, _)| name.clone())).flatten();
-        let more = last.is_some();
-        let to = last.map_or_else(|| range.to.clone(), Bound::Included);
-        let bounds = (range.from.as_ref(), to.as_ref());
-        for (name, old) in state.inflight.range::<String, _>(bounds) {
-            found.insert(name.clone(), old.clone());
-        }
-        for (name, version) in snapshot.changed.range::<String, _>(bounds) {
-            found.insert(name.clone(), read_event(&self.client, *version)?.before);
-        }
-        let entries = found.into_iter().filter_map(|(name, record)| Some((name, record?))).collect();
-        Ok(Found { entries, more })
-    }
-
-    /// Notes what was changed up to `committed` in the range that is still to be read.
-    fn catch_up(&self, snapshot: &mut Snapshot, range: &NameRange, committed: u64) -> Result<()> {
-        if snapshot.seen >= committed {
-            return Ok(());
-        }
-        let bounds = (range.from.as_ref(), range.to.as_ref());
-        scan_events(&self.client, snapshot.seen, committed, |version, event, _| {
-            if std::ops::RangeBounds::<String>::contains(&bounds, &event.name) {
-                snapshot.changed.entry(event.name).or_insert(version);
-            }
-            Ok(ControlFlow::Continue(()))
-        })?;
-        snapshot.seen = committed;
-        // What lies behind the reader is not needed any more.
-        snapshot.changed.retain(|name, _| std::ops::RangeBounds::<String>::contains(&bounds, name));
-        if snapshot.changed.len() as u64 > MAX_BEHIND {
-            return Err(behind());
-        }
-        Ok(())
     }
 
     /// The value of a record that [`page`](Self::page) found.
@@ -221,11 +225,62 @@ impl View {
     /// As for a page.
     pub(crate) fn value(&self, snapshot: &Snapshot, record: &Record) -> Result<Bytes> {
         let state = self.state.read();
-        if state.floor > snapshot.version {
-            return Err(behind());
-        }
-        read_value(&self.client, record)
+        state.check(snapshot)?;
+        read_value(state.client()?, record)
     }
+}
+
+/// A page of what is there now, with what was changed since put back.
+fn page_of(
+    client: &Client,
+    state: &State,
+    snapshot: &Snapshot,
+    range: &NameRange,
+    max: usize,
+) -> Result<Found> {
+    let mut found: BTreeMap<String, Option<Record>> = BTreeMap::new();
+    client.scan(range.data_keys(), |key, bytes| {
+        let name = native_name(key)?;
+        let (content, _) = unseal(key, bytes).map_err(|error| error.with_key(name))?;
+        let record = Record::decode(content)?;
+        if !is_dead(&state.doomed, name, record.version) {
+            found.insert(name.to_owned(), Some(record));
+        }
+        Ok(if found.len() < max { ControlFlow::Continue(()) } else { ControlFlow::Break(()) })
+    })?;
+    let last = (found.len() >= max).then(|| found.last_key_value().map(|(name, _)| name.clone())).flatten();
+    let more = last.is_some();
+    let to = last.map_or_else(|| range.to.clone(), Bound::Included);
+    let bounds = (range.from.as_ref(), to.as_ref());
+    for (name, old) in state.inflight.range::<String, _>(bounds) {
+        found.insert(name.clone(), old.clone());
+    }
+    for (name, version) in snapshot.changed.range::<String, _>(bounds) {
+        found.insert(name.clone(), read_event(client, *version)?.before);
+    }
+    let entries = found.into_iter().filter_map(|(name, record)| Some((name, record?))).collect();
+    Ok(Found { entries, more })
+}
+
+/// Notes what was changed up to `committed` in the range that is still to be read.
+fn catch_up(client: &Client, snapshot: &mut Snapshot, range: &NameRange, committed: u64) -> Result<()> {
+    if snapshot.seen >= committed {
+        return Ok(());
+    }
+    let bounds = (range.from.as_ref(), range.to.as_ref());
+    scan_events(client, snapshot.seen, committed, |version, event, _| {
+        if std::ops::RangeBounds::<String>::contains(&bounds, &event.name) {
+            snapshot.changed.entry(event.name).or_insert(version);
+        }
+        Ok(ControlFlow::Continue(()))
+    })?;
+    snapshot.seen = committed;
+    // What lies behind the reader is not needed any more.
+    snapshot.changed.retain(|name, _| std::ops::RangeBounds::<String>::contains(&bounds, name));
+    if snapshot.changed.len() as u64 > MAX_BEHIND {
+        return Err(behind());
+    }
+    Ok(())
 }
 
 fn behind() -> Error {

@@ -177,13 +177,20 @@ impl Writer {
 fn writer() {
     let Some(dir) = std::env::var_os("KV_SLED_WRITER") else { return };
     let durability = std::env::var("KV_SLED_WRITER_DURABILITY").unwrap();
-    let config = config(Path::new(&dir), &durability);
+    let (durability, tree) =
+        durability.split_once("&tree").map_or((&*durability, false), |(mode, _)| (mode, true));
+    let config = config(Path::new(&dir), durability);
     let seed: u64 = std::env::var("KV_SEED").unwrap().parse().unwrap();
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
     runtime.block_on(async {
         let store = SledStore::open(config).await.unwrap();
         // The test harness has begun a line.
         say("\nopen");
+        if tree {
+            store.delete_tree("tree").await.unwrap();
+            say("deleted");
+            return std::future::pending().await;
+        }
         let tasks: Vec<_> = (0..TASKS)
             .map(|task| tokio::spawn(write(store.clone(), task, Random(seed ^ (task << 32)))))
             .collect();
@@ -204,13 +211,20 @@ async fn write(store: SledStore, task: u64, mut random: Random) {
     loop {
         let (first, second) = (random.next(KEYS_PER_TASK), random.next(KEYS_PER_TASK));
         let number = random.next(1 << 40);
-        match random.next(4) {
+        match random.next(40) {
             0 => {
+                let all: Vec<String> =
+                    (0..KEYS_PER_TASK).map(|number| format!("{}=-", key(number))).collect();
+                say(&format!("try {task} {}", all.join(" ")));
+                store.delete_tree(format!("task{task}")).await.unwrap();
+                say(&format!("ack {task} 0"));
+            }
+            1..10 => {
                 say(&format!("try {task} {}=-", key(first)));
                 store.delete(key(first)).await.unwrap();
                 say(&format!("ack {task} 0"));
             }
-            1 if first != second => {
+            10..20 if first != second => {
                 say(&format!("try {task} {}={number} {}=-", key(first), key(second)));
                 let ops = [TxnOp::put(key(first), value(number)), TxnOp::delete(key(second))];
                 StoreExt::transact(&store, Txn::always().then(ops)).await.unwrap();
@@ -252,6 +266,42 @@ async fn nothing_acknowledged_is_lost_by_200_kills() {
     }
     println!("{} acknowledged writes in {:?}", expected.acknowledged, begin.elapsed());
     assert!(expected.acknowledged > 2_000, "only {} writes were made", expected.acknowledged);
+}
+
+/// Deleting what is too large for one batch goes on over several, and is all or nothing all the same.
+#[tokio::test]
+async fn a_large_subtree_is_gone_or_there_after_a_kill() {
+    const COUNT: u32 = 5_000;
+    let mut random = Random(seed());
+    let dir = tempfile::tempdir().unwrap();
+    let (mut gone, mut there) = (0, 0);
+    for round in 0..12 {
+        let store = SledStore::open(config(dir.path(), "process")).await.unwrap();
+        for numbers in (0..COUNT).collect::<Vec<_>>().chunks(1000) {
+            let puts =
+                numbers.iter().map(|n| TxnOp::put(Key::new(&format!("tree/{n:05}")).unwrap(), value(3)));
+            StoreExt::transact(&store, Txn::always().then(puts)).await.unwrap();
+        }
+        store.close().await.unwrap();
+        let mut writer = Writer::start(dir.path(), 0, "process&tree=1");
+        let mut line = String::new();
+        while line.trim_end() != "open" {
+            line.clear();
+            assert!(writer.output.read_line(&mut line).unwrap() > 0, "round {round}: the writer ended");
+        }
+        std::thread::sleep(Duration::from_micros(random.next(120_000)));
+        let acknowledged = writer.kill().iter().any(|line| line == "deleted");
+        let store = SledStore::open(config(dir.path(), "process")).await.unwrap();
+        let left = store.keys("tree").await.unwrap().len();
+        assert!(left == 0 || left == COUNT as usize && !acknowledged, "round {round}: {left} are left");
+        if left == 0 {
+            gone += 1
+        } else {
+            there += 1
+        }
+        store.close().await.unwrap();
+    }
+    println!("gone {gone} times, there {there} times");
 }
 
 /// In the interval mode a kill may cost the newest writes; what is left is a state the store had.

@@ -1,0 +1,200 @@
+//! Lists at one version, and deleting subtrees of any size at once.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
+
+use std::time::{Duration, Instant};
+
+use futures_util::{StreamExt, TryStreamExt};
+use kv_core::{
+    Condition, DeleteCause, ErrorKind, Expiry, Key, ListItem, ListOptions, Listing, Prefix, PutOptions,
+    Store, StoreExt, Txn, TxnOp, WatchEvent, WatchOptions, WatchTarget,
+};
+use kv_sled::{SledConfig, SledStore};
+
+fn key(text: &str) -> Key {
+    Key::new(text).unwrap()
+}
+
+async fn open(dir: &tempfile::TempDir) -> SledStore {
+    SledStore::open(SledConfig::new(dir.path())).await.unwrap()
+}
+
+/// Puts many keys, a thousand at a time.
+async fn load(store: &SledStore, prefix: &str, count: usize, value: &[u8]) {
+    let keys: Vec<Key> = (0..count).map(|n| key(&format!("{prefix}/{:03}/{n:07}", n % 1000))).collect();
+    for keys in keys.chunks(1000) {
+        let puts = keys.iter().map(|key| TxnOp::put(key, value.to_vec()));
+        StoreExt::transact(store, Txn::always().then(puts).with_timeout(Duration::from_secs(60)))
+            .await
+            .unwrap();
+    }
+}
+
+async fn collect(listing: Listing) -> Vec<(String, Vec<u8>)> {
+    listing
+        .map_ok(|item| match item {
+            ListItem::Entry(entry) => (entry.key.as_str().to_owned(), entry.value.to_vec()),
+            other => panic!("{other:?}"),
+        })
+        .try_collect()
+        .await
+        .unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_list_is_one_version_while_everything_changes() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(&dir).await;
+    load(&store, "a", 3000, &[1; 2000]).await;
+    let mut listing = store.list("a").await.unwrap();
+    let as_of = listing.as_of().unwrap();
+    let before = collect(store.list("a").await.unwrap()).await;
+    assert_eq!(before.len(), 3000);
+
+    // Begun, and then read while everything before and behind the reader changes.
+    let mut read = Vec::new();
+    for _ in 0..700 {
+        let ListItem::Entry(entry) = listing.next().await.unwrap().unwrap() else { panic!("an entry") };
+        read.push((entry.key.as_str().to_owned(), entry.value.to_vec()));
+    }
+    let keys: Vec<&String> = before.iter().map(|(key, _)| key).collect();
+    for (n, keys) in keys.chunks(300).enumerate() {
+        let ops = keys
+            .iter()
+            .map(|text| if n % 2 == 0 { TxnOp::delete(key(text)) } else { TxnOp::put(key(text), "new") });
+        let inserts = keys.iter().take(100).map(|text| TxnOp::put(key(&format!("{text}-more")), "more"));
+        StoreExt::transact(&store, Txn::always().then(ops.chain(inserts))).await.unwrap();
+    }
+    read.extend(collect(listing).await);
+    assert_eq!(read, before);
+    // And list, then watch from there, loses nothing.
+    let mut watch = store
+        .watch_with(WatchTarget::Prefix(Prefix::new("a").unwrap()), WatchOptions::default().with_from(as_of))
+        .await
+        .unwrap();
+    let mut state: std::collections::BTreeMap<String, Vec<u8>> = before.into_iter().collect();
+    for _ in 0..4000 {
+        match watch.next().await.unwrap().unwrap() {
+            WatchEvent::Put(entry) => drop(state.insert(entry.key.as_str().to_owned(), entry.value.to_vec())),
+            WatchEvent::Delete(gone) => {
+                assert!(state.remove(gone.key.as_str()).is_some());
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+    assert_eq!(state.into_iter().collect::<Vec<_>>(), collect(store.list("a").await.unwrap()).await);
+    store.close().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_list_that_falls_too_far_behind_says_so() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = SledStore::open(SledConfig::new(dir.path()).with_history(10)).await.unwrap();
+    load(&store, "a", 3000, b"x").await;
+    let mut listing = store.list("a").await.unwrap();
+    listing.next().await.unwrap().unwrap();
+    // More than a list may be behind, and all of it behind the reader.
+    for round in 0..52 {
+        load(&store, "a/999", 1000, round.to_string().as_bytes()).await;
+    }
+    let error = listing.try_collect::<Vec<_>>().await.unwrap_err();
+    assert!(matches!(error.kind(), ErrorKind::Compacted { .. }), "{error}");
+    store.close().await.unwrap();
+}
+
+#[tokio::test]
+async fn levels_limits_and_ranges() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(&dir).await;
+    for name in ["a", "a-b", "a/1", "a/2/x", "a/2/y", "a/2-", "a/3", "b"] {
+        store.put(name, "v").await.unwrap();
+    }
+    let paths = async |prefix: &str, options: ListOptions| -> Vec<String> {
+        let listing = store.list_with(&Prefix::new(prefix).unwrap(), options).await.unwrap();
+        listing.map_ok(|item| item.path().to_owned()).try_collect().await.unwrap()
+    };
+    let all = ListOptions::default;
+    assert_eq!(paths("", all()).await, ["a", "a-b", "a/1", "a/2-", "a/2/x", "a/2/y", "a/3", "b"]);
+    assert_eq!(paths("", all().with_one_level()).await, ["a", "a-b", "a", "b"]);
+    assert_eq!(paths("a", all().with_one_level()).await, ["a/1", "a/2-", "a/2", "a/3"]);
+    assert_eq!(paths("a", all().with_one_level().with_limit(3)).await, ["a/1", "a/2-", "a/2"]);
+    assert_eq!(paths("a", all().with_start_after(key("a/2-")).with_limit(2)).await, ["a/2/x", "a/2/y"]);
+    assert_eq!(paths("a", all().with_range(key("a/2")..key("a/3"))).await, ["a/2-", "a/2/x", "a/2/y"]);
+    assert_eq!(
+        paths("a", all().with_range(key("a/2")..=key("a/3"))).await,
+        ["a/2-", "a/2/x", "a/2/y", "a/3"]
+    );
+    assert_eq!(paths("a", all().with_range(key("z")..key("b"))).await, [""; 0]);
+    assert_eq!(paths("a", all().with_limit(0)).await, [""; 0]);
+    assert_eq!(paths("nothing/here", all()).await, [""; 0]);
+    store.close().await.unwrap();
+}
+
+/// Larger than what is deleted in one batch.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_large_subtree_goes_at_once_and_stays_away() {
+    const COUNT: usize = 12_000;
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(&dir).await;
+    load(&store, "gone", COUNT, &[3; 1500]).await;
+    let expiring = PutOptions::default().with_expiry(Expiry::Ttl(Duration::from_secs(3600)));
+    store.put_with(&key("gone/expiring"), "x".into(), expiring).await.unwrap();
+    store.put("gone", "the key itself stays").await.unwrap();
+    store.put("gone-not", "neither does a neighbour go").await.unwrap();
+    let old = store.list("gone").await.unwrap();
+    let mut watch = store.watch_key("gone/expiring").await.unwrap();
+    let mut slow = store.watch("gone").await.unwrap();
+    let lock = store.lock("gone/lock").await.unwrap();
+
+    let begin = Instant::now();
+    let deleted = store.delete_tree("gone").await.unwrap();
+    println!("{deleted} entries in {:?}", begin.elapsed());
+    assert_eq!(deleted, COUNT as u64 + 1);
+
+    assert!(store.keys("gone").await.unwrap().is_empty());
+    assert_eq!(store.keys("").await.unwrap(), [key("gone"), key("gone-not")]);
+    assert!(!store.exists("gone/000/0000000").await.unwrap());
+    assert!(!lock.is_held());
+    match watch.next().await.unwrap().unwrap() {
+        WatchEvent::Delete(gone) => {
+            assert_eq!((gone.cause, &gone.previous.unwrap().value[..]), (DeleteCause::Deleted, &b"x"[..]));
+        }
+        other => panic!("{other:?}"),
+    }
+    // It has more to say than is kept.
+    assert_eq!(slow.next().await.unwrap().unwrap(), WatchEvent::Resync);
+    assert_eq!(slow.next().await.unwrap().unwrap(), WatchEvent::Synced);
+    let error = old.try_collect::<Vec<_>>().await.unwrap_err();
+    assert!(matches!(error.kind(), ErrorKind::Compacted { .. }), "{error}");
+
+    // What is put below it again is there, as new, whether the old entry is removed yet or not.
+    for n in (0..COUNT).step_by(97) {
+        let name = key(&format!("gone/{:03}/{n:07}", n % 1000));
+        let again = StoreExt::transact(
+            &store,
+            Txn::when([Condition::absent(&name)]).then([TxnOp::put(&name, "new")]),
+        )
+        .await;
+        assert!(again.unwrap().succeeded, "{name}");
+        let entry = store.get(&name).await.unwrap().unwrap();
+        assert_eq!((entry.created, &entry.value[..]), (entry.version, &b"new"[..]));
+    }
+    let new = store.keys("gone").await.unwrap();
+    assert_eq!(new.len(), COUNT.div_ceil(97));
+    drop((watch, slow, lock));
+    // Opening verifies what is there, whether all was removed by then or not.
+    for _ in 0..3 {
+        store.close().await.unwrap();
+        let store = open(&dir).await;
+        assert_eq!(store.keys("gone").await.unwrap(), new);
+        store.close().await.unwrap();
+    }
+    let store = open(&dir).await;
+    let deadline = Instant::now() + Duration::from_secs(60);
+    while store.stats().unwrap().removals > 0 {
+        assert!(Instant::now() < deadline);
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    assert_eq!(store.keys("gone").await.unwrap(), new);
+    assert_eq!(store.delete_tree("").await.unwrap(), new.len() as u64 + 2);
+    store.close().await.unwrap();
+}

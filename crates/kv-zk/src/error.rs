@@ -165,3 +165,82 @@ impl From<zookeeper_client::Error> for Fault {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use kv_core::{Applied, Operation};
+
+    use super::*;
+
+    fn check(error: impl Into<Fault> + std::fmt::Debug, fault: &Fault, kind: &str, applied: Applied) {
+        let what = format!("{error:?}");
+        let found: Fault = error.into();
+        assert_eq!(std::mem::discriminant(&found), std::mem::discriminant(fault), "{what} became {found:?}");
+        let error = found.into_error().with_operation(Operation::Put);
+        assert!(format!("{:?}", error.kind()).starts_with(kind), "{what}: {error:?}");
+        assert_eq!(error.applied(), applied, "{what}");
+        assert!(std::error::Error::source(&error).is_some(), "{what}");
+    }
+
+    const NO: Applied = Applied::No;
+    const UNKNOWN: Applied = Applied::Unknown;
+
+    #[test]
+    fn each_error_of_zookeeper_async_has_its_kind() {
+        use zookeeper_async::ZkError;
+        let text = String::new;
+        for (error, fault, kind, applied) in [
+            (ZkError::NoAuth, Fault::NoAuth, "PermissionDenied", NO),
+            (ZkError::AuthFailed, Fault::AuthFailed, "Unauthenticated", NO),
+            (ZkError::InvalidACL, Fault::InvalidAcl, "InvalidConfig", NO),
+            (ZkError::Unimplemented, Fault::Unimplemented, "Unsupported", NO),
+            (ZkError::NoChildrenForEphemerals, Fault::NoChildrenForEphemerals, "Unsupported", NO),
+            (ZkError::NotReadOnly, Fault::ReadOnly, "Unavailable", NO),
+            (ZkError::SessionMoved, Fault::SessionMoved, "Unavailable", NO),
+            (ZkError::ConnectionLoss, Fault::ConnectionLost, "Unavailable", UNKNOWN),
+            (ZkError::OperationTimeout, Fault::ConnectionLost, "Unavailable", UNKNOWN),
+            (ZkError::SessionExpired, Fault::SessionExpired, "Unavailable", UNKNOWN),
+            (ZkError::MarshallingError, Fault::Protocol(text()), "Protocol", UNKNOWN),
+            (ZkError::NoNode, Fault::NoNode, "Internal", NO),
+            (ZkError::NodeExists, Fault::NodeExists, "Internal", NO),
+            (ZkError::BadVersion, Fault::BadVersion, "Internal", NO),
+            (ZkError::NotEmpty, Fault::NotEmpty, "Internal", NO),
+            (ZkError::BadArguments, Fault::BadRequest(text()), "Internal", NO),
+            (ZkError::EphemeralOnLocalSession, Fault::BadRequest(text()), "Internal", NO),
+            (ZkError::SystemError, Fault::Code(0), "Internal", UNKNOWN),
+            (ZkError::DataInconsistency, Fault::Code(0), "Internal", UNKNOWN),
+        ] {
+            check(error, &fault, kind, applied);
+        }
+    }
+
+    #[cfg(feature = "zookeeper-client")]
+    #[test]
+    fn each_error_of_zookeeper_client_has_its_kind() {
+        use zookeeper_client::Error as Native;
+        let text = String::new;
+        for (error, fault, kind, applied) in [
+            (Native::NoAuth, Fault::NoAuth, "PermissionDenied", NO),
+            (Native::AuthFailed, Fault::AuthFailed, "Unauthenticated", NO),
+            (Native::InvalidAcl, Fault::InvalidAcl, "InvalidConfig", NO),
+            (Native::Unimplemented, Fault::Unimplemented, "Unsupported", NO),
+            (Native::NoChildrenForEphemerals, Fault::NoChildrenForEphemerals, "Unsupported", NO),
+            (Native::QuotaExceeded, Fault::QuotaExceeded, "NoSpace", NO),
+            (Native::Throttled, Fault::Throttled, "Overloaded", NO),
+            (Native::NotReadOnly, Fault::ReadOnly, "Unavailable", NO),
+            (Native::NoHosts, Fault::Unsent, "Unavailable", NO),
+            (Native::ConnectionLoss, Fault::ConnectionLost, "Unavailable", UNKNOWN),
+            (Native::Timeout, Fault::ConnectionLost, "Unavailable", UNKNOWN),
+            (Native::SessionExpired, Fault::SessionExpired, "Unavailable", UNKNOWN),
+            (Native::ClientClosed, Fault::ClientClosed, "Unavailable", UNKNOWN),
+            (Native::UnexpectedError(text()), Fault::Protocol(text()), "Protocol", UNKNOWN),
+            (Native::NoNode, Fault::NoNode, "Internal", NO),
+            (Native::BadVersion, Fault::BadVersion, "Internal", NO),
+            (Native::BadArguments(&"x"), Fault::BadRequest(text()), "Internal", NO),
+            (Native::UnexpectedErrorCode(-1), Fault::Code(0), "Internal", UNKNOWN),
+            (Native::RuntimeInconsistent, Fault::Protocol(text()), "Protocol", UNKNOWN),
+        ] {
+            check(error, &fault, kind, applied);
+        }
+    }
+}

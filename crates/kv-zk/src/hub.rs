@@ -8,24 +8,28 @@
 //!
 //! The hub is one task that owns all of this. It makes its requests with a bounded number in flight.
 
+mod node;
+mod reads;
+
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
 
 use futures_util::StreamExt;
-use futures_util::future::{AbortHandle, Aborted, abortable};
+use futures_util::future::{Aborted, abortable};
 use futures_util::stream::FuturesUnordered;
-use kv_core::{Entry, Key, Version};
+use kv_core::{Entry, Key};
 use tokio::sync::{mpsc, oneshot};
 
+use self::node::{Arm, Done, Firing, Found, Known, Part, Tracked, Watching};
+use self::reads::{read_data, read_names};
 use crate::client::{Current, Live, closed};
 use crate::core::{Core, version};
 use crate::error::Fault;
-use crate::mapping::{child, is_marker, parent};
-use crate::session::{Fired, Link, OneShot, Session, Stat};
+use crate::mapping::{child, parent};
+use crate::session::{Fired, OneShot};
 use crate::watch::{Feed, Now, Started};
 
 /// How many requests the hub has in flight.
@@ -76,94 +80,6 @@ impl HubHandle {
     pub(crate) fn fetch(&self, id: u64, key: Key) {
         let _ = self.commands.send(Command::Fetch { id, key });
     }
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-enum Part {
-    Data,
-    Names,
-}
-
-/// One watch.
-struct Watching {
-    scope: Scope,
-    feed: Arc<Feed>,
-    /// Set until the state is known of a watch that begins with changes.
-    quiet: Option<oneshot::Sender<Started>>,
-    /// What must be read before the state is known.
-    loading: HashSet<(u64, Part)>,
-    loaded: bool,
-}
-
-/// What is known of the entry of a node.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Known {
-    Absent,
-    Marker,
-    Entry(i64),
-}
-
-/// One reading of one part of a node.
-#[derive(Default)]
-struct Arm {
-    loaded: bool,
-    running: bool,
-    queued: bool,
-    /// It must be read again when the running one is done.
-    dirty: bool,
-    armed: Option<AbortHandle>,
-}
-
-/// One node that is watched.
-struct Tracked {
-    id: u64,
-    node_watches: Vec<u64>,
-    tree_watches: Vec<u64>,
-    known: Known,
-    names: BTreeSet<String>,
-    data: Arm,
-    list: Arm,
-    /// Watches that want the value once more.
-    wanted: Vec<u64>,
-    /// The transaction that deleted it, where a watch told.
-    deleted_by: Option<i64>,
-}
-
-impl Tracked {
-    fn arm(&mut self, part: Part) -> &mut Arm {
-        match part {
-            Part::Data => &mut self.data,
-            Part::Names => &mut self.list,
-        }
-    }
-}
-
-impl Drop for Tracked {
-    fn drop(&mut self) {
-        for armed in [self.data.armed.take(), self.list.armed.take()].into_iter().flatten() {
-            armed.abort();
-        }
-    }
-}
-
-/// What a read found.
-enum Found {
-    Data { entry: Option<Entry>, marker: Option<i64>, armed: Option<OneShot> },
-    Names { names: Vec<String>, armed: Option<OneShot> },
-}
-
-struct Done {
-    path: String,
-    id: u64,
-    part: Part,
-    result: Result<Found, Fault>,
-}
-
-struct Firing {
-    path: String,
-    id: u64,
-    part: Part,
-    fired: Fired,
 }
 
 type Job = Pin<Box<dyn Future<Output = Done> + Send>>;
@@ -665,86 +581,4 @@ impl Hub {
 /// The nodes strictly above a path.
 fn ancestors(path: &str) -> impl Iterator<Item = &str> {
     std::iter::successors(parent(path), |path| parent(path))
-}
-
-/// Reads the entry of a node and arms its watch; `rooted`, also one for its coming to be.
-async fn read_data(core: &Core, session: &dyn Session, path: &str, rooted: bool) -> Result<Found, Fault> {
-    let (data, stat, armed) = loop {
-        connected(session).await?;
-        match session.get_watched(path).await {
-            Ok(read) => break read,
-            Err(Fault::NoNode) if !rooted => {
-                return Ok(Found::Data { entry: None, marker: None, armed: None });
-            }
-            Err(Fault::NoNode) => match session.stat_watched(path).await {
-                Ok((None, armed)) => {
-                    return Ok(Found::Data { entry: None, marker: None, armed: Some(armed) });
-                }
-                Ok((Some(_), _)) => {}
-                Err(fault) => pause(fault).await?,
-            },
-            Err(fault) => pause(fault).await?,
-        }
-    };
-    if is_marker(&data) {
-        return Ok(Found::Data { entry: None, marker: Some(stat.mzxid), armed: Some(armed) });
-    }
-    let Some(key) = core.layout.key(path) else {
-        return Ok(Found::Data { entry: None, marker: None, armed: Some(armed) });
-    };
-    let plain = entry_of(&key, &data, &stat);
-    let deadline = core.deadline(None);
-    let entry = match core.entry(&key, path, Some((data, stat)), false, deadline).await {
-        // It may have been read again, and be gone or newer by now: the watch has fired then.
-        Ok(Some(entry)) => entry,
-        Ok(None) | Err(_) => plain,
-    };
-    Ok(Found::Data { entry: Some(entry), marker: None, armed: Some(armed) })
-}
-
-fn entry_of(key: &Key, data: &bytes::Bytes, stat: &Stat) -> Entry {
-    Entry::new(key.clone(), data.clone(), Version::new(stat.mzxid.unsigned_abs()), version(stat.czxid))
-}
-
-/// Reads the names of a node's children and arms their watch; `rooted`, also one for its coming to be.
-async fn read_names(session: &dyn Session, path: &str, rooted: bool) -> Result<Found, Fault> {
-    loop {
-        connected(session).await?;
-        match session.children_watched(path).await {
-            Ok((names, armed)) => return Ok(Found::Names { names, armed: Some(armed) }),
-            // Its data watch or its parent's tell the rest.
-            Err(Fault::NoNode) if !rooted => return Ok(Found::Names { names: Vec::new(), armed: None }),
-            Err(Fault::NoNode) => match session.stat_watched(path).await {
-                Ok((None, armed)) => return Ok(Found::Names { names: Vec::new(), armed: Some(armed) }),
-                Ok((Some(_), _)) => {}
-                Err(fault) => pause(fault).await?,
-            },
-            Err(fault) => pause(fault).await?,
-        }
-    }
-}
-
-/// Waits until requests get through; fails when they never will again.
-async fn connected(session: &dyn Session) -> Result<(), Fault> {
-    let mut link = session.link();
-    let link = link.wait_for(|link| !matches!(link, Link::Down)).await;
-    match link.as_deref() {
-        Ok(Link::Over(_)) | Err(_) => Err(Fault::SessionExpired),
-        Ok(_) => Ok(()),
-    }
-}
-
-/// Before a request whose connection broke is made again.
-async fn pause(fault: Fault) -> Result<(), Fault> {
-    match fault {
-        Fault::ConnectionLost
-        | Fault::Unsent
-        | Fault::SessionMoved
-        | Fault::Protocol(_)
-        | Fault::Throttled => {
-            tokio::time::sleep(Duration::from_millis(50)).await;
-            Ok(())
-        }
-        fault => Err(fault),
-    }
 }

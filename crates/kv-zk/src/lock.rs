@@ -4,7 +4,6 @@
 //! name carries a number of ours, so that a node whose creation was not answered is found again, and
 //! that nobody else's can be taken for it.
 
-use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -23,10 +22,7 @@ use crate::config::LockLayout;
 use crate::core::{Core, not_held, optional};
 use crate::error::{BACKEND, Fault};
 use crate::mapping::{child, lock_sequence};
-use crate::session::{ANY_VERSION, Link, Mode, Reply, Session, Stat};
-
-/// Before a request whose connection broke is made again.
-const AGAIN: Duration = Duration::from_millis(50);
+use crate::session::{AGAIN, ANY_VERSION, Mode, Reply, Session, Stat, answered, connected};
 
 impl Core {
     pub(crate) async fn lock(self: &Arc<Self>, key: &Key, options: LockOptions) -> Result<LockGuard> {
@@ -142,33 +138,6 @@ async fn until(at: Option<Instant>) {
     }
 }
 
-/// Makes a request on this very session until it is answered; fails once the session is over. Only
-/// for what may be repeated.
-async fn on<T, F>(live: &Live, request: impl Fn(Arc<dyn Session>) -> F) -> Reply<T>
-where
-    F: Future<Output = Reply<T>>,
-{
-    loop {
-        connected(live).await?;
-        match request(Arc::clone(&live.session)).await {
-            Err(Fault::ConnectionLost | Fault::Unsent | Fault::SessionMoved | Fault::Throttled) => {
-                tokio::time::sleep(AGAIN).await;
-            }
-            reply => return reply,
-        }
-    }
-}
-
-async fn connected(live: &Live) -> Reply<()> {
-    let mut link = live.session.link();
-    let link = link.wait_for(|link| !matches!(link, Link::Down)).await;
-    match link.as_deref() {
-        Ok(Link::Over(Fault::AuthFailed)) => Err(Fault::AuthFailed),
-        Ok(Link::Over(_)) | Err(_) => Err(Fault::SessionExpired),
-        Ok(_) => Ok(()),
-    }
-}
-
 /// One try to get a lock within one session. Dropping it takes its node away in the background.
 struct Contender {
     core: Arc<Core>,
@@ -194,10 +163,11 @@ impl Contender {
 
     /// Waits for the lock; `None` when the wait is over without it.
     async fn run(&self, options: &LockOptions, wait_until: Option<Instant>) -> Reply<Option<MakeGuard>> {
+        let session = &*self.live.session;
         let mut own = self.enqueue(&options.owner).await?;
         loop {
             let dir = &self.dir;
-            let names = on(&self.live, |session| async move { session.children(dir).await }).await?;
+            let names = answered(session, || session.children(dir)).await?;
             let mut rivals = rivals(names);
             // A creation that was not answered can have left a second node of ours: the first counts.
             let mine: Vec<String> =
@@ -215,7 +185,7 @@ impl Contender {
             let Some(before) = at.checked_sub(1).and_then(|before| rivals.get(before)) else {
                 if node != own.0 {
                     let path = &node;
-                    let stat = on(&self.live, |session| async move { session.stat(path).await }).await?;
+                    let stat = answered(session, || session.stat(path)).await?;
                     let Some(stat) = stat else { continue };
                     own = (node.clone(), stat);
                 }
@@ -226,7 +196,7 @@ impl Contender {
             }
             let before = child(dir, before);
             let before = &before;
-            let watched = on(&self.live, |session| async move { session.get_watched(before).await }).await;
+            let watched = answered(session, || session.get_watched(before)).await;
             let fired = match watched {
                 Ok((_, _, fired)) => fired,
                 Err(Fault::NoNode) => continue,
@@ -242,9 +212,10 @@ impl Contender {
     /// Makes the node, once: it is looked for before it is made again.
     async fn enqueue(&self, owner: &Bytes) -> Reply<(String, Stat)> {
         let (prefix, acl) = (child(&self.dir, &self.mark), self.core.access.acl());
+        let session = &*self.live.session;
         loop {
-            connected(&self.live).await?;
-            let created = self.live.session.create(&prefix, owner, Mode::EphemeralSequential, &acl).await;
+            connected(session).await?;
+            let created = session.create(&prefix, owner, Mode::EphemeralSequential, &acl).await;
             match created {
                 Ok((node, stat)) => {
                     let _ = self.live.own_id.set(stat.ephemeral_owner);
@@ -255,7 +226,7 @@ impl Contender {
                     tokio::time::sleep(AGAIN).await;
                     for node in self.nodes().await? {
                         let path = &node;
-                        let stat = on(&self.live, |session| async move { session.stat(path).await }).await?;
+                        let stat = answered(session, || session.stat(path)).await?;
                         if let Some(stat) = stat {
                             return Ok((node, stat));
                         }
@@ -268,13 +239,14 @@ impl Contender {
 
     /// Our nodes, as the server has them.
     async fn nodes(&self) -> Reply<Vec<String>> {
-        let dir = &self.dir;
-        let names = on(&self.live, |session| async move { session.children(dir).await }).await?;
+        let (session, dir) = (&*self.live.session, &self.dir);
+        let names = answered(session, || session.children(dir)).await?;
         Ok(names.iter().filter(|name| name.starts_with(&self.mark)).map(|name| child(dir, name)).collect())
     }
 
     async fn remove(&self, node: &str) -> Reply<()> {
-        match on(&self.live, |session| async move { session.delete(node, ANY_VERSION).await }).await {
+        let session = &*self.live.session;
+        match answered(session, || session.delete(node, ANY_VERSION)).await {
             Err(Fault::NoNode) => Ok(()),
             reply => reply,
         }
@@ -294,7 +266,7 @@ impl Contender {
         let record = node.clone();
         // From here on the task takes the node away.
         self.core.runtime.spawn(async move {
-            let result = keep(&live, &record, &kept).await;
+            let result = keep(&*live.session, &record, &kept).await;
             released.send_replace(Some(result));
         });
         Ok(Box::new(move |key: &Key| {
@@ -341,9 +313,9 @@ async fn sweep(core: &Arc<Core>, live: &Arc<Live>, dir: &str, mark: &str) {
 }
 
 /// Watches over a hold until it ends, then takes its node away. `NoNode`: it was gone before.
-async fn keep(live: &Live, node: &str, state: &HoldState) -> Reply<()> {
+async fn keep(session: &dyn Session, node: &str, state: &HoldState) -> Reply<()> {
     loop {
-        let look = on(live, |session| async move { session.get_watched(node).await });
+        let look = answered(session, || session.get_watched(node));
         let fired = tokio::select! {
             watched = look => match watched {
                 Ok((_, _, fired)) => fired,
@@ -371,8 +343,8 @@ async fn keep(live: &Live, node: &str, state: &HoldState) -> Reply<()> {
     // The node is ours alone: deleting it twice harms nobody.
     let mut unsure = false;
     loop {
-        connected(live).await?;
-        match live.session.delete(node, ANY_VERSION).await {
+        connected(session).await?;
+        match session.delete(node, ANY_VERSION).await {
             Err(Fault::NoNode) if unsure => return Ok(()),
             Err(Fault::ConnectionLost | Fault::SessionMoved) => {
                 unsure = true;

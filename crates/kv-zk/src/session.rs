@@ -51,6 +51,9 @@ pub(crate) struct AclEntry {
 /// All of ZooKeeper's permission bits.
 pub(crate) const ALL_PERMISSIONS: u32 = 31;
 
+/// Before a request whose connection broke is made again.
+pub(crate) const AGAIN: Duration = Duration::from_millis(50);
+
 /// Any version of a node's data, where a request names one.
 pub(crate) const ANY_VERSION: i32 = -1;
 
@@ -180,4 +183,36 @@ pub(crate) trait Session: fmt::Debug + Send + Sync + 'static {
     /// Ends the session: the server drops its ephemeral nodes. Waits until that was sent, and
     /// releases every task and socket.
     async fn close(&self);
+}
+
+/// Waits until requests get through; fails once they never will again.
+pub(crate) async fn connected(session: &dyn Session) -> Reply<()> {
+    let mut link = session.link();
+    let link = link.wait_for(|link| !matches!(link, Link::Down)).await;
+    match link.as_deref() {
+        Ok(Link::Over(Fault::AuthFailed)) => Err(Fault::AuthFailed),
+        Ok(Link::Over(_)) | Err(_) => Err(Fault::SessionExpired),
+        Ok(_) => Ok(()),
+    }
+}
+
+/// Makes a request on this very session until it is answered; fails once the session is over. Only
+/// for what may be done twice.
+pub(crate) async fn answered<T, F>(session: &dyn Session, request: impl Fn() -> F) -> Reply<T>
+where
+    F: Future<Output = Reply<T>>,
+{
+    loop {
+        connected(session).await?;
+        match request().await {
+            Err(
+                Fault::ConnectionLost
+                | Fault::Unsent
+                | Fault::SessionMoved
+                | Fault::Throttled
+                | Fault::Protocol(_),
+            ) => tokio::time::sleep(AGAIN).await,
+            reply => return reply,
+        }
+    }
 }

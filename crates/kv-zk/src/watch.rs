@@ -88,7 +88,7 @@ impl Feed {
     /// A key changed, or was found.
     pub(crate) fn push(&self, key: &Key, was: bool, now: Now) {
         let mut inner = self.lock();
-        let now = inner.keep(now, false);
+        let now = inner.keep(now);
         if let Some(slot) = inner.changes.get_mut(key) {
             let old = std::mem::replace(&mut slot.now, now);
             slot.asked = false;
@@ -148,14 +148,11 @@ impl Feed {
         let wants_puts = self.filter != WatchFilter::Deletes;
         let mut unread = Vec::new();
         if inner.state_phase {
-            loop {
-                let Some((key, slot)) =
-                    inner.state.iter_mut().find(|(_, slot)| !matches!(slot.now, Now::Unread) || !wants_puts)
-                else {
-                    break;
-                };
-                let (key, now) = (key.clone(), slot.now.clone());
-                inner.state.remove(&key);
+            // Of those that wait for their value only the first are looked at: they were asked for.
+            let ready = |slot: &Slot| !wants_puts || !matches!(slot.now, Now::Unread);
+            while let Some((key, _)) = inner.state.iter().take(2 * REREADS).find(|(_, slot)| ready(slot)) {
+                let key = key.clone();
+                let Some(Slot { now, .. }) = inner.state.remove(&key) else { break };
                 inner.release(&now);
                 if let (Now::Entry(entry), true) = (now, wants_puts) {
                     return Taken::Event(WatchEvent::Put(entry));
@@ -169,7 +166,7 @@ impl Feed {
                 return Taken::Nothing(unread);
             }
             for (key, slot) in inner.state.iter_mut().take(REREADS) {
-                if !std::mem::replace(&mut slot.asked, true) {
+                if matches!(slot.now, Now::Unread) && !std::mem::replace(&mut slot.asked, true) {
                     unread.push(key.clone());
                 }
             }
@@ -214,9 +211,9 @@ impl Feed {
 
 impl Inner {
     /// Keeps a value while there is room.
-    fn keep(&mut self, now: Now, force: bool) -> Now {
+    fn keep(&mut self, now: Now) -> Now {
         match now {
-            Now::Entry(entry) if force || self.kept + entry.value.len() <= ROOM => {
+            Now::Entry(entry) if self.kept + entry.value.len() <= ROOM => {
                 self.kept += entry.value.len();
                 Now::Entry(entry)
             }

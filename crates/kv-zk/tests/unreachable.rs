@@ -1,7 +1,7 @@
 //! Opening a store where there is no server, or none that makes sense. The only test here that runs
 //! at a time, because it measures the process's CPU time.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // It is a test.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stdout)] // It is a test.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};

@@ -398,8 +398,10 @@ enum Part {
 #[derive(Default)]
 struct Watches {
     next: AtomicU64,
-    armed: Mutex<HashMap<String, Vec<(u64, Part, oneshot::Sender<Fired>)>>>,
+    armed: Mutex<HashMap<String, Vec<Waiter>>>,
 }
+
+type Waiter = (u64, Part, oneshot::Sender<Fired>);
 
 impl Watches {
     fn fire(&self, event: &WatchedEvent) {

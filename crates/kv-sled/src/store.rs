@@ -202,10 +202,11 @@ pub(crate) fn unexpected(outcome: &Outcome) -> Error {
 fn entry_expiry(record: &Record, now: Timestamp) -> EntryExpiry {
     match record.expiry {
         StoredExpiry::Never => EntryExpiry::Never,
-        StoredExpiry::Ttl { deadline, granted } => EntryExpiry::ttl(
-            Duration::from_millis(granted),
-            Some(Timestamp::from_millis(deadline).since(now)),
-        ),
+        StoredExpiry::Ttl { deadline, granted } => {
+            let granted = Duration::from_millis(granted);
+            // The stored deadline is rounded up to a millisecond.
+            EntryExpiry::ttl(granted, Some(Timestamp::from_millis(deadline).since(now).min(granted)))
+        }
         StoredExpiry::Session(_) => EntryExpiry::Session,
     }
 }

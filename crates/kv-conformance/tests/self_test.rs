@@ -57,7 +57,10 @@ async fn each_fault_is_caught_by_name() {
                 false => case.outcome.is_failure(),
             };
             if std::env::var_os("KV_SHOW_CAUGHT").is_some() {
-                println!("{} | {} | {} {}", fault.name, case.name, case.outcome, case.detail);
+                println!(
+                    "{} | {} | {} ms | {} {}",
+                    fault.name, case.name, case.ms, case.outcome, case.detail
+                );
             }
             if !caught {
                 let (fault, name, outcome) = (fault.name, &case.name, case.outcome);

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::ops::Bound;
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
 use kv_core::{Key, ListItem, ListOptions, Prefix, StoreExt};
 
 use crate::case::{Case, case};
@@ -160,6 +160,7 @@ async fn list_start_after_resumes(fixture: &Fixture) -> Result<()> {
                 break;
             }
             seen.extend(items);
+            ensure!(seen.len() < 2 * TREE.len(), "pages of {page} have no end: {seen:?}");
         }
         let mut sorted = TREE.to_vec();
         sorted.sort_unstable();

@@ -11,7 +11,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail, ensure};
 use process_control::{ChildExt, Control};
 
-use crate::engine::{Engine, LABEL};
+use crate::engine::{Engine, KIT, OWNER};
 use crate::image::{RECIPE, is_built};
 use crate::ports::random;
 use crate::spec::{Spec, Version};
@@ -19,6 +19,8 @@ use crate::workspace;
 
 const LIMIT: Duration = Duration::from_secs(1200);
 
+/// How base images are made: a change here rebuilds all images.
+pub(crate) const BASE: &str = "minbase-2";
 /// Part of every recipe: a change here rebuilds all images.
 pub(crate) const STEPS: &str = r#"set -e
 export DEBIAN_FRONTEND=noninteractive
@@ -67,7 +69,8 @@ pub(crate) fn build(
     ];
     engine.docker(&create)?;
     let built = engine.docker_within(LIMIT, &["start", "--attach", &name]).and_then(|_| {
-        let label = format!("LABEL {LABEL} {RECIPE}={hash}");
+        // Labels pass on to containers, and one that somebody runs by hand is not the kit's.
+        let label = format!("LABEL {KIT}= {OWNER}= {RECIPE}={hash}");
         // The build's own variables do not belong into the image.
         let clean = "ENV APT_SETTINGS= PACKAGES= SETUP=";
         let change = ["--change", &label, "--change", clean, "--change", "CMD [\"sh\"]"];
@@ -79,9 +82,8 @@ pub(crate) fn build(
 
 /// The image every server on a Debian release starts from; shared, so it is made once.
 fn base(engine: &Engine, suite: &str, say: &dyn Fn(&str)) -> Result<String> {
-    const HASH: &str = "minbase-1";
     let reference = format!("kv-testkit/debian:{suite}");
-    if is_built(engine, &reference, HASH) {
+    if is_built(engine, &reference, BASE) {
         return Ok(reference);
     }
     check_machine()?;
@@ -109,7 +111,7 @@ fn base(engine: &Engine, suite: &str, say: &dyn Fn(&str)) -> Result<String> {
         .wait()?
         .with_context(|| format!("debootstrap did not end within {LIMIT:?}"))?;
     ensure!(ended.success(), "debootstrap failed; its log is {}", log.display());
-    import(&root.dir, &reference, HASH)?;
+    import(&root.dir, &reference, BASE)?;
     fs::remove_file(&log)?;
     Ok(reference)
 }
@@ -124,7 +126,7 @@ fn import(root: &Path, reference: &str, hash: &str) -> Result<()> {
         .spawn()
         .context("cannot run tar")?;
     let archive = tar.stdout.take().context("tar has no output")?;
-    let label = format!("LABEL {LABEL} {RECIPE}={hash}");
+    let label = format!("LABEL {RECIPE}={hash}");
     let imported = Command::new("docker")
         .args(["import", "--change", &label, "-", reference])
         .stdin(archive)

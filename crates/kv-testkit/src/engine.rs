@@ -11,9 +11,10 @@ use process_control::{ChildExt, Control};
 
 use crate::owner;
 
-/// On everything the kit makes.
-pub(crate) const LABEL: &str = "kv.testkit=1";
-const OWNER: &str = "kv.testkit.owner";
+/// On every container and network of the kit, with the value 1.
+pub(crate) const KIT: &str = "kv.testkit";
+/// Which process it belongs to.
+pub(crate) const OWNER: &str = "kv.testkit.owner";
 /// The host ports a container publishes, also while it does not run.
 pub(crate) const PORTS: &str = "kv.testkit.ports";
 
@@ -69,13 +70,13 @@ impl Engine {
 
     /// The arguments that label what is made as the kit's and this process's.
     pub(crate) fn labels(&self) -> [String; 2] {
-        [format!("--label={LABEL}"), format!("--label={OWNER}={}", owner::me())]
+        [format!("--label={KIT}=1"), format!("--label={OWNER}={}", owner::me())]
     }
 
     /// Host ports that containers of the kit publish or will publish again when restarted.
     pub(crate) fn ports_taken(&self) -> Result<Vec<u16>> {
         let format = format!("{{{{.Label \"{PORTS}\"}}}}");
-        let filter = format!("label={LABEL}");
+        let filter = format!("label={KIT}=1");
         let lines = self.docker(&["ps", "--all", "--filter", &filter, "--format", &format])?;
         Ok(lines.lines().flat_map(|l| l.split(' ')).filter_map(|p| p.parse().ok()).collect())
     }
@@ -117,7 +118,7 @@ impl Engine {
     }
 
     fn remove_where(&self, is_rubbish: impl Fn(&str, bool) -> bool) -> Result<Vec<String>> {
-        let filter = format!("label={LABEL}");
+        let filter = format!("label={KIT}=1");
         let mut removed = Vec::new();
         let format = format!("{{{{.Names}}}}\t{{{{.State}}}}\t{{{{.Label \"{OWNER}\"}}}}");
         let containers = self.docker(&["ps", "--all", "--filter", &filter, "--format", &format])?;

@@ -160,7 +160,7 @@ fn built_name(spec: &Spec, version: &Version) -> String {
 
 fn recipe_hash(spec: &Spec, version: &Version) -> String {
     let mut hasher = DefaultHasher::new();
-    (&version.debian, &spec.debian_setup, debian::STEPS).hash(&mut hasher);
+    (&version.debian, &spec.debian_setup, debian::BASE, debian::STEPS).hash(&mut hasher);
     format!("{:016x}", hasher.finish())
 }
 

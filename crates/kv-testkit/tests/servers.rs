@@ -171,6 +171,18 @@ async fn a_start_that_is_given_up_leaves_nothing() {
     until("all is removed", || count_with(&marker) == 0).await;
 }
 
+#[test]
+fn what_somebody_runs_by_hand_from_an_image_is_not_swept() {
+    let Some(servers) = declared(1).into_iter().next() else { return };
+    let id = docker(&["create", &servers.image().reference]);
+    let id = id.trim();
+    let removed = Engine::detect().and_then(|engine| engine.sweep());
+    let is_there =
+        !docker(&["ps", "--all", "--quiet", "--no-trunc", "--filter", &format!("id={id}")]).is_empty();
+    docker(&["rm", id]);
+    assert!(is_there, "it was swept along with {removed:?}");
+}
+
 async fn until(what: &str, is_so: impl Fn() -> bool) {
     let deadline = Instant::now() + Duration::from_secs(60);
     while !is_so() {

@@ -31,13 +31,13 @@ fn median(sorted: &[f64]) -> Option<f64> {
 /// How many values may be left out at each end so that the rest covers the median with 95 %
 /// confidence, whatever the distribution: the binomial rule. Nothing may below six values.
 fn interval_rank(len: usize) -> usize {
-    // P(X <= k) for X ~ Binomial(len, 1/2), summed until it passes 2.5 %.
+    // The last k for which P(X <= k) for X ~ Binomial(len, 1/2) does not pass 2.5 %.
     let mut term = 0.5_f64.powi(i32::try_from(len).unwrap_or(i32::MAX));
     let mut below = 0.0;
     for k in 0..len / 2 {
         below += term;
         if below > 0.025 {
-            return k;
+            return k.saturating_sub(1);
         }
         #[allow(clippy::cast_precision_loss, reason = "rounds are few")]
         let step = (len - k) as f64 / (k + 1) as f64;

@@ -16,9 +16,10 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use crate::client::{Answer, Change, ChangesIn, ChangesOut, Client, Range, Read, WatchRequest};
+use crate::client::{Answer, Change, ChangesIn, ChangesOut, Client, Range, WatchRequest};
 use crate::error::{self, Next};
 use crate::handle::closed;
+use crate::past::Past;
 
 /// What may wait for one reader; one message more is taken when nothing waits.
 const QUEUED_CHANGES: usize = 4096;
@@ -413,48 +414,6 @@ struct Opened {
     first: i64,
     out: ChangesOut,
     stream: ChangesIn,
-}
-
-/// What the cluster knows of its past.
-struct Past {
-    /// Its revision: less than what a watch has seen means that it was set back.
-    now: i64,
-    /// The first of the watches' revisions that can be taken up again without a gap.
-    history: i64,
-}
-
-impl Past {
-    /// Looks what is there for watches that stand at these revisions, which are in order.
-    ///
-    /// The server tells of a watch that begins before what was compacted. Older ones also lose a delete
-    /// at the very revision up to which they compacted, and do not tell. So the revision before a
-    /// watch's must be there too.
-    async fn look(client: &Client, deadline: Deadline, range: &Range, starts: &[i64]) -> Result<Self> {
-        let mut past = Self { now: i64::MAX, history: i64::MIN };
-        let mut read = Read::new(Range::one(range.start.clone())).keys_only();
-        let (mut low, mut high) = (0, starts.len());
-        // Mostly nothing is gone, so the first is looked at first.
-        let mut at = 0;
-        while low < high {
-            read.revision = starts[at].saturating_sub(1).max(1);
-            match client.read(deadline, &read).await {
-                Ok(page) => (past.now, high) = (page.revision, at),
-                Err(error) if error::compacted(&error) => low = at + 1,
-                Err(error) if error::is_future(&error) => {
-                    // Set back, or asked for a revision that is yet to come.
-                    read.revision = 0;
-                    past.now = client.read(deadline, &read).await?.revision;
-                    high = at;
-                }
-                Err(error) => return Err(error),
-            }
-            at = usize::midpoint(low, high);
-        }
-        if low > 0 {
-            past.history = starts.get(low).copied().unwrap_or(i64::MAX);
-        }
-        Ok(past)
-    }
 }
 
 /// What came of an answer.

@@ -3,10 +3,11 @@
 //! # Where things are
 //!
 //! `client` and `error` contain the native client; nothing else names it. `store` turns operations
-//! into requests, with `write`, `txn` and `list`. `hub` is the one stream behind all watches, `watch`
-//! what a reader of one sees. `lease`, `session`, `lock` and `hold` keep things alive; `handle` ends them.
+//! into requests, with `write`, `txn`, `condition` and `list`. `hub` is the one stream behind all
+//! watches, `past` says where they can be taken up, `watch` is what a reader of one sees. `lease`, `session`, `lock` and `hold` keep things alive; `handle` ends them.
 
 mod client;
+mod condition;
 mod config;
 mod error;
 mod handle;
@@ -15,6 +16,7 @@ mod hub;
 mod lease;
 mod list;
 mod lock;
+mod past;
 mod record;
 mod session;
 mod store;

@@ -15,7 +15,7 @@ use reqwest::header::{HeaderMap, HeaderName, HeaderValue};
 use reqwest::{Certificate, Client, Identity, redirect, retry, tls};
 
 use crate::config::{ConsulConfig, invalid};
-use crate::transport::{Body, Failure, Method, Reply, Request, Transport};
+use crate::transport::{Body, Failure, Method, Reply, Request, Transport, tls_problem};
 
 const TOKEN: HeaderName = HeaderName::from_static("x-consul-token");
 const INDEX: HeaderName = HeaderName::from_static("x-consul-index");
@@ -141,5 +141,11 @@ impl Body for HttpBody {
 }
 
 fn failure(error: reqwest::Error) -> Failure {
-    Failure { unsent: error.is_connect(), timeout: error.is_timeout(), source: Box::new(error.without_url()) }
+    let tls = tls_problem(&error);
+    Failure {
+        unsent: error.is_connect() || tls.is_some(),
+        timeout: error.is_timeout(),
+        tls,
+        source: Box::new(error.without_url()),
+    }
 }

@@ -13,7 +13,7 @@ use rustify::clients::reqwest::Client as HttpClient;
 
 use crate::config::{ConsulConfig, invalid};
 use crate::store::ConsulStore;
-use crate::transport::{Body, Failure, Method, Reply, Request, Transport};
+use crate::transport::{Body, Failure, Method, Reply, Request, Transport, tls_problem};
 
 const TOKEN: HeaderName = HeaderName::from_static("x-consul-token");
 const INDEX: HeaderName = HeaderName::from_static("x-consul-index");
@@ -117,7 +117,7 @@ impl Transport for ConsulrsTransport {
             Method::Delete => reqwest_0_11::Method::DELETE,
         };
         let url = Url::parse(&[self.endpoint(), request.path.as_str()].concat())
-            .map_err(|error| Failure { unsent: true, timeout: false, source: Box::new(error) })?;
+            .map_err(|error| Failure { unsent: true, timeout: false, tls: None, source: Box::new(error) })?;
         let mut built = self.client.http.http.request(method, url.clone()).body(request.body);
         if let Some(token) = &self.token {
             built = built.header(TOKEN, token);
@@ -140,5 +140,11 @@ impl Body for HttpBody {
 }
 
 fn failure(error: reqwest_0_11::Error) -> Failure {
-    Failure { unsent: error.is_connect(), timeout: error.is_timeout(), source: Box::new(error.without_url()) }
+    let tls = tls_problem(&error);
+    Failure {
+        unsent: error.is_connect() || tls.is_some(),
+        timeout: error.is_timeout(),
+        tls,
+        source: Box::new(error.without_url()),
+    }
 }

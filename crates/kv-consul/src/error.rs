@@ -18,7 +18,9 @@ pub(crate) fn protocol(detail: &str) -> Error {
 
 /// There was no answer, or not a whole one.
 pub(crate) fn transport(failure: Failure, endpoint: &str) -> Error {
-    let error = if failure.unsent {
+    let error = if let Some(words) = failure.tls {
+        Error::invalid_config(format!("no TLS with the server: {words}")).not_applied()
+    } else if failure.unsent {
         let detail =
             if failure.timeout { "no connection within the connect timeout" } else { "no connection" };
         Error::new(ErrorKind::Unavailable).not_applied().with_detail(detail)
@@ -48,6 +50,9 @@ fn kind_of(status: u16, text: &str, sent: usize) -> (ErrorKind, bool) {
     match status {
         _ if has("ACL not found") => (ErrorKind::Unauthenticated, true),
         _ if has("Permission denied") => (ErrorKind::PermissionDenied, true),
+        400 if has("HTTPS server") => {
+            (ErrorKind::InvalidConfig { reason: "the server speaks TLS: use consul+tls://".to_owned() }, true)
+        }
         401 => (ErrorKind::Unauthenticated, true),
         403 => (ErrorKind::PermissionDenied, true),
         413 => (ErrorKind::TooLarge { size: sent, max: MAX_BODY }, true),
@@ -143,6 +148,12 @@ mod tests {
             (413, "", ErrorKind::TooLarge { size: 7, max: MAX_BODY }, Applied::No),
             (301, "", ErrorKind::Protocol, Applied::No),
             (400, "Failed to parse body", ErrorKind::Protocol, Applied::No),
+            (
+                400,
+                "Client sent an HTTP request to an HTTPS server.",
+                ErrorKind::InvalidConfig { reason: "the server speaks TLS: use consul+tls://".to_owned() },
+                Applied::No,
+            ),
             (404, "", ErrorKind::Protocol, Applied::Unknown),
             (200, "", ErrorKind::Protocol, Applied::Unknown),
             (999, "", ErrorKind::Protocol, Applied::Unknown),

@@ -144,19 +144,12 @@ impl Attempt {
                 return Ok(Err(Next::Change));
             }
         }
-        let session = match &self.session {
-            Some(session) if session.is_alive() => session,
-            _ => {
-                let renewed =
-                    Renewed::for_lock(&self.shared, self.ttl, &deadline).await.map_err(Error::not_applied)?;
-                self.session.insert(LockSession::new(&self.shared, renewed, &self.record, &self.content))
-            }
-        };
+        let session = self.session(&deadline).await?.renewed.id.clone();
         let check = match &state {
             Some(kv) => Op::check_index(&self.record, kv.modify_index),
             None => Op::check_not_exists(&self.record),
         };
-        let ops = [check, Op::lock(&self.record, &self.content, &session.renewed.id)];
+        let ops = [check, Op::lock(&self.record, &self.content, &session)];
         match self
             .shared
             .api
@@ -181,6 +174,21 @@ impl Attempt {
         }
     }
 
+    /// The session to take it with; a new one if there is none that lives.
+    async fn session(&mut self, deadline: &Deadline) -> Result<&LockSession> {
+        if self.session.as_ref().is_some_and(|session| !session.is_alive()) {
+            self.session = None;
+        }
+        match &mut self.session {
+            Some(session) => Ok(session),
+            none => {
+                let renewed = Renewed::for_lock(&self.shared, self.ttl, deadline).await;
+                let renewed = renewed.map_err(Error::not_applied)?;
+                Ok(none.insert(LockSession::new(&self.shared, renewed, &self.record, &self.content)))
+            }
+        }
+    }
+
     /// Waits until the record may have changed.
     async fn changed(&mut self) -> Result<()> {
         let Some(waiting) = &self.waiting else {
@@ -188,6 +196,8 @@ impl Attempt {
             let mut subscription = Subscription::new(&self.shared, scope, Wants::Hints);
             kv_backend::within(self.timeout, subscription.begin()).await.map_err(Error::not_applied)?;
             self.waiting = Some(subscription);
+            // Made now, so that it need not be when the lock is free.
+            self.session(&Deadline::after(self.timeout)).await?;
             // It may have changed before the subscription began.
             return Ok(());
         };

@@ -78,6 +78,8 @@ pub(crate) struct Failure {
     pub(crate) unsent: bool,
     /// Whether a time limit of the transport's own was exceeded.
     pub(crate) timeout: bool,
+    /// What does not fit between the two ends' TLS settings, where that is the cause.
+    pub(crate) tls: Option<&'static str>,
     /// The cause, without URL or token.
     pub(crate) source: Source,
 }
@@ -91,4 +93,26 @@ pub(crate) trait Transport: Send + Sync + fmt::Debug + 'static {
 
     /// Sends one request and waits for the head of its answer.
     async fn exchange(&self, request: Request) -> Result<Reply, Failure>;
+}
+
+/// What the causes of an error say of TLS. Both transports end in rustls or in OpenSSL, whose types lie
+/// too deep to be named.
+pub(crate) fn tls_problem(error: &(dyn std::error::Error + 'static)) -> Option<&'static str> {
+    let mut text = String::new();
+    let mut cause = Some(error);
+    while let Some(error) = cause {
+        text.push_str(&format!("{error} {error:?} "));
+        cause = error.source();
+    }
+    let words: [(&[&str], &str); 5] = [
+        (&["UnknownIssuer", "BadSignature"], "its certificate is not issued by a CA that is trusted (ca=)"),
+        (&["NotValidForName", "not valid for name"], "its certificate is not for this host (server_name=)"),
+        (&["Expired", "NotValidYet"], "its certificate is not valid now"),
+        (
+            &["fatal alert", "AlertReceived"],
+            "it refuses the client certificate, or the lack of one (cert=, key=)",
+        ),
+        (&["InvalidContentType", "InvalidMessage"], "it does not speak TLS: use consul://"),
+    ];
+    words.iter().find(|(signs, _)| signs.iter().any(|sign| text.contains(sign))).map(|(_, words)| *words)
 }

@@ -8,12 +8,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use common::{next, own_server, until};
-use kv_consul::kv_core::{
-    Applied, ErrorKind, Key, LockLoss, LockOptions, LockWait, Prefix, Secret, Store, StoreExt, WatchEvent,
-    WatchOptions,
-};
-use kv_consul::{ConsulConfig, ConsulStore};
-use kv_testkit::{Mode, Proxy, require_or_skip};
+use kv_consul::kv_core::{Applied, ErrorKind, Key, LockLoss, Store, StoreExt, WatchEvent};
+use kv_testkit::{Mode, Proxy};
 use reqwest::Method;
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -238,66 +234,4 @@ async fn a_holder_that_is_cut_off_knows_before_its_rival() {
     assert_eq!(guard.unlock().await.unwrap_err().kind(), &ErrorKind::NotHeld);
     assert!(theirs.is_held());
     theirs.unlock().await.unwrap();
-}
-
-#[tokio::test]
-async fn tokens_are_checked_and_their_rights_told_apart() {
-    let Some(servers) = require_or_skip(env!("CARGO_MANIFEST_DIR")) else { return };
-    let acl = r#"acl { enabled = true, default_policy = "deny", tokens { master = "11111111-1111-1111-1111-111111111111", agent = "11111111-1111-1111-1111-111111111111" } }"#;
-    let ready = kv_testkit::spec::Probe {
-        port: None,
-        http: Some("/v1/status/leader".to_owned()),
-        tcp: None,
-        expect: "8300".to_owned(),
-    };
-    let cluster = servers.arg(&format!("-hcl={acl}")).ready_when(ready).start().await.unwrap();
-    let endpoint = cluster.node(1).endpoint();
-    let config = |token: &str| {
-        ConsulConfig::new([endpoint.as_str()])
-            .with_token(Secret::new(token))
-            .with_namespace(Prefix::new("app").unwrap())
-    };
-    let root = "11111111-1111-1111-1111-111111111111";
-    until("access control should be up", SECOND * 30, || async {
-        match ConsulStore::connect(config(root)).await {
-            Ok(store) => store.put("a", "x").await.is_ok(),
-            Err(_) => false,
-        }
-    })
-    .await;
-    let begin = Instant::now();
-    let unknown = ConsulStore::connect(config("22222222-2222-2222-2222-222222222222")).await.unwrap_err();
-    assert_eq!(unknown.kind(), &ErrorKind::Unauthenticated, "{unknown}");
-    assert!(begin.elapsed() < SECOND * 3, "not retried");
-    assert!(!format!("{unknown} {unknown:?}").contains("22222222"));
-
-    let http = reqwest::Client::builder().no_proxy().build().unwrap();
-    let make = |path: &'static str, body: &'static str| {
-        http.put(format!("http://{endpoint}/v1/acl/{path}")).header("X-Consul-Token", root).body(body).send()
-    };
-    let rules = r#"{"Name":"r","Rules":"key_prefix \"app/mine/\" { policy = \"write\" } key_prefix \"app/read/\" { policy = \"read\" }"}"#;
-    assert!(make("policy", rules).await.unwrap().status().is_success());
-    let limited = "33333333-3333-3333-3333-333333333333";
-    let token = r#"{"SecretID":"33333333-3333-3333-3333-333333333333","Policies":[{"Name":"r"}]}"#;
-    assert!(make("token", token).await.unwrap().status().is_success());
-    let store = ConsulStore::connect(config(limited)).await.unwrap();
-    let master = ConsulStore::connect(config(root)).await.unwrap();
-    master.put("read/a", "x").await.unwrap();
-    store.put("mine/a", "x").await.unwrap();
-    assert_eq!(store.get("read/a").await.unwrap().unwrap().value, "x");
-    assert_eq!(store.keys("read").await.unwrap().len(), 1);
-    for refused in [
-        store.put("read/a", "y").await.map(drop),
-        store.get("a").await.map(drop),
-        store.delete("a").await.map(drop),
-        store.lock_with(&key("mine/l"), LockOptions::default().with_wait(LockWait::Try)).await.map(drop),
-    ] {
-        let error = refused.unwrap_err();
-        assert_eq!(error.kind(), &ErrorKind::PermissionDenied, "{error}");
-        assert_eq!(error.applied(), Applied::No);
-        assert!(!format!("{error} {error:?}").contains(limited));
-    }
-    let mut watch =
-        store.watch_with(key("mine/a").into(), WatchOptions::default().with_initial()).await.unwrap();
-    told(&mut watch, "mine/a", "x").await;
 }

@@ -41,10 +41,13 @@ async fn a_key_is_there_until_its_time_and_not_a_tick_longer() {
 #[tokio::test(start_paused = true)]
 async fn watches_are_told_when_it_goes_though_nobody_looks() {
     let store = fresh();
-    put_for(&store, "late", 5000 * MS).await;
-    put_for(&store, "early", 2000 * MS).await;
     let mut watch = store.watch("").await.unwrap();
     let begin = Instant::now();
+    put_for(&store, "late", 5000 * MS).await;
+    // What is due earlier comes when the later one is waited for already.
+    tokio::time::sleep(1000 * MS).await;
+    put_for(&store, "early", 1000 * MS).await;
+    assert_eq!(drain(&mut watch), ["+late=x", "+early=x"]);
     assert_eq!(common::show(watch.next().await.unwrap()), "-early Expired");
     // One millisecond is the resolution of tokio's timer.
     assert!(begin.elapsed() >= 2000 * MS && begin.elapsed() <= 2001 * MS, "{:?}", begin.elapsed());

@@ -11,6 +11,8 @@ use crate::store::EtcdStore;
 
 const DEFAULT_PORT: u16 = 2379;
 const TLS_SCHEME: &str = "etcd+tls";
+/// Beyond it, sums of times overflow in what is below us.
+const LONGEST: Duration = Duration::from_secs(365 * 24 * 3600);
 
 /// How a URL with the scheme `etcd` or `etcd+tls` becomes a store.
 pub const DRIVER: Driver = Driver { name: BACKEND, schemes: &["etcd", TLS_SCHEME], open };
@@ -251,8 +253,8 @@ impl EtcdConfig {
             ("connect_timeout", self.connect_timeout),
             ("keep_alive", self.keep_alive),
         ] {
-            if time.is_zero() {
-                return Err(refused(format!("{name} must be more than zero")));
+            if time.is_zero() || time > LONGEST {
+                return Err(refused(format!("{name} must be more than zero and at most a year")));
             }
         }
         for (name, ttl) in [("lock_ttl", self.lock_ttl), ("session_ttl", self.session_ttl)] {
@@ -340,6 +342,7 @@ mod tests {
             "etcd://h/?password=x",
             "etcd://h/?timeot=5s",
             "etcd://h/?timeout=0s",
+            "etcd://h/?keep_alive=1000years",
             "etcd://h/?ca=/dev/null",
             "etcd+tls://h/?cert=/dev/null",
             "etcd+tls://h/?ca=/dev/null",

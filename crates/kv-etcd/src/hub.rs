@@ -149,7 +149,8 @@ impl Sub {
 impl Hub {
     pub(crate) fn start(client: Arc<Client>, timeout: Duration, closing: CancellationToken) -> Self {
         let (commands, received) = mpsc::unbounded_channel();
-        let task = Task { client, timeout, commands: received, subs: BTreeMap::new(), refusals: 0 };
+        let task =
+            Task { client, timeout, commands: received, subs: BTreeMap::new(), cluster: 0, refusals: 0 };
         tokio::spawn(async move {
             let mut task = task;
             let closed_now = closing.run_until_cancelled(task.run()).await;
@@ -192,6 +193,8 @@ struct Task {
     timeout: Duration,
     commands: mpsc::UnboundedReceiver<Command>,
     subs: BTreeMap<i64, Sub>,
+    /// The cluster the last answer came from; 0 before the first.
+    cluster: u64,
     /// How often the stream was given up in a row because the server refused its token.
     refusals: u32,
 }
@@ -353,6 +356,11 @@ impl Task {
                 },
                 answer = stream.next() => match answer {
                     Ok(answer) => {
+                        if self.cluster != 0 && self.cluster != answer.cluster {
+                            // Another one, with a past of its own, stands where ours stood.
+                            self.end_all(|| Signal::Gap(None));
+                        }
+                        self.cluster = answer.cluster;
                         let id = if answer.created {
                             // Older versions answer a refused watch without its id.
                             let asked = pending.pop_front();

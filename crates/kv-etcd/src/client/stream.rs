@@ -50,6 +50,8 @@ impl WatchRequest {
 #[derive(Debug)]
 pub(crate) struct Answer {
     pub(crate) id: i64,
+    /// The cluster it came from.
+    pub(crate) cluster: u64,
     /// The revision of the member that sent it.
     pub(crate) revision: i64,
     pub(crate) created: bool,
@@ -93,9 +95,11 @@ impl ChangesIn {
         };
         let message = message.0;
         let changes = message.events.into_iter().map(wire::change).collect::<Result<_>>();
+        let header = message.header.unwrap_or_default();
         Ok(Answer {
             id: message.watch_id,
-            revision: message.header.map_or(0, |header| header.revision),
+            cluster: header.cluster_id,
+            revision: header.revision,
             created: message.created,
             cancelled: message.canceled,
             compacted: (message.compact_revision > 0).then_some(message.compact_revision),

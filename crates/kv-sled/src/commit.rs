@@ -207,27 +207,25 @@ impl Committer {
         if self.failed.is_some() {
             return locks;
         }
-        let expiry = match self.next_expiry {
-            Some(known) => known,
-            None => {
-                let found = self.first_expiry().unwrap_or_else(|error| {
-                    self.fail(&error);
-                    None
-                });
-                self.next_expiry = Some(found);
-                found
-            }
-        };
+        let expiry = self.next_expiry().unwrap_or_else(|error| {
+            self.fail(&error);
+            None
+        });
         [locks, expiry].into_iter().flatten().min()
     }
 
-    fn first_expiry(&self) -> Result<Option<Timestamp>> {
+    /// When the first entry expires.
+    pub(crate) fn next_expiry(&mut self) -> Result<Option<Timestamp>> {
+        if let Some(known) = self.next_expiry {
+            return Ok(known);
+        }
         let mut first = None;
         let range = (Bound::Included(vec![space::EXPIRY]), Bound::Excluded(vec![space::EXPIRY + 1]));
         self.view.client()?.scan(range, |key, _| {
             first = number_in(key, 0).map(Timestamp::from_millis);
             Ok(ControlFlow::Break(()))
         })?;
+        self.next_expiry = Some(first);
         Ok(first)
     }
 

@@ -79,13 +79,14 @@ impl Committer {
         };
         let locks = Arc::clone(&self.locks);
         let now = locks.clock().now();
+        let due = self.next_expiry()?.is_some_and(|first| first <= now);
         let mut stage = stage!(self, client, now, room);
         let mut expiry_put_off = None;
         // A subtree can be deleted only where nothing else is on the stage.
         let tree_first =
             requests.front().is_some_and(|first| matches!(first.write, Write::DeleteTree { .. }));
         if !tree_first {
-            if self.next_expiry.flatten().is_some_and(|first| first <= now) && !expire(&mut stage, now)? {
+            if due && !expire(&mut stage, now)? {
                 // Without space they stay for now.
                 expiry_put_off = Some(now.after(RETRY));
             }
@@ -204,7 +205,10 @@ impl Committer {
             // A subtree that is new among them: it was alone in its group.
             if let Some(new) = self.doomed.last().filter(|doomed| doomed.last > version_before) {
                 count = new.last - new.up_to;
-                new.publish(&client, &self.hub, &mut self.namespaces, count)?;
+                // Without watches only as many as the log holds, and one to begin it behind.
+                let wanted = if self.hub.watches() > 0 { count } else { self.config.history as u64 + 1 };
+                let skipped = count.saturating_sub(wanted);
+                new.publish(&client, &self.hub, &mut self.namespaces, skipped)?;
             }
         }
         self.counts.changes.fetch_add(count, Ordering::Relaxed);

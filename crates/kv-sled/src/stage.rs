@@ -148,8 +148,8 @@ impl<'a> Stage<'a> {
 
     /// Marks everything below a native prefix as deleted. Nothing else may be on the stage.
     pub(crate) fn doom(&mut self, prefix: &str, count: u64) {
-        let up_to = self.counter.last();
-        let doomed = Doomed { prefix: prefix.to_owned(), up_to, last: self.counter.next_many(count) };
+        let last = self.counter.next_many(count);
+        let doomed = Doomed { prefix: prefix.to_owned(), up_to: last - count, last };
         self.insert(doomed.key(), doomed.encode());
         self.meta.version = doomed.last;
         // So many deletions are more than history holds.

@@ -10,10 +10,10 @@ use kv_backend::{
     Clock, Deadline, HandleId, LockRequest, Namespace, SessionCell, Timestamp, lock_in_table, within,
 };
 use kv_core::{
-    Capabilities, Consistency, DeleteOptions, DeleteResult, DeleteTreeOptions, Entry, EntryExpiry, Error,
-    ErrorKind, Expiry, ExpiryBound, GetOptions, Guarantee, Key, Limits, ListOptions, Listing, LockGuard,
-    LockHolder, LockOptions, Operation, Power, Prefix, PutOptions, PutResult, Result, ServerInfo,
-    SessionState, SessionStates, Store, Transact, Version, Watch, WatchOptions, WatchTarget,
+    Capabilities, DeleteOptions, DeleteResult, DeleteTreeOptions, Entry, EntryExpiry, Error, ErrorKind,
+    Expiry, ExpiryBound, GetOptions, Guarantee, Key, Limits, ListOptions, Listing, LockGuard, LockHolder,
+    LockOptions, Operation, Power, Prefix, PutOptions, PutResult, Result, ServerInfo, SessionState,
+    SessionStates, Store, Transact, Version, Watch, WatchOptions, WatchTarget,
 };
 use parking_lot::Mutex;
 
@@ -69,18 +69,8 @@ fn capabilities() -> Capabilities {
     limits.ttl_bound = ExpiryBound::new(1, Duration::from_secs(1));
     // They are gone before another process can look.
     limits.session_bound = Duration::from_secs(1);
-    Capabilities::new(BACKEND)
-        .with_powers(&[
-            Power::Transactions,
-            Power::Ttl,
-            Power::SessionKeys,
-            Power::ExpiryChange,
-            Power::ExpiryWithChildren,
-            Power::FencedWrites,
-            Power::WatchHistory,
-        ])
-        .with_guarantees(Guarantee::ALL)
-        .with_limits(limits)
+    // Stale reads included: one that would settle for less gets the newest state all the same.
+    Capabilities::new(BACKEND).with_powers(Power::ALL).with_guarantees(Guarantee::ALL).with_limits(limits)
 }
 
 impl SledStore {
@@ -146,13 +136,6 @@ impl SledStore {
             None => error,
         }
     }
-
-    fn check_consistency(consistency: Consistency) -> Result<()> {
-        match consistency {
-            Consistency::Linearizable => Ok(()),
-            _ => Err(Error::unsupported(Power::StaleReads.name())),
-        }
-    }
 }
 
 /// An open handle, for the time of a call.
@@ -198,6 +181,11 @@ pub(crate) fn unexpected(outcome: &Outcome) -> Error {
     Error::new(ErrorKind::Internal).with_detail(format!("the committer answered {outcome:?}"))
 }
 
+/// Whether it has expired and is about to be deleted.
+fn is_over(record: &Record, now: Timestamp) -> bool {
+    matches!(record.expiry, StoredExpiry::Ttl { deadline, .. } if Timestamp::from_millis(deadline) <= now)
+}
+
 /// How a stored entry expires.
 fn entry_expiry(record: &Record, now: Timestamp) -> EntryExpiry {
     match record.expiry {
@@ -220,15 +208,17 @@ impl Store for SledStore {
     async fn get_with(&self, key: &Key, options: GetOptions) -> Result<Option<Entry>> {
         let fail = |error: Error| self.decorate(error, Operation::Get, Some(key.as_str()));
         let open = self.open_handle(Operation::Get)?;
-        Self::check_consistency(options.consistency).map_err(fail)?;
         // Inline: it is in memory, or one read away.
         let Some((record, value)) = open.database.view().get(&open.name(key).native).map_err(fail)? else {
             return Ok(None);
         };
+        let now = open.database.locks().clock().now();
+        if is_over(&record, now) {
+            return Ok(None);
+        }
         let entry =
             Entry::new(key.clone(), value, Version::new(record.version), Version::new(record.created));
         if options.expiry {
-            let now = open.database.locks().clock().now();
             return Ok(Some(entry.with_expiry(entry_expiry(&record, now))));
         }
         Ok(Some(entry))
@@ -267,9 +257,7 @@ impl Store for SledStore {
     }
 
     async fn list_with(&self, prefix: &Prefix, options: ListOptions) -> Result<Listing> {
-        let fail = |error: Error| self.decorate(error, Operation::List, Some(prefix.as_str()));
         let open = self.open_handle(Operation::List)?;
-        Self::check_consistency(options.consistency).map_err(fail)?;
         let timeout = options.timeout.unwrap_or(self.handle.timeout);
         let endpoint = self.handle.endpoint.clone();
         Ok(list::listing(&open.database, &self.handle.namespace, prefix, &options, timeout, endpoint))

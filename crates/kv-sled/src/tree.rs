@@ -90,16 +90,17 @@ impl Doomed {
     }
 
     /// Tells watches of every deletion, before anything is removed. Their versions are the last ones
-    /// before and including `last`, in the order of the names.
+    /// before and including `last`, in the order of the names. The first `skipped` are left out, where
+    /// nobody would see them.
     pub(crate) fn publish(
         &self,
         client: &Client,
         hub: &Hub,
         namespaces: &mut Namespaces,
-        count: u64,
+        skipped: u64,
     ) -> Result<()> {
         const STEP: usize = 1000;
-        let mut version = self.last - count;
+        let mut version = self.up_to;
         let mut from = Bound::Unbounded;
         loop {
             let found = self.remains(client, from, STEP)?;
@@ -107,11 +108,14 @@ impl Doomed {
             from = Bound::Excluded(last.clone());
             let mut changes = Vec::with_capacity(found.len());
             for (native, record, _) in found {
+                version += 1;
+                if version <= self.up_to + skipped {
+                    continue;
+                }
                 let name = namespaces.name(&native, record.namespace)?;
                 let value = read_value(client, &record)?;
                 let versions = (Version::new(record.version), Version::new(record.created));
                 let previous = Entry::new(name.key, value, versions.0, versions.1);
-                version += 1;
                 changes.push(Change::delete(
                     name.namespace,
                     previous,

@@ -1,6 +1,5 @@
 //! Lists against the plainest way to make them, and while everything changes.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests say what they mean")]
-#![allow(clippy::print_stdout, reason = "seeds are told")]
 
 mod common;
 

@@ -1,6 +1,5 @@
 //! Locks under waits that are given up at any moment.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests say what they mean")]
-#![allow(clippy::print_stdout, reason = "seeds are told")]
 
 mod common;
 

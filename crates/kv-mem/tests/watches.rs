@@ -1,6 +1,6 @@
 //! Many watches, slow watches, and watches while everything happens at once.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests say what they mean")]
-#![allow(clippy::print_stdout, reason = "what is measured is told, and seeds")]
+#![allow(clippy::print_stdout, reason = "what is measured is told")]
 
 mod common;
 

@@ -74,6 +74,7 @@ pub(crate) fn drain(watch: &mut Watch) -> Vec<String> {
 }
 
 /// A seed, printed so that a failure can be repeated with `SEED=…`.
+#[allow(clippy::print_stdout, reason = "a failure must be repeatable")]
 pub(crate) fn seeded() -> fastrand::Rng {
     let seed = match std::env::var("SEED") {
         Ok(seed) => seed.parse().unwrap(),

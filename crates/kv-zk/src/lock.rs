@@ -40,6 +40,7 @@ impl Core {
         };
         let acquiring = self.acquire(key, &options, request, wait_until);
         tokio::select! {
+            biased;
             acquired = acquiring => acquired,
             () = self.client.closed() => Err(closed()),
             // Waiting for the lock ends by itself; this ends waiting for the servers.
@@ -260,7 +261,7 @@ impl Contender {
             return Err(Fault::SessionExpired);
         }
         let (released, outcome) = watch::channel(None);
-        let timeout = options.timeout.unwrap_or(self.core.timeout);
+        let timeout = self.core.timeout;
         let token = token(stat);
         let (live, kept) = (Arc::clone(&self.live), Arc::clone(&state));
         let record = node.clone();

@@ -9,7 +9,7 @@ use kv_core::{Consistency, DeleteTreeOptions, Prefix, Result};
 
 use crate::core::{Core, optional};
 use crate::error::Fault;
-use crate::mapping::{MARKER, child, is_marker, may_be_marker, parent};
+use crate::mapping::{MARKER, child, is_marker, lock_sequence, may_be_marker, parent};
 use crate::session::Stat;
 
 /// How many nodes are worked on at once. Many: each write waits for the servers' disks, and those
@@ -69,7 +69,10 @@ impl Core {
 
     async fn children(&self, path: &str, deadline: Deadline) -> Result<Vec<String>> {
         let reply = self.client.read(deadline, |session| async move { session.children(path).await });
-        let names = optional(reply.await?)?.unwrap_or_default();
+        let mut names = optional(reply.await?)?.unwrap_or_default();
+        // The last comes first: of a lock's records that of the last waiter, so that nobody whose own
+        // record goes too is woken by the removal of the one before it.
+        names.sort_by_key(|name| lock_sequence(name));
         let paths = names.iter().map(|name| child(path, name));
         // The server's own tree stays.
         Ok(paths.filter(|path| path != "/zookeeper").collect())

@@ -22,14 +22,16 @@ pub(crate) struct Completed {
 struct Tool {
     scheme: &'static str,
     addresses: &'static str,
-    /// Variables that become a parameter as they are; none is a secret.
-    plain: &'static [(&'static str, &'static str)],
-    /// A variable with a secret, which the URL only names.
-    secrets: &'static [(&'static str, &'static str)],
+    /// What only TLS needs, and the parameter it becomes.
+    tls: &'static [(&'static str, &'static str)],
+    /// Says that TLS is wanted; where there is no such variable, those above say it.
+    tls_wanted: Option<&'static str>,
     /// `NAME` or `NAME:PASSWORD`.
     user: Option<&'static str>,
-    /// Says `true` or `1` for TLS.
-    tls: Option<&'static str>,
+    /// The variable with the secret, and the parameter it becomes.
+    secret: (&'static str, &'static str),
+    /// The variable that names a file with the secret.
+    secret_file: Option<&'static str>,
     unused: &'static [&'static str],
 }
 
@@ -37,25 +39,26 @@ const TOOLS: [Tool; 2] = [
     Tool {
         scheme: "etcd",
         addresses: "ETCDCTL_ENDPOINTS",
-        plain: &[("ETCDCTL_CACERT", "ca"), ("ETCDCTL_CERT", "cert"), ("ETCDCTL_KEY", "key")],
-        secrets: &[("ETCDCTL_PASSWORD", "password_env")],
+        tls: &[("ETCDCTL_CACERT", "ca"), ("ETCDCTL_CERT", "cert"), ("ETCDCTL_KEY", "key")],
+        tls_wanted: None,
         user: Some("ETCDCTL_USER"),
-        tls: None,
+        secret: ("ETCDCTL_PASSWORD", "password"),
+        secret_file: None,
         unused: &["ETCDCTL_DISCOVERY_SRV", "ETCDCTL_INSECURE_SKIP_TLS_VERIFY", "ETCDCTL_INSECURE_TRANSPORT"],
     },
     Tool {
         scheme: "consul",
         addresses: "CONSUL_HTTP_ADDR",
-        plain: &[
+        tls: &[
             ("CONSUL_CACERT", "ca"),
             ("CONSUL_CLIENT_CERT", "cert"),
             ("CONSUL_CLIENT_KEY", "key"),
             ("CONSUL_TLS_SERVER_NAME", "server_name"),
-            ("CONSUL_HTTP_TOKEN_FILE", "token_file"),
         ],
-        secrets: &[("CONSUL_HTTP_TOKEN", "token_env")],
+        tls_wanted: Some("CONSUL_HTTP_SSL"),
         user: None,
-        tls: Some("CONSUL_HTTP_SSL"),
+        secret: ("CONSUL_HTTP_TOKEN", "token"),
+        secret_file: Some("CONSUL_HTTP_TOKEN_FILE"),
         unused: &["CONSUL_CAPATH", "CONSUL_HTTP_AUTH", "CONSUL_HTTP_SSL_VERIFY", "CONSUL_NAMESPACE"],
     },
 ];
@@ -67,83 +70,121 @@ pub(crate) fn complete(
     var: impl Fn(&str) -> Option<String>,
 ) -> Result<Option<Completed>, Failure> {
     let Some((scheme, rest)) = url.split_once("://") else { return Ok(None) };
-    if !(rest.is_empty() || rest.starts_with(['/', '?'])) {
-        return Ok(None);
-    }
-    let (name, mut tls) = match scheme.split_once('+') {
-        Some((name, "tls")) => (name, true),
-        Some(_) => return Ok(None),
+    let names_hosts = !(rest.is_empty() || rest.starts_with(['/', '?']));
+    let (name, tls) = match scheme.strip_suffix("+tls") {
+        Some(name) => (name, true),
         None => (scheme, false),
     };
-    let set = |name: &'static str| var(name).filter(|value| !value.is_empty());
-    let Some(tool) = TOOLS.iter().find(|tool| tool.scheme == name) else { return Ok(None) };
-    let Some(addresses) = set(tool.addresses) else { return Ok(None) };
-    let mut from = vec![tool.addresses];
+    let Some(tool) = TOOLS.iter().find(|tool| tool.scheme == name && !names_hosts) else { return Ok(None) };
+    let var = |name: &str| var(name).filter(|value| !value.is_empty());
+    let Some(addresses) = var(tool.addresses) else { return Ok(None) };
 
-    let mut hosts = Vec::new();
-    for address in addresses.split(',').map(str::trim).filter(|address| !address.is_empty()) {
-        let (secure, host) = match address.split_once("://") {
-            Some(("http", host)) => (false, host),
-            Some(("https", host)) => (true, host),
-            Some(_) => return Err(unusable(tool.addresses, "has an address that is neither http nor https")),
-            None => (false, address),
-        };
-        let host = host.trim_end_matches('/');
-        if host.contains(['/', '?', '@']) {
-            return Err(unusable(tool.addresses, "has an address that is more than HOST:PORT"));
-        }
-        tls |= secure;
-        hosts.push(host);
-    }
-    if let Some((variable, value)) = tool.tls.and_then(|variable| Some((variable, set(variable)?))) {
-        tls |= matches!(value.as_str(), "1" | "t" | "T" | "true" | "TRUE" | "True");
-        from.push(variable);
-    }
-
+    let mut parts = Parts { tool, var, tls, user: String::new(), parameters: Vec::new(), from: Vec::new() };
+    let hosts = parts.hosts(&addresses)?;
     // What the URL says counts more.
     let given = StoreUrl::parse(url)?;
-    let has = |parameter: &str| given.params().text(parameter).map(|value| value.is_some());
-    let mut parameters = Vec::new();
-    for (variable, parameter) in tool.plain {
-        if let (false, Some(value)) = (has(parameter)?, set(variable)) {
-            parameters.push(format!("{parameter}={}", encoded(&value)));
-            tls |= *parameter == "ca" || *parameter == "cert";
-            from.push(variable);
-        }
-    }
-    let mut user = String::new();
-    let mut password_given = false;
-    if let Some((variable, value)) = tool.user.and_then(|variable| Some((variable, set(variable)?))) {
-        let (name, password) =
-            value.split_once(':').map_or((value.as_str(), None), |(name, password)| (name, Some(password)));
-        user = match password {
-            Some(password) => format!("{}:{}@", encoded(name), encoded(password)),
-            None => format!("{}@", encoded(name)),
-        };
-        password_given = password.is_some();
-        from.push(variable);
-    }
-    for (variable, parameter) in tool.secrets {
-        let base = parameter.trim_end_matches("_env");
-        let mut taken = password_given;
-        for form in [base.to_owned(), format!("{base}_file"), format!("{base}_env")] {
-            taken |= has(&form)? || parameters.iter().any(|set| set.starts_with(&format!("{form}=")));
-        }
-        if !taken && set(variable).is_some() {
-            parameters.push(format!("{parameter}={variable}"));
-            from.push(variable);
-        }
-    }
+    let has = |name: &str| Ok::<_, Failure>(given.params().text(name)?.is_some());
+    parts.tls(has)?;
+    parts.credentials(has)?;
 
     let (path, query) = rest.split_once('?').unwrap_or((rest, ""));
+    let Parts { tls, user, mut parameters, from, var, .. } = parts;
     parameters.extend(query.split('&').filter(|pair| !pair.is_empty()).map(str::to_owned));
     let query = if parameters.is_empty() { String::new() } else { format!("?{}", parameters.join("&")) };
     let tls = if tls { "+tls" } else { "" };
     Ok(Some(Completed {
-        url: format!("{name}{tls}://{user}{}{path}{query}", hosts.join(",")),
+        url: format!("{name}{tls}://{user}{hosts}{path}{query}"),
         from,
-        unused: tool.unused.iter().copied().filter(|variable| set(variable).is_some()).collect(),
+        unused: tool.unused.iter().copied().filter(|variable| var(variable).is_some()).collect(),
     }))
+}
+
+/// The parts of a URL, as they come together.
+struct Parts<V> {
+    tool: &'static Tool,
+    var: V,
+    tls: bool,
+    /// With its `@`.
+    user: String,
+    parameters: Vec<String>,
+    from: Vec<&'static str>,
+}
+
+impl<V: Fn(&str) -> Option<String>> Parts<V> {
+    /// The value of a variable, which is then one of those the URL is from.
+    fn take(&mut self, variable: &'static str) -> Option<String> {
+        let value = (self.var)(variable)?;
+        self.from.push(variable);
+        Some(value)
+    }
+
+    fn hosts(&mut self, addresses: &str) -> Result<String, Failure> {
+        let variable = self.tool.addresses;
+        self.from.push(variable);
+        let mut hosts = Vec::new();
+        for address in addresses.split(',').map(str::trim).filter(|address| !address.is_empty()) {
+            let host = match address.split_once("://") {
+                Some(("http", host)) => host,
+                Some(("https", host)) => {
+                    self.tls = true;
+                    host
+                }
+                Some(_) => return Err(unusable(variable, "has an address that is neither http nor https")),
+                None => address,
+            };
+            let host = host.trim_end_matches('/');
+            if host.contains(['/', '?', '@']) {
+                return Err(unusable(variable, "has an address that is more than HOST:PORT"));
+            }
+            hosts.push(host);
+        }
+        Ok(hosts.join(","))
+    }
+
+    fn tls(&mut self, has: impl Fn(&str) -> Result<bool, Failure>) -> Result<(), Failure> {
+        if let Some(wanted) = self.tool.tls_wanted.and_then(|variable| self.take(variable)) {
+            self.tls |= matches!(wanted.as_str(), "1" | "t" | "T" | "true" | "TRUE" | "True");
+        }
+        if self.tool.tls_wanted.is_some() && !self.tls {
+            return Ok(());
+        }
+        for (variable, parameter) in self.tool.tls {
+            if has(parameter)? {
+                continue;
+            }
+            if let Some(value) = self.take(variable) {
+                self.parameters.push(format!("{parameter}={}", encoded(&value)));
+                self.tls = true;
+            }
+        }
+        Ok(())
+    }
+
+    fn credentials(&mut self, has: impl Fn(&str) -> Result<bool, Failure>) -> Result<(), Failure> {
+        let (variable, parameter) = self.tool.secret;
+        let mut given =
+            has(parameter)? || has(&format!("{parameter}_file"))? || has(&format!("{parameter}_env"))?;
+        if let Some(user) = self.tool.user.and_then(|variable| self.take(variable)) {
+            self.user = match user.split_once(':') {
+                Some((name, password)) if !given => {
+                    given = true;
+                    format!("{}:{}@", encoded(name), encoded(password))
+                }
+                Some((name, _)) => format!("{}@", encoded(name)),
+                None => format!("{}@", encoded(&user)),
+            };
+        }
+        if given {
+            return Ok(());
+        }
+        if let Some(file) = self.tool.secret_file.and_then(|variable| self.take(variable)) {
+            self.parameters.push(format!("{parameter}_file={}", encoded(&file)));
+        } else if self.take(variable).is_some() {
+            // Named and not copied: a URL is shown more easily than a variable.
+            self.parameters.push(format!("{parameter}_env={variable}"));
+        }
+        Ok(())
+    }
 }
 
 fn encoded(text: &str) -> String {
@@ -221,12 +262,19 @@ mod tests {
         );
         let file = [("CONSUL_HTTP_ADDR", "h"), ("CONSUL_HTTP_TOKEN_FILE", "f"), ("CONSUL_HTTP_TOKEN", "t")];
         assert_eq!(url("consul:///ns", &file), "consul://h/ns?token_file=f");
+        // As with consul itself, certificates alone do not ask for TLS.
+        let plain = [("CONSUL_HTTP_ADDR", "h"), ("CONSUL_CACERT", "ca.pem")];
+        assert_eq!(url("consul://", &plain), "consul://h");
+        assert_eq!(url("consul+tls://", &plain), "consul+tls://h?ca=ca.pem");
     }
 
     #[test]
     fn the_url_counts_more() {
-        let variables = [("CONSUL_HTTP_ADDR", "h"), ("CONSUL_CACERT", "theirs"), ("CONSUL_HTTP_TOKEN", "t")];
-        assert_eq!(url("consul://?ca=mine&token_file=f", &variables), "consul://h?ca=mine&token_file=f");
+        let variables =
+            [("CONSUL_HTTP_ADDR", "https://h"), ("CONSUL_CACERT", "theirs"), ("CONSUL_HTTP_TOKEN", "t")];
+        assert_eq!(url("consul://?ca=mine&token_file=f", &variables), "consul+tls://h?ca=mine&token_file=f");
+        let variables = [("ETCDCTL_ENDPOINTS", "h"), ("ETCDCTL_USER", "root:theirs")];
+        assert_eq!(url("etcd://?password_env=MINE", &variables), "etcd://root@h?password_env=MINE");
     }
 
     #[test]

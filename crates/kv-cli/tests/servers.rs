@@ -63,6 +63,15 @@ fn the_first_steps(place: &Place) {
     assert!(doctor.as_array().unwrap().iter().all(|check| check["outcome"] == "ok"), "{doctor}");
     let rows = place.kv(["export"]).ok();
     assert_eq!(rows.text(), "{\"key\":\"app/greeting\",\"value\":\"bye\"}\n");
+    the_last_of_many_rows_for_one_key_stays(place);
     let deleted = place.kv(["del", "--tree", "/", "--yes"]);
-    assert_eq!((deleted.code, deleted.text()), (0, "deleted 1\n"), "{deleted:?}");
+    assert_eq!((deleted.code, deleted.text()), (0, "deleted 2\n"), "{deleted:?}");
+}
+
+/// Many puts are under way at a time, and a server is free to take them in any order.
+fn the_last_of_many_rows_for_one_key_stays(place: &Place) {
+    let rows: String =
+        (0..100).map(|number| format!("{{\"key\":\"same\",\"value\":\"{number}\"}}\n")).collect();
+    place.kv_with(["import", "-"], rows.as_bytes()).ok();
+    assert_eq!(place.kv(["get", "same"]).ok().text(), "99");
 }

@@ -1,4 +1,5 @@
 //! The built `kv` command in a place of its own.
+#![allow(dead_code, reason = "each test target uses some of it")]
 
 use std::io::Write;
 use std::path::{Path, PathBuf};

@@ -131,17 +131,20 @@ fn nothing_the_command_started_is_left() {
         sleep 1000 & echo $! >> left
         sh -c 'sleep 1000 & echo $! >> left; exec sleep 1000' & echo $! >> left
         sh -c 'trap \"\" TERM; echo $$ >> left; touch deaf; while :; do sleep 0.02; done' &
-        sh -c 'kill -STOP $$; sleep 1000' & echo $! >> left
         while test ! -e deaf; do sleep 0.02; done
-        while test $(wc -l < left) -lt 5; do sleep 0.02; done
+        while test $(wc -l < left) -lt 4; do sleep 0.02; done
         exit 9";
-    let run = place.kv(["lock", "a", "--", "sh", "-c", script]);
+    let run = place.kv(["lock", "a", "--grace", "200ms", "--", "sh", "-c", script]);
     assert_eq!((run.code, run.err.as_str()), (9, ""));
     let left = fs::read_to_string(place.path("left")).unwrap();
-    assert_eq!(left.lines().count(), 5, "{left}");
+    assert_eq!(left.lines().count(), 4, "{left}");
     for pid in left.lines() {
         assert!(!is_alive(pid), "{pid} is left");
     }
+    // Nor what is stopped and hears no signal but KILL.
+    let script = "sh -c 'echo $$ >> stopped; kill -STOP $$' & while test ! -s stopped; do sleep 0.02; done";
+    place.kv(["lock", "a", "--", "sh", "-c", script]).ok();
+    assert!(!is_alive(&fs::read_to_string(place.path("stopped")).unwrap()));
     place.kv(["lock", "a", "--try", "--", "true"]).ok();
 }
 

@@ -5,6 +5,7 @@ mod list;
 mod lock;
 mod name;
 mod names;
+mod record;
 mod state;
 mod store;
 mod txn;

@@ -85,7 +85,7 @@ impl Items {
                 }
                 last = Some(name);
                 // A name that is no key of this namespace is not ours to list.
-                if let Some(entry) = record.seen_from(&self.namespace, name) {
+                if let Some(entry) = record.seen_from(&self.namespace) {
                     items.push(if self.keys_only {
                         ListItem::Key(entry.key)
                     } else {

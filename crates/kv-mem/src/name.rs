@@ -9,7 +9,7 @@ use std::sync::Arc;
 use kv_backend::Namespace;
 use kv_core::Key;
 
-use crate::state::Record;
+use crate::record::Record;
 
 /// A native name that is kept. Where there is no namespace it is the key's own text: a second copy
 /// would be one more place in memory to visit for each get.
@@ -53,7 +53,7 @@ pub(crate) struct ByName(pub(crate) Arc<Record>);
 
 impl ByName {
     fn as_str(&self) -> &str {
-        self.0.name().as_str()
+        self.0.native()
     }
 }
 

@@ -11,60 +11,14 @@ use kv_backend::{
     Change, Clock, HandleId, Hub, HubOptions, LockTable, Namespace, Sweep, Sweeper, Timestamp, TtlQueue,
     Wakes,
 };
-use kv_core::{
-    Bytes, DeleteCause, Entry, EntryExpiry, Error, ErrorKind, Expiry, Key, PutResult, Result, Version,
-};
+use kv_core::{Bytes, DeleteCause, Entry, Error, ErrorKind, Expiry, Key, PutResult, Result, Version};
 use parking_lot::RwLock;
 
 use crate::name::{ByName, Name};
+use crate::record::{Lease, Record};
 
 /// Entries in the order of their native names. A clone is a snapshot and costs nothing.
 pub(crate) type Ordered = OrdMap<Name, Arc<Record>>;
-
-/// One entry as it is stored.
-#[derive(Debug)]
-pub(crate) struct Record {
-    name: Name,
-    /// The namespace the entry's key is relative to.
-    namespace: Arc<Namespace>,
-    entry: Entry,
-    lease: Lease,
-}
-
-/// What a record lives by.
-#[derive(Clone, Copy, Debug)]
-enum Lease {
-    Permanent,
-    Ttl { granted: Duration, deadline: Timestamp },
-    Session(HandleId),
-}
-
-impl Record {
-    /// The entry as a handle of `namespace` sees it; `None` where its name is no key there.
-    pub(crate) fn seen_from(&self, namespace: &Namespace, native: &str) -> Option<Entry> {
-        let mut entry = self.entry.clone();
-        if self.namespace.path() != namespace.path() {
-            entry.key = namespace.key(native)?;
-        }
-        Some(entry)
-    }
-
-    pub(crate) fn name(&self) -> &Name {
-        &self.name
-    }
-
-    fn is_expired(&self, clock: &dyn Clock) -> bool {
-        matches!(self.lease, Lease::Ttl { deadline, .. } if deadline <= clock.now())
-    }
-
-    pub(crate) fn expiry(&self, clock: &dyn Clock) -> EntryExpiry {
-        match self.lease {
-            Lease::Permanent => EntryExpiry::Never,
-            Lease::Ttl { granted, deadline } => EntryExpiry::ttl(granted, Some(deadline.since(clock.now()))),
-            Lease::Session(_) => EntryExpiry::Session,
-        }
-    }
-}
 
 /// Everything behind one store, shared by its handles.
 pub(crate) struct Database {
@@ -215,9 +169,9 @@ impl Data {
     }
 
     fn insert(&mut self, record: Arc<Record>) {
-        match self.ordered.get_mut(record.name.as_str()) {
+        match self.ordered.get_mut(record.native()) {
             Some(stored) => *stored = Arc::clone(&record),
-            None => drop(self.ordered.insert(record.name.clone(), Arc::clone(&record))),
+            None => drop(self.ordered.insert(record.name(), Arc::clone(&record))),
         }
         self.by_name.replace(ByName(record));
     }
@@ -226,12 +180,12 @@ impl Data {
     fn end_lease(&mut self, native: &str) -> Option<&Record> {
         let Self { by_name, ttl, handles, .. } = self;
         let ByName(record) = by_name.get(native)?;
-        match record.lease {
-            Lease::Permanent => {}
-            Lease::Ttl { .. } => {
+        match record.lease() {
+            None => {}
+            Some(Lease::Ttl { .. }) => {
                 ttl.remove(native);
             }
-            Lease::Session(handle) => {
+            Some(Lease::Session(handle)) => {
                 if let Some(names) = handles.get_mut(&handle) {
                     names.remove(native);
                 }
@@ -261,10 +215,6 @@ impl Writer<'_> {
         if self.data.handles.contains_key(&handle) { Ok(()) } else { Err(ErrorKind::Closed.into()) }
     }
 
-    pub(crate) fn get(&self, native: &str) -> Option<&Entry> {
-        self.record(native).map(|record| &record.entry)
-    }
-
     pub(crate) fn record(&self, native: &str) -> Option<&Record> {
         self.data.by_name.get(native).map(|record| &*record.0)
     }
@@ -283,25 +233,25 @@ impl Writer<'_> {
     pub(crate) fn put(&mut self, put: Put<'_>, version: Version) -> PutResult {
         let Put { handle, namespace, key, value, expiry } = put;
         let name = Name::new(namespace, key);
-        let created = self.data.end_lease(name.as_str()).map_or(version, |old| old.entry.created);
+        let created = self.data.end_lease(name.as_str()).map_or(version, Record::created);
         let mut result = PutResult::new(version);
         let lease = match expiry {
-            Granted::Never => Lease::Permanent,
+            Granted::Never => None,
             Granted::Session => {
                 self.data.handles.entry(handle).or_default().insert(name.clone());
-                Lease::Session(handle)
+                Some(Lease::Session(handle))
             }
             Granted::Ttl(granted) => {
                 let deadline = self.now.after(granted);
                 self.data.ttl.set(name.clone(), deadline);
                 result = result.with_granted_ttl(granted);
-                Lease::Ttl { granted, deadline }
+                Some(Lease::Ttl { granted, deadline })
             }
         };
         let entry = Entry::new(key.clone(), value, version, created);
         self.changes.push(Change::put(Arc::clone(namespace), entry.clone()));
-        let record = Arc::new(Record { name, namespace: Arc::clone(namespace), entry, lease });
-        self.data.insert(record);
+        let record = Record::new(name, Arc::clone(namespace), entry, lease);
+        self.data.insert(Arc::new(record));
         result
     }
 
@@ -315,8 +265,8 @@ impl Writer<'_> {
         self.data.end_lease(native);
         let ByName(record) = self.data.by_name.take(native)?;
         self.data.ordered.remove(native);
-        let namespace = Arc::clone(&record.namespace);
-        self.changes.push(Change::delete(namespace, record.entry.clone(), version, cause));
+        let namespace = Arc::clone(record.namespace());
+        self.changes.push(Change::delete(namespace, record.entry(), version, cause));
         Some(record)
     }
 

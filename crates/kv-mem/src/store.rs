@@ -12,8 +12,8 @@ use kv_backend::{
 use kv_core::{
     Bytes, Capabilities, DeleteCause, DeleteOptions, DeleteResult, DeleteTreeOptions, Driver, Entry, Error,
     ErrorKind, ExpiryBound, GetOptions, Guarantee, Key, Limits, ListOptions, Listing, LockGuard, LockHolder,
-    LockOptions, Operation, Power, Prefix, PutOptions, PutResult, Result, ServerInfo, SessionState,
-    SessionStates, Store, Transact, Watch, WatchOptions, WatchTarget,
+    LockOptions, Operation, Power, Precondition, Prefix, PutOptions, PutResult, Result, ServerInfo,
+    SessionState, SessionStates, Store, Transact, Watch, WatchOptions, WatchTarget,
 };
 
 use tokio::task::consume_budget;
@@ -22,6 +22,7 @@ use crate::config::MemConfig;
 use crate::list::Items;
 use crate::name::native;
 use crate::names;
+use crate::record::Record;
 use crate::state::{Database, Granted, Put};
 use crate::watch::StateBelow;
 
@@ -119,7 +120,7 @@ impl MemStore {
         self.check_open()?;
         let name = native(&self.namespace, key);
         Ok(self.database.get(&name, |record| {
-            let entry = record.seen_from(&self.namespace, &name)?;
+            let entry = record.seen_from(&self.namespace)?;
             Some(if options.expiry { entry.with_expiry(record.expiry(&*self.database.clock)) } else { entry })
         }))
     }
@@ -130,7 +131,10 @@ impl MemStore {
         self.database.write(|writer| {
             writer.check_open(self.id)?;
             writer.check_fence(&self.database.fence_record, &self.namespace, options.fence.as_ref())?;
-            check_precondition(&options.precondition, writer.get(&native(&self.namespace, key)))?;
+            if options.precondition != Precondition::Any {
+                let stored = writer.record(&native(&self.namespace, key)).map(Record::entry);
+                check_precondition(&options.precondition, stored.as_ref())?;
+            }
             self.note_session(expiry);
             let version = writer.version();
             let put = Put { handle: self.id, namespace: &self.namespace, key, value, expiry };
@@ -150,15 +154,15 @@ impl MemStore {
         self.database.write(|writer| {
             writer.check_open(self.id)?;
             writer.check_fence(&self.database.fence_record, &self.namespace, options.fence.as_ref())?;
-            let stored = writer.get(&name);
-            check_precondition(&options.precondition, stored)?;
+            let stored = writer.record(&name).map(Record::entry);
+            check_precondition(&options.precondition, stored.as_ref())?;
             if stored.is_none() {
                 return Ok(DeleteResult::absent());
             }
             let version = writer.version();
             let removed = writer.remove(&name, version, DeleteCause::Deleted);
             let previous = removed.filter(|_| options.previous);
-            Ok(DeleteResult::deleted(previous.and_then(|record| record.seen_from(&self.namespace, &name))))
+            Ok(DeleteResult::deleted(previous.and_then(|record| record.seen_from(&self.namespace))))
         })
     }
 

@@ -6,6 +6,7 @@ use kv_core::{
 };
 
 use crate::name::native;
+use crate::record::Record;
 use crate::state::{Granted, Put};
 use crate::store::MemStore;
 
@@ -28,10 +29,10 @@ impl MemStore {
         self.database().write(|writer| {
             writer.check_open(self.id())?;
             writer.check_fence(&self.database().fence_record, self.namespace(), txn.fence.as_ref())?;
-            let holds = txn
-                .conditions
-                .iter()
-                .all(|condition| condition.holds(writer.get(&native(self.namespace(), &condition.key))));
+            let holds = txn.conditions.iter().all(|condition| {
+                let stored = writer.record(&native(self.namespace(), &condition.key));
+                condition.holds(stored.map(Record::entry).as_ref())
+            });
             let steps = if holds { then } else { or_else };
             let writes = steps.iter().any(|step| !matches!(step, Step::Get(_)));
             let version = if writes { writer.version() } else { kv_core::Version::ZERO };
@@ -50,9 +51,8 @@ impl MemStore {
                     })
                 }
                 Step::Get(key) => {
-                    let name = native(self.namespace(), key);
-                    let record = writer.record(&name);
-                    TxnOutcome::Get(record.and_then(|record| record.seen_from(self.namespace(), &name)))
+                    let record = writer.record(&native(self.namespace(), key));
+                    TxnOutcome::Get(record.and_then(|record| record.seen_from(self.namespace())))
                 }
             });
             Ok(TxnResult::new(holds, outcomes.collect()))

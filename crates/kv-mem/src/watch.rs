@@ -78,7 +78,7 @@ impl Reader {
 
     fn one(&self, entries: &Ordered) -> (Vec<Entry>, Option<Name>) {
         let record = entries.get(self.path.as_str());
-        let entry = record.and_then(|record| record.seen_from(&self.namespace, &self.path));
+        let entry = record.and_then(|record| record.seen_from(&self.namespace));
         (entry.into_iter().collect(), None)
     }
 
@@ -92,7 +92,7 @@ impl Reader {
         while let Some((name, record)) =
             names.next().filter(|(name, _)| name.as_str().starts_with(&self.path))
         {
-            page.extend(record.seen_from(&self.namespace, name.as_str()));
+            page.extend(record.seen_from(&self.namespace));
             if page.len() == PAGE {
                 return (page, Some(name.clone()));
             }

@@ -25,6 +25,7 @@ mod sink;
 mod split;
 mod store;
 mod transport;
+mod turns;
 mod txn;
 mod watch;
 mod wire;

@@ -86,6 +86,17 @@ enum Next {
 
 impl Attempt {
     async fn run(mut self, give_up: Option<Instant>) -> Result<LockGuard> {
+        let shared = Arc::clone(&self.shared);
+        let turn = shared.turns.take(&self.record);
+        let _turn = match give_up {
+            // A task that does not wait does not stand in line either.
+            _ if self.only_try => None,
+            None => Some(turn.await),
+            Some(at) => match tokio::time::timeout_at(at, turn).await {
+                Ok(turn) => Some(turn),
+                Err(_) => return Err(Error::new(ErrorKind::Locked)),
+            },
+        };
         let mut failures = Backoff::reconnect();
         loop {
             let next = match self.once().await {

@@ -14,6 +14,7 @@ use crate::api::Api;
 use crate::hub::Hub;
 use crate::names::{LOCK_FLAG, Names, SEMAPHORE_FLAG};
 use crate::session::HandleSession;
+use crate::turns::Turns;
 use crate::wire::Kv;
 
 /// One store handle, as its tasks, streams and guards see it.
@@ -27,6 +28,7 @@ pub(crate) struct Shared {
     pub(crate) lock_delay: Duration,
     pub(crate) session: HandleSession,
     pub(crate) hub: Hub,
+    pub(crate) turns: Turns,
     /// Cancelled when the handle is closed.
     pub(crate) closing: CancellationToken,
     pub(crate) tasks: TaskTracker,
@@ -56,6 +58,7 @@ impl Shared {
             lock_delay,
             session: HandleSession::new(session_ttl),
             hub: Hub::new(),
+            turns: Turns::default(),
             closing: CancellationToken::new(),
             tasks: TaskTracker::new(),
             runtime: Handle::current(),

@@ -98,7 +98,7 @@ impl Fixture {
         let limits = self.limits();
         let session = limits.session_bound.min(Duration::from_secs(60));
         let lock = limits.lock_ttl.min.min(Duration::from_secs(60));
-        Duration::from_secs(60) + self.latest_end(self.short_ttl()) * 3 + session + lock * 3
+        Duration::from_secs(120) + self.latest_end(self.short_ttl()) * 3 + session + lock * 3
     }
 
     /// Closes every handle the case was given; returns what went wrong.

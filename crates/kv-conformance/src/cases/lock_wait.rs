@@ -104,6 +104,13 @@ async fn wait_outlives_a_request_deadline(fixture: &Fixture) -> Result<()> {
 async fn waiters_are_woken_by_the_release(fixture: &Fixture) -> Result<()> {
     let stores = [&fixture.store, &fixture.another().await?];
     let k = key("lock")?;
+    // What a lock takes here without anybody waiting: a busy machine makes both slow.
+    let mut alone = Vec::new();
+    for _ in 0..5 {
+        let begun = Instant::now();
+        lock(stores[0], &k).await?.unlock().await?;
+        alone.push(begun.elapsed());
+    }
     let mut guard = lock(stores[0], &k).await?;
     let mut handovers = Vec::new();
     for round in 1..=15 {
@@ -116,10 +123,17 @@ async fn waiters_are_woken_by_the_release(fixture: &Fixture) -> Result<()> {
         guard = next??;
         handovers.push(begun.elapsed());
     }
-    handovers.sort();
-    let median = handovers[handovers.len() / 2];
-    ensure!(median < Duration::from_millis(400), "half of the handovers took more than {median:?}");
+    let (handover, alone) = (median(handovers), median(alone));
+    ensure!(
+        handover < Duration::from_millis(300) + alone * 5,
+        "half of the handovers took more than {handover:?}; a free lock takes {alone:?}"
+    );
     Ok(())
+}
+
+fn median(mut times: Vec<Duration>) -> Duration {
+    times.sort();
+    times[times.len() / 2]
 }
 
 /// PEERS: stop was ignored while waiting; a waiter stayed in the queue for good.

@@ -177,7 +177,7 @@ async fn watch_ends_on_the_final_state(fixture: &Fixture) -> Result<()> {
     let (store, other, k) = (&fixture.store, fixture.another().await?, key("dir/k")?);
     for target in [kv_core::WatchTarget::from(k.parent()), kv_core::WatchTarget::from(k.clone())] {
         let mut follower = Follower::now(store, target).await?;
-        for burst in 0..25 {
+        for burst in 0..12 {
             let mut last = Version::ZERO;
             for at in 0..20 {
                 last = other.put(&k, format!("{burst}-{at}")).await?;

@@ -28,7 +28,7 @@ enum Guard {
     Any,
     Absent,
     Present,
-    /// One of the versions given out so far.
+    /// One of the versions the key had so far.
     At(Index),
     Value(u8),
 }
@@ -159,25 +159,25 @@ fn value(number: u8) -> Bytes {
 struct Named<S> {
     store: S,
     names: HashMap<(Key, Version), usize>,
-    /// All versions given out, in order.
-    given: Vec<Version>,
-    counts: HashMap<Key, usize>,
+    /// The versions each key had, in order. Those of another key say nothing here: the writes of one
+    /// transaction share a version in one store and have each their own in another.
+    given: HashMap<Key, Vec<Version>>,
 }
 
 impl<S: Store> Named<S> {
     fn new(store: S) -> Self {
-        Self { store, names: HashMap::new(), given: Vec::new(), counts: HashMap::new() }
+        Self { store, names: HashMap::new(), given: HashMap::new() }
     }
 
     fn name(&mut self, key: &Key, version: Version) {
-        let count = self.counts.entry(key.clone()).or_default();
-        *count += 1;
-        assert!(self.names.insert((key.clone(), version), *count).is_none(), "{key} had {version} before");
-        self.given.push(version);
+        let given = self.given.entry(key.clone()).or_default();
+        given.push(version);
+        let name = self.names.insert((key.clone(), version), given.len());
+        assert!(name.is_none(), "{key} had {version} before");
     }
 
-    fn version(&self, index: Index) -> Version {
-        if self.given.is_empty() { Version::new(1) } else { *index.get(&self.given) }
+    fn version(&self, at: usize, index: Index) -> Version {
+        self.given.get(&key(at)).map_or(Version::new(1), |given| *index.get(given))
     }
 
     fn named(&self, key: &Key, version: Version) -> String {
@@ -207,12 +207,12 @@ impl<S: Store> Named<S> {
         }
     }
 
-    fn guard(&self, guard: &Guard) -> Precondition {
+    fn guard(&self, at: usize, guard: &Guard) -> Precondition {
         match guard {
             Guard::Any => Precondition::Any,
             Guard::Absent => Precondition::Absent,
             Guard::Present => Precondition::Present,
-            Guard::At(index) => Precondition::At(self.version(*index)),
+            Guard::At(index) => Precondition::At(self.version(at, *index)),
             Guard::Value(number) => Precondition::Value(value(*number)),
         }
     }
@@ -221,8 +221,12 @@ impl<S: Store> Named<S> {
         match test {
             TestOf::Absent => Condition::absent(key(at)),
             TestOf::Present => Condition::present(key(at)),
-            TestOf::Version(compare, index) => Condition::version(key(at), *compare, self.version(*index)),
-            TestOf::Created(compare, index) => Condition::created(key(at), *compare, self.version(*index)),
+            TestOf::Version(compare, index) => {
+                Condition::version(key(at), *compare, self.version(at, *index))
+            }
+            TestOf::Created(compare, index) => {
+                Condition::created(key(at), *compare, self.version(at, *index))
+            }
             TestOf::Value(compare, number) => Condition::value(key(at), *compare, value(*number)),
         }
     }
@@ -232,7 +236,7 @@ impl<S: Store> Named<S> {
         match op {
             Op::Put { key: at, value: number, guard, ttl } => {
                 let options =
-                    PutOptions::default().with_precondition(self.guard(guard)).with_expiry(expiry(*ttl));
+                    PutOptions::default().with_precondition(self.guard(*at, guard)).with_expiry(expiry(*ttl));
                 match self.store.put_with(&key(*at), value(*number), options).await {
                     Ok(result) => {
                         self.name(&key(*at), result.version);
@@ -242,7 +246,8 @@ impl<S: Store> Named<S> {
                 }
             }
             Op::Delete { key: at, guard } => {
-                let options = DeleteOptions::default().with_precondition(self.guard(guard)).with_previous();
+                let options =
+                    DeleteOptions::default().with_precondition(self.guard(*at, guard)).with_previous();
                 match self.store.delete_with(&key(*at), options).await {
                     Ok(result) => {
                         format!("{} {:?}", result.existed, result.previous.map(|entry| self.entry(&entry)))

@@ -9,6 +9,7 @@ use anyhow::{Context, Result};
 use kv_testkit::{Cluster, Engine, ImagePolicy, Servers, Tier, image, workspace};
 
 use crate::backend;
+use crate::capabilities::Declarations;
 use crate::executables::Executable;
 use crate::job::{self, TEST_LIMIT};
 use crate::plan::{Item, Setup};
@@ -42,6 +43,9 @@ pub(crate) struct Args {
     /// Write all outcomes to this file, as JSON
     #[arg(long, value_name = "FILE")]
     pub(crate) report: Option<PathBuf>,
+    /// Write the README's table of capabilities anew from what the stores declare
+    #[arg(long)]
+    pub(crate) write_table: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
@@ -63,7 +67,8 @@ pub(crate) async fn conform(args: &Args) -> Result<Tally> {
     let start = Instant::now();
     let items = Item::build_all(backend::named(&args.backend)?, args.tier).await?;
     let built = start.elapsed();
-    let mut run = Run { args, report: Report::default(), summary: Vec::new() };
+    let mut run =
+        Run { args, report: Report::default(), summary: Vec::new(), declarations: Declarations::default() };
     for item in &items {
         match (&item.backend.spec, args.provider) {
             (None, _) => run.suite(item, &Target::default()).await?,
@@ -71,6 +76,9 @@ pub(crate) async fn conform(args: &Args) -> Result<Tally> {
             (Some(_), Provider::Docker) => run.docker(item).await?,
         }
     }
+    let mut backends: Vec<_> = items.iter().map(|item| &item.backend.name).collect();
+    backends.dedup();
+    run.check_table(backends.len())?;
     run.finish(start.elapsed(), built)
 }
 
@@ -88,6 +96,7 @@ struct Run<'a> {
     args: &'a Args,
     report: Report,
     summary: Vec<String>,
+    declarations: Declarations,
 }
 
 impl Run<'_> {
@@ -221,10 +230,12 @@ impl Run<'_> {
         ));
         self.add(tally);
         self.report.suite = part.suite;
+        self.declarations.add(item, part.declared.clone());
         self.report.backends.push(Tested {
             name: item.backend.name.clone(),
             variant: item.variant.name.clone(),
             server: part.server,
+            declared: part.declared,
             nodes: target.cluster.map_or(0, |cluster| cluster.nodes().len()),
             image: target.image.clone(),
             seed: part.seed,
@@ -296,6 +307,21 @@ impl Run<'_> {
         self.summary.push(format!("{what}: skipped: {why}"));
         self.add(Tally::skipped(1));
         self.report.not_run.push(NotRun { what, why });
+    }
+
+    /// The README's table says what the stores declare; a server from elsewhere may be set up otherwise.
+    fn check_table(&mut self, backends: usize) -> Result<()> {
+        if self.args.provider == Provider::External {
+            return Ok(());
+        }
+        let declarations = std::mem::take(&mut self.declarations);
+        if self.args.write_table {
+            return declarations.write(backends);
+        }
+        for difference in declarations.differences()? {
+            self.failed("capabilities", &difference);
+        }
+        Ok(())
     }
 
     /// Prints the summary, writes the report.

@@ -4,6 +4,7 @@
 
 mod backend;
 mod bench;
+mod capabilities;
 mod ci;
 mod conformance;
 mod executables;

@@ -76,7 +76,8 @@ impl Backend {
     }
 }
 
-fn variants(backend: &Backend, tier: Tier) -> Vec<Variant> {
+/// The ways a backend is built and configured in a tier; one plain way if it says nothing of it.
+pub(crate) fn variants(backend: &Backend, tier: Tier) -> Vec<Variant> {
     let declared = backend.spec.as_ref().map_or(&[][..], |spec| &spec.variants);
     if declared.is_empty() {
         return vec![Variant::default()];

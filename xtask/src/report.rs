@@ -1,5 +1,6 @@
 //! What the suite reports about one run, and the report of all runs together.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 
 use anyhow::{Context, Result};
@@ -12,8 +13,23 @@ use crate::tally::Tally;
 pub(crate) struct Part {
     pub(crate) suite: String,
     pub(crate) server: String,
+    pub(crate) declared: Declared,
     pub(crate) seed: u64,
     pub(crate) cases: Vec<Case>,
+}
+
+/// Powers and guarantees by name.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct Declared {
+    pub(crate) powers: BTreeMap<String, bool>,
+    pub(crate) guarantees: BTreeMap<String, bool>,
+}
+
+impl Declared {
+    /// Powers, then guarantees.
+    pub(crate) fn all(&self) -> impl Iterator<Item = (&str, bool)> {
+        self.powers.iter().chain(&self.guarantees).map(|(name, given)| (name.as_str(), *given))
+    }
 }
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -78,6 +94,7 @@ pub(crate) struct Tested {
     pub(crate) variant: String,
     /// Product and version, as the server told them.
     pub(crate) server: String,
+    pub(crate) declared: Declared,
     pub(crate) nodes: usize,
     #[serde(skip_serializing_if = "String::is_empty")]
     pub(crate) image: String,

@@ -42,6 +42,7 @@ pub(crate) async fn all(require: bool) -> Result<Tally> {
         filter: None,
         seed: None,
         report: None,
+        write_table: false,
     })
     .await?;
     tally += conformance;

@@ -23,6 +23,8 @@ struct Inner {
     valid_until: Option<Instant>,
     /// When the maximum hold ends.
     hold_until: Option<Instant>,
+    /// What the last renewal was vouched for short of.
+    margin: Duration,
 }
 
 impl Inner {
@@ -48,7 +50,14 @@ impl HoldState {
     #[must_use]
     pub fn new(max_hold: Option<Duration>) -> Self {
         let hold_until = max_hold.and_then(|max_hold| Instant::now().checked_add(max_hold));
-        Self { inner: watch::Sender::new(Inner { loss: None, valid_until: None, hold_until }) }
+        Self {
+            inner: watch::Sender::new(Inner {
+                loss: None,
+                valid_until: None,
+                hold_until,
+                margin: Duration::ZERO,
+            }),
+        }
     }
 
     /// Notes an acknowledged renewal: it vouches for `ttl` from the moment it was *sent*, less
@@ -62,6 +71,7 @@ impl HoldState {
             stands = inner.loss.is_none();
             if stands {
                 inner.valid_until = Some(sent_at + ttl.saturating_sub(margin));
+                inner.margin = margin;
             }
             true
         });
@@ -84,6 +94,13 @@ impl HoldState {
     #[must_use]
     pub fn loss(&self) -> Option<LockLoss> {
         self.inner.borrow().loss_at(Instant::now())
+    }
+
+    /// The margin of the last acknowledged renewal: how long before the server does this side takes
+    /// the hold for expired. Zero if it needs none.
+    #[must_use]
+    pub fn margin(&self) -> Duration {
+        self.inner.borrow().margin
     }
 
     /// Until when the last acknowledged renewal vouches for the hold.
@@ -120,6 +137,7 @@ mod tests {
     async fn it_is_lost_when_renewals_stop() {
         let hold = HoldState::new(None);
         assert!(hold.renewed(Instant::now(), 10 * SECOND, SECOND));
+        assert_eq!(hold.margin(), SECOND);
         tokio::time::advance(8 * SECOND).await;
         assert_eq!(hold.loss(), None);
         let begin = Instant::now();

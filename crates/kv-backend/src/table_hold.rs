@@ -3,6 +3,7 @@
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use async_trait::async_trait;
 use futures_util::future::{Either, select};
@@ -154,6 +155,10 @@ impl<A: LockAccess> Hold for TableHold<A> {
 
     async fn lost(&self) -> LockLoss {
         self.hold.lost().await
+    }
+
+    fn grace(&self) -> Duration {
+        self.hold.margin()
     }
 
     async fn unlock(&self) -> Result<()> {

@@ -1,11 +1,12 @@
 //! What is measured against what: for each backend a raw client and a store on the same server.
 
 use std::path::Path;
+use std::time::Duration;
 
-use anyhow::{Context, Result, bail};
-use kv_testkit::{Cluster, Servers};
+use anyhow::{Result, bail};
+use kv_testkit::{Cluster, Mode, Proxy, Servers};
 
-use crate::measure::{Plan, Row, measure};
+use crate::measure::{Pair, Plan, Row, Slow, measure};
 use crate::raw;
 use crate::store::StoreSubject;
 use crate::workload::Kind;
@@ -20,42 +21,66 @@ pub(crate) async fn run(
     wanted: impl Fn(Kind) -> bool,
     say: impl Fn(&str),
 ) -> Result<Vec<Row>> {
-    let store = |url: String| async move {
-        let store = kv_any::open(&url).await.with_context(|| format!("opening {url}"))?;
-        anyhow::Ok(StoreSubject(store))
-    };
     match name {
         "mem" => {
-            let raw = raw::mem::Mem::default();
-            measure(name, raw, store("mem:".to_owned()).await?, plan, wanted, say).await
+            let (raw, store) = (raw::mem::Mem::default(), StoreSubject::open_url("mem:").await?);
+            measure(name, &Pair { raw, store, slow: None }, plan, wanted, say).await
         }
         "sled" => {
             let folder = tempfile::tempdir()?;
-            let raw = raw::sled::Sled::open(&folder.path().join("raw"))?;
+            let raw = raw::sled::Sled::open_at(&folder.path().join("raw"))?;
             let url = format!("sled:{}", folder.path().join("store").display());
-            measure(name, raw, store(url).await?, plan, wanted, say).await
+            let store = StoreSubject::open_url(&url).await?;
+            measure(name, &Pair { raw, store, slow: None }, plan, wanted, say).await
         }
         "etcd" => {
-            let server = server("kv-etcd").await?;
-            let raw = raw::etcd::Etcd::connect(&server.endpoints()).await?;
-            measure(name, raw, store(server.url()?).await?, plan, wanted, say).await
+            let server = Server::start("kv-etcd").await?;
+            let subjects = server.subjects(raw::etcd::Etcd::connect).await?;
+            measure(name, &subjects, plan, wanted, say).await
         }
         "consul" => {
-            let server = server("kv-consul").await?;
-            let raw = raw::consul::Consul::connect(&server.node(0).endpoint())?;
-            measure(name, raw, store(server.url()?).await?, plan, wanted, say).await
+            let server = Server::start("kv-consul").await?;
+            let subjects = server.subjects(raw::consul::Consul::connect).await?;
+            measure(name, &subjects, plan, wanted, say).await
         }
         "zk" => {
-            let server = server("kv-zk").await?;
-            let raw = raw::zk::Zk::connect(&server.node(0).endpoint()).await?;
-            measure(name, raw, store(server.url()?).await?, plan, wanted, say).await
+            let server = Server::start("kv-zk").await?;
+            let subjects = server.subjects(raw::zk::Zk::connect).await?;
+            measure(name, &subjects, plan, wanted, say).await
         }
         other => bail!("no backend is called {other:?}; there are {}", ALL.join(", ")),
     }
 }
 
-/// One node of the version every run tests, removed when the value is dropped.
-async fn server(crate_name: &str) -> Result<Cluster> {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("..").join(crate_name);
-    Servers::available(&folder)?.start().await
+/// One way through a link that is slow enough to tell round trips from work.
+const ONE_WAY: Duration = Duration::from_millis(20);
+
+/// One node of the version every run tests, removed when the value is dropped, and a slow link to it.
+struct Server {
+    cluster: Cluster,
+    link: Proxy,
+}
+
+impl Server {
+    async fn start(crate_name: &str) -> Result<Self> {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("..").join(crate_name);
+        let cluster = Servers::available(&folder)?.start().await?;
+        let link = Proxy::start(cluster.node(0).endpoint()).await?;
+        Ok(Self { cluster, link })
+    }
+
+    /// Connects both clients, directly and through the slow link.
+    async fn subjects<R, F: Future<Output = Result<R>>>(&self, raw: impl Fn(String) -> F) -> Result<Pair<R>> {
+        let slow = Slow {
+            raw: raw(self.link.endpoint()).await?,
+            store: StoreSubject::open_url(&self.cluster.url_of(&[self.link.endpoint()])?).await?,
+            round_trip: ONE_WAY * 2,
+        };
+        self.link.set(Mode::Delay(ONE_WAY)).await;
+        Ok(Pair {
+            raw: raw(self.cluster.node(0).endpoint()).await?,
+            store: StoreSubject::open_url(&self.cluster.url()?).await?,
+            slow: Some(slow),
+        })
+    }
 }

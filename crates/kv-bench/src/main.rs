@@ -6,6 +6,7 @@ mod chart;
 mod measure;
 mod raw;
 mod report;
+mod scaling;
 mod stats;
 mod store;
 mod subject;
@@ -48,14 +49,18 @@ async fn main() -> Result<()> {
     } else {
         args.backend
     };
-    let mut rows = Vec::new();
+    let (mut rows, mut memory) = (Vec::new(), Vec::new());
+    let say = |line: &str| println!("{line}");
     for name in names {
         let wanted = |kind: workload::Kind| {
             args.filter.as_ref().is_none_or(|filter| kind.name().contains(filter.as_str()))
         };
-        rows.extend(backends::run(&name, plan, wanted, |line| println!("{line}")).await?);
+        rows.extend(backends::run(&name, plan, wanted, say).await?);
+        if name == "mem" && args.filter.is_none() {
+            memory = scaling::measure(plan.rounds / 2, plan.round, say).await?;
+        }
     }
-    let report = Report { machine: report::machine(), rows };
+    let report = Report { machine: report::machine(), rows, memory };
     if let Some(path) = &args.report {
         report.write_json(path)?;
     }

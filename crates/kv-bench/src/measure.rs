@@ -1,5 +1,6 @@
 //! Raw client and store in turn, within one run, on the same server.
 
+use std::fmt;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
@@ -17,27 +18,51 @@ pub(crate) struct Plan {
     pub(crate) round: Duration,
     pub(crate) concurrency: &'static [usize],
     pub(crate) value_bytes: &'static [usize],
+    /// Whether lists of 100,000 keys are measured: making the keys takes longer than all the rest.
+    pub(crate) large_lists: bool,
 }
 
 impl Plan {
-    pub(crate) const QUICK: Self =
-        Self { rounds: 5, round: Duration::from_millis(300), concurrency: &[1, 64], value_bytes: &[64] };
+    pub(crate) const QUICK: Self = Self {
+        rounds: 6,
+        round: Duration::from_millis(300),
+        concurrency: &[1, 64],
+        value_bytes: &[64],
+        large_lists: false,
+    };
     pub(crate) const FULL: Self = Self {
         rounds: 12,
-        round: Duration::from_millis(800),
+        round: Duration::from_millis(400),
         concurrency: &[1, 16, 64, 256],
         value_bytes: &[64, 1024, 64 * 1024],
+        large_lists: true,
     };
 
     /// The workloads, each at the sizes that make a difference to it.
     fn workloads(self) -> impl Iterator<Item = Workload> {
-        Kind::ALL.iter().flat_map(move |&kind| {
-            self.concurrency.iter().flat_map(move |&concurrency| {
+        let kinds = Kind::ALL.iter().filter(move |kind| self.large_lists || **kind != Kind::List100k);
+        kinds.flat_map(move |&kind| {
+            kind.concurrency(self.concurrency).iter().flat_map(move |&concurrency| {
                 let sizes = if kind.has_value_sizes() { self.value_bytes } else { &self.value_bytes[..1] };
                 sizes.iter().map(move |&value_bytes| Workload { kind, concurrency, value_bytes })
             })
         })
     }
+}
+
+/// A raw client and a store with the same data behind them.
+pub(crate) struct Pair<R> {
+    pub(crate) raw: R,
+    pub(crate) store: StoreSubject,
+    /// The same two through a slow link, where there is a network: it makes round trips countable.
+    pub(crate) slow: Option<Slow<R>>,
+}
+
+/// Clients behind a link on which a round trip takes this long.
+pub(crate) struct Slow<R> {
+    pub(crate) raw: R,
+    pub(crate) store: StoreSubject,
+    pub(crate) round_trip: Duration,
 }
 
 /// One line of the report.
@@ -59,6 +84,9 @@ pub(crate) struct Row {
     pub(crate) ratio_high: f64,
     /// Median latency of the store over that of the raw client, likewise.
     pub(crate) latency_ratio: f64,
+    /// Round trips a caller waits for, by the time an operation takes over a slow link.
+    pub(crate) raw_round_trips: Option<f64>,
+    pub(crate) store_round_trips: Option<f64>,
     /// The largest amount of memory this process has used so far.
     pub(crate) peak_memory_bytes: u64,
 }
@@ -66,32 +94,58 @@ pub(crate) struct Row {
 /// Measures every workload of a plan. A workload the raw client cannot do is left out, and said so.
 pub(crate) async fn measure<R: Subject>(
     backend: &str,
-    raw: R,
-    store: StoreSubject,
+    subjects: &Pair<R>,
     plan: Plan,
     wanted: impl Fn(Kind) -> bool,
     say: impl Fn(&str),
 ) -> Result<Vec<Row>> {
     let mut rows = Vec::new();
     for (number, workload) in plan.workloads().filter(|workload| wanted(workload.kind)).enumerate() {
-        match pair(backend, &raw, &store, workload, plan, number).await {
-            Ok(row) => {
-                say(&format!(
-                    "{backend:8} {:22} c={:<3} {:>6} B  ratio {:.2} ({:.2}-{:.2})  latency x{:.2}",
-                    row.workload,
-                    row.concurrency,
-                    row.value_bytes,
-                    row.ratio,
-                    row.ratio_low,
-                    row.ratio_high,
-                    row.latency_ratio
-                ));
-                rows.push(row);
+        let row = match pair(backend, &subjects.raw, &subjects.store, workload, plan, number).await {
+            Ok(row) => row,
+            Err(error) => {
+                let Workload { kind, concurrency, .. } = workload;
+                say(&format!("{backend:8} {:22} c={concurrency:<4} left out: {error:#}", kind.name()));
+                continue;
             }
-            Err(error) => say(&format!("{backend:8} {:22} left out: {error:#}", workload.kind.name())),
-        }
+        };
+        let (raw_round_trips, store_round_trips) = match &subjects.slow {
+            Some(slow) if workload.is_alone() && workload.kind.has_round_trips() => (
+                Some(round_trips(&slow.raw, slow.round_trip, workload, number).await.context("raw client")?),
+                Some(round_trips(&slow.store, slow.round_trip, workload, number).await.context("store")?),
+            ),
+            _ => (None, None),
+        };
+        let row = Row { raw_round_trips, store_round_trips, ..row };
+        say(&row.to_string());
+        rows.push(row);
     }
     Ok(rows)
+}
+
+/// How many round trips an operation waits for, one after the other.
+async fn round_trips<S: Subject>(
+    slow: &S,
+    round_trip: Duration,
+    workload: Workload,
+    number: usize,
+) -> Result<f64> {
+    let bench = Bench::prepare(slow.clone(), workload, format!("bench/slow{number}")).await?;
+    let sample = bench.round(round_trip * 20).await?;
+    bench.clean_up().await?;
+    Ok(sample.quantile_us(0.5) / 1e6 / round_trip.as_secs_f64())
+}
+
+impl fmt::Display for Row {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { backend, workload, concurrency, value_bytes, ratio, ratio_low, ratio_high, .. } = self;
+        write!(f, "{backend:8} {workload:22} c={concurrency:<4} {value_bytes:>6} B  ")?;
+        write!(f, "ratio {ratio:.2} ({ratio_low:.2}-{ratio_high:.2})  latency x{:.2}", self.latency_ratio)?;
+        if let (Some(raw), Some(store)) = (self.raw_round_trips, self.store_round_trips) {
+            write!(f, "  round trips {raw:.1} and {store:.1}")?;
+        }
+        Ok(())
+    }
 }
 
 async fn pair<R: Subject>(
@@ -144,6 +198,8 @@ fn summarise(backend: &str, workload: Workload, pairs: &[(Sample, Sample)]) -> O
         ratio_low: ratio.low,
         ratio_high: ratio.high,
         latency_ratio: spread(&|(raw, store)| store.quantile_us(0.5) / raw.quantile_us(0.5))?.median,
+        raw_round_trips: None,
+        store_round_trips: None,
         peak_memory_bytes: peak_memory(),
     })
 }

@@ -8,12 +8,14 @@ use serde::Serialize;
 
 use crate::chart;
 use crate::measure::Row;
+use crate::scaling;
 
 /// Everything one run measured.
 #[derive(Debug, Serialize)]
 pub(crate) struct Report {
     pub(crate) machine: String,
     pub(crate) rows: Vec<Row>,
+    pub(crate) memory: Vec<scaling::Row>,
 }
 
 impl Report {
@@ -32,6 +34,9 @@ impl Report {
             let rows: Vec<&Row> = self.rows.iter().filter(|row| row.backend == backend).collect();
             std::fs::write(images.join(format!("{backend}.svg")), chart::draw(backend, &rows)?)?;
             page.push_str(&section(backend, &rows)?);
+            if backend == "mem" {
+                page.push_str(&memory_section(&self.memory)?);
+            }
         }
         let path = folder.join("performance.md");
         std::fs::write(&path, page).with_context(|| format!("cannot write {}", path.display()))
@@ -58,12 +63,12 @@ the key was there, a list has keys and values. The raw subjects are in `crates/k
 
 fn section(backend: &str, rows: &[&Row]) -> Result<String> {
     let mut text = format!("## {backend}\n\n![ratios on {backend}](performance/{backend}.svg)\n\n");
-    text.push_str("| workload | tasks | bytes | ratio | 95 % | p50 ratio | raw/s | store/s | raw p50 µs | store p50 µs | raw p99 µs | store p99 µs |\n");
-    text.push_str("|---|--:|--:|--:|---|--:|--:|--:|--:|--:|--:|--:|\n");
+    text.push_str("| workload | tasks | bytes | ratio | 95 % | p50 ratio | round trips raw, store | raw/s | store/s | raw p50 µs | store p50 µs | raw p99 µs | store p99 µs |\n");
+    text.push_str("|---|--:|--:|--:|---|--:|---|--:|--:|--:|--:|--:|--:|\n");
     for row in rows {
         writeln!(
             text,
-            "| {} | {} | {} | **{:.2}** | {:.2}–{:.2} | {:.2} | {:.0} | {:.0} | {:.0} | {:.0} | {:.0} | {:.0} |",
+            "| {} | {} | {} | **{:.2}** | {:.2}–{:.2} | {:.2} | {} | {:.0} | {:.0} | {:.0} | {:.0} | {:.0} | {:.0} |",
             row.workload,
             row.concurrency,
             row.value_bytes,
@@ -71,12 +76,38 @@ fn section(backend: &str, rows: &[&Row]) -> Result<String> {
             row.ratio_low,
             row.ratio_high,
             row.latency_ratio,
+            round_trips(row),
             row.raw_ops_per_s,
             row.store_ops_per_s,
             row.raw_p50_us,
             row.store_p50_us,
             row.raw_p99_us,
             row.store_p99_us,
+        )?;
+    }
+    text.push('\n');
+    Ok(text)
+}
+
+fn round_trips(row: &Row) -> String {
+    match (row.raw_round_trips, row.store_round_trips) {
+        (Some(raw), Some(store)) => format!("{raw:.1}, {store:.1}"),
+        _ => String::new(),
+    }
+}
+
+fn memory_section(rows: &[scaling::Row]) -> Result<String> {
+    let mut text = String::from(
+        "### Scaling in memory\n\nThrough `Arc<dyn Store>`, beside a map behind one lock that knows versions and nothing else. \
+         Nothing but the store is in the way here, so this is what its layer costs.\n\n\
+         | work | tasks | map/s | store/s | store, ns per operation |\n|---|--:|--:|--:|--:|\n",
+    );
+    for row in rows {
+        let scaling::Row { work, tasks, map_ops_per_s, store_ops_per_s, store_ns_per_op } = row;
+        let name = work.name();
+        writeln!(
+            text,
+            "| {name} | {tasks} | {map_ops_per_s:.0} | {store_ops_per_s:.0} | {store_ns_per_op:.0} |"
         )?;
     }
     text.push('\n');

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use bytes::Bytes;
 use futures_util::TryStreamExt;
 use kv_any::kv_core::{
@@ -14,33 +14,43 @@ use crate::subject::{Changes, Subject};
 
 /// A store of any backend.
 #[derive(Clone, Debug)]
-pub(crate) struct StoreSubject(pub(crate) Arc<dyn Store>);
+pub(crate) struct StoreSubject {
+    store: Arc<dyn Store>,
+    url: Arc<str>,
+}
+
+impl StoreSubject {
+    pub(crate) async fn open_url(url: &str) -> Result<Self> {
+        let store = kv_any::open(url).await.with_context(|| format!("opening {url}"))?;
+        Ok(Self { store, url: url.into() })
+    }
+}
 
 impl Subject for StoreSubject {
     async fn get(&self, key: &str) -> Result<usize> {
-        Ok(self.0.get(key).await?.map_or(0, |entry| entry.value.len()))
+        Ok(self.store.get(key).await?.map_or(0, |entry| entry.value.len()))
     }
 
     async fn put(&self, key: &str, value: Bytes) -> Result<u64> {
-        Ok(self.0.put(key, value).await?.get())
+        Ok(self.store.put(key, value).await?.get())
     }
 
     async fn compare_and_set(&self, key: &str, version: u64, value: Bytes) -> Result<u64> {
-        Ok(self.0.compare_and_set(key, Version::new(version), value).await?.get())
+        Ok(self.store.compare_and_set(key, Version::new(version), value).await?.get())
     }
 
     async fn put_ttl(&self, key: &str, value: Bytes, ttl: Duration) -> Result<()> {
         let options = PutOptions::default().with_expiry(Expiry::Ttl(ttl));
-        self.0.put_with(&Key::new(key)?, value, options).await?;
+        self.store.put_with(&Key::new(key)?, value, options).await?;
         Ok(())
     }
 
     async fn delete(&self, key: &str) -> Result<bool> {
-        Ok(self.0.delete(key).await?)
+        Ok(self.store.delete(key).await?)
     }
 
     async fn list(&self, prefix: &str) -> Result<usize> {
-        let listing = self.0.list(prefix).await?;
+        let listing = self.store.list(prefix).await?;
         let count = listing.try_fold((0, 0), |(count, bytes), item| async move {
             let size = match &item {
                 ListItem::Entry(entry) => entry.value.len(),
@@ -54,7 +64,7 @@ impl Subject for StoreSubject {
     }
 
     async fn transact(&self, keys: [&str; 4], value: Bytes) -> Result<bool> {
-        let Some(transact) = self.0.as_transact() else { return Ok(false) };
+        let Some(transact) = self.store.as_transact() else { return Ok(false) };
         let [first, ..] = keys;
         let puts = keys
             .into_iter()
@@ -64,14 +74,27 @@ impl Subject for StoreSubject {
         Ok(transact.transact(txn).await?.succeeded)
     }
 
+    async fn open(&self) -> Result<()> {
+        // A directory is one store's: opening a database means a new one, as for the raw client.
+        let folder = tempfile::tempdir()?;
+        let url = match self.url.strip_prefix("sled:") {
+            Some(_) => format!("sled:{}", folder.path().display()),
+            None => self.url.to_string(),
+        };
+        let opened = Self::open_url(&url).await?;
+        let absent = opened.get("absent").await?;
+        ensure!(absent == 0, "the key exists");
+        Ok(opened.store.close().await?)
+    }
+
     async fn lock_unlock(&self, name: &str) -> Result<()> {
-        let guard = self.0.lock(name).await?;
+        let guard = self.store.lock(name).await?;
         ensure!(guard.token().get() > 0, "a lock without a token");
         Ok(guard.unlock().await?)
     }
 
     async fn watch(&self, prefix: &str) -> Result<Changes> {
-        let mut watch = self.0.watch(prefix).await?;
+        let mut watch = self.store.watch(prefix).await?;
         let (sender, changes) = tokio::sync::mpsc::unbounded_channel();
         tokio::spawn(async move {
             while let Some(Ok(event)) = watch.next().await {
@@ -86,7 +109,7 @@ impl Subject for StoreSubject {
     }
 
     async fn clear(&self, prefix: &str) -> Result<()> {
-        self.0.delete_tree(prefix).await?;
+        self.store.delete_tree(prefix).await?;
         Ok(())
     }
 }

@@ -38,7 +38,10 @@ pub(crate) trait Subject: Clone + Send + Sync + 'static {
     /// transactions.
     fn transact(&self, keys: [&str; 4], value: Bytes) -> impl Future<Output = Result<bool>> + Send;
 
-    /// Takes a lock that is free and releases it.
+    /// Opens one more client, reads a key that does not exist and closes the client.
+    fn open(&self) -> impl Future<Output = Result<()>> + Send;
+
+    /// Takes a lock, waiting until it is free, and releases it.
     fn lock_unlock(&self, name: &str) -> impl Future<Output = Result<()>> + Send;
 
     /// Watches a prefix and sends the value of each put, until the receiver is dropped. Returns when

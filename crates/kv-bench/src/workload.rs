@@ -6,10 +6,12 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 use bytes::Bytes;
+use futures_util::{StreamExt, TryStreamExt, stream};
 use hdrhistogram::Histogram;
 use serde::Serialize;
+use tokio::sync::Mutex;
 
-use crate::subject::Subject;
+use crate::subject::{Changes, Subject};
 
 /// One kind of work.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
@@ -22,9 +24,13 @@ pub(crate) enum Kind {
     PutTtl,
     Delete,
     List1k,
+    List100k,
     Transact,
     LockUnlock,
+    LockContended,
     WatchLatency,
+    WatchThroughput,
+    Open,
 }
 
 impl Kind {
@@ -36,9 +42,13 @@ impl Kind {
         Self::PutTtl,
         Self::Delete,
         Self::List1k,
+        Self::List100k,
         Self::Transact,
         Self::LockUnlock,
+        Self::LockContended,
         Self::WatchLatency,
+        Self::WatchThroughput,
+        Self::Open,
     ];
 
     pub(crate) fn name(self) -> &'static str {
@@ -50,15 +60,49 @@ impl Kind {
             Self::PutTtl => "put with TTL",
             Self::Delete => "delete",
             Self::List1k => "list 1,000 keys",
+            Self::List100k => "list 100,000 keys",
             Self::Transact => "transaction of 4 puts",
             Self::LockUnlock => "lock, unlock",
+            Self::LockContended => "contended lock",
             Self::WatchLatency => "watch latency",
+            Self::WatchThroughput => "watch events",
+            Self::Open => "open, get, close",
         }
     }
 
     /// Whether the size of the values makes a difference worth measuring.
     pub(crate) fn has_value_sizes(self) -> bool {
         matches!(self, Self::Get | Self::PutExisting)
+    }
+
+    /// The numbers of tasks (of watches, for [`Self::WatchThroughput`]) to measure, of those planned.
+    pub(crate) fn concurrency(self, planned: &'static [usize]) -> &'static [usize] {
+        match self {
+            Self::List100k => &[1],
+            Self::LockContended => &[16],
+            Self::WatchThroughput => &[1, 100, 1000],
+            Self::Open => &[1, 16],
+            _ => planned,
+        }
+    }
+
+    /// How many keys a list finds.
+    fn listed(self) -> usize {
+        match self {
+            Self::List1k => 1_000,
+            Self::List100k => 100_000,
+            _ => 0,
+        }
+    }
+
+    fn needs_fresh_keys(self) -> bool {
+        matches!(self, Self::PutNew | Self::Delete | Self::Transact)
+    }
+
+    /// Whether an operation is a fixed number of requests, so that counting its round trips tells
+    /// something.
+    pub(crate) fn has_round_trips(self) -> bool {
+        !matches!(self, Self::List100k | Self::LockContended | Self::WatchThroughput)
     }
 
     /// How many keys each worker uses.
@@ -76,6 +120,13 @@ pub(crate) struct Workload {
     pub(crate) kind: Kind,
     pub(crate) concurrency: usize,
     pub(crate) value_bytes: usize,
+}
+
+impl Workload {
+    /// One task, and the smallest values.
+    pub(crate) fn is_alone(&self) -> bool {
+        self.concurrency == 1 && self.value_bytes <= 64
+    }
 }
 
 /// What one round of one subject measured.
@@ -100,7 +151,11 @@ impl Sample {
 
 /// The time to live of keys nobody is to see expire.
 const LONG: Duration = Duration::from_secs(60);
-const LISTED: usize = 1_000;
+/// How many requests are under way while keys are prepared.
+const PREPARING: usize = 64;
+/// Puts by one writer, one after the other, before every watch must have seen the last.
+const BURST: usize = 50;
+const PATIENCE: Duration = Duration::from_secs(10);
 
 /// One subject with its own keys for one workload.
 pub(crate) struct Bench<S> {
@@ -110,21 +165,28 @@ pub(crate) struct Bench<S> {
     value: Bytes,
     /// Numbers new keys, so that no round meets those of another.
     fresh: Arc<AtomicU64>,
+    /// What [`Kind::WatchThroughput`] listens to.
+    watches: Arc<Mutex<Vec<Changes>>>,
 }
 
 impl<S: Subject> Bench<S> {
     /// Makes what the workload needs to find.
     pub(crate) async fn prepare(subject: S, workload: Workload, prefix: String) -> Result<Self> {
         let value = Bytes::from(vec![b'v'; workload.value_bytes]);
-        let bench = Self { subject, workload, prefix, value, fresh: Arc::new(AtomicU64::new(0)) };
-        if workload.kind == Kind::List1k {
-            for n in 0..LISTED {
-                bench.subject.put(&format!("{}/list/{n:06}", bench.prefix), bench.value.clone()).await?;
-            }
-        }
-        for worker in 0..workload.concurrency {
-            for n in 0..workload.kind.keys_per_worker() {
-                bench.subject.put(&bench.key(worker, n), bench.value.clone()).await.context("preparing")?;
+        let bench = Self { subject, workload, prefix, value, fresh: Arc::default(), watches: Arc::default() };
+        let listed = (0..workload.kind.listed()).map(|n| format!("{}/list/{n:06}", bench.prefix));
+        let worked = (0..workload.concurrency)
+            .flat_map(|worker| (0..workload.kind.keys_per_worker()).map(move |n| (worker, n)))
+            .map(|(worker, n)| bench.key(worker, n));
+        let puts = stream::iter(listed.chain(worked)).map(|key| {
+            let (subject, value) = (&bench.subject, bench.value.clone());
+            async move { subject.put(&key, value).await.map(drop) }
+        });
+        puts.buffer_unordered(PREPARING).try_collect::<()>().await.context("preparing")?;
+        if workload.kind == Kind::WatchThroughput {
+            let mut watches = bench.watches.lock().await;
+            for _ in 0..workload.concurrency {
+                watches.push(bench.subject.watch(&bench.watched(0)).await.context("preparing")?);
             }
         }
         Ok(bench)
@@ -138,6 +200,9 @@ impl<S: Subject> Bench<S> {
     pub(crate) async fn round(&self, duration: Duration) -> Result<Sample> {
         let begin = Instant::now();
         let until = begin + duration;
+        if self.workload.kind == Kind::WatchThroughput {
+            return self.watch_throughput(until).await;
+        }
         let mut workers = tokio::task::JoinSet::new();
         for worker in 0..self.workload.concurrency {
             workers.spawn(self.clone_for_worker().run(worker, until));
@@ -161,6 +226,7 @@ impl<S: Subject> Bench<S> {
             prefix: self.prefix.clone(),
             value: self.value.clone(),
             fresh: Arc::clone(&self.fresh),
+            watches: Arc::clone(&self.watches),
         }
     }
 
@@ -179,7 +245,7 @@ impl<S: Subject> Bench<S> {
         while Instant::now() < until {
             let key = &keys[turn % keys.len()];
             turn += 1;
-            let fresh = self.fresh_key();
+            let fresh = if self.workload.kind.needs_fresh_keys() { self.fresh_key() } else { String::new() };
             if self.workload.kind == Kind::Delete {
                 self.subject.put(&fresh, self.value.clone()).await?;
             }
@@ -199,9 +265,10 @@ impl<S: Subject> Bench<S> {
             Kind::CompareAndSet => *version = subject.compare_and_set(key, *version, value()).await?,
             Kind::PutTtl => subject.put_ttl(key, value(), LONG).await?,
             Kind::Delete => ensure!(subject.delete(fresh).await?, "{fresh} was gone"),
-            Kind::List1k => {
-                let listed = subject.list(&format!("{}/list", self.prefix)).await?;
-                ensure!(listed == LISTED, "{listed} keys in place of {LISTED}");
+            Kind::List1k | Kind::List100k => {
+                let (listed, expected) =
+                    (subject.list(&format!("{}/list", self.prefix)).await?, self.workload.kind.listed());
+                ensure!(listed == expected, "{listed} keys in place of {expected}");
             }
             Kind::Transact => {
                 let keys = ["a", "b", "c", "d"].map(|name| format!("{fresh}{name}"));
@@ -209,7 +276,9 @@ impl<S: Subject> Bench<S> {
                 ensure!(subject.transact([a, b, c, d], value()).await?, "the transaction did not run");
             }
             Kind::LockUnlock => subject.lock_unlock(&format!("{}/lock{worker}", self.prefix)).await?,
-            Kind::WatchLatency => bail!("not an operation of its own"),
+            Kind::LockContended => subject.lock_unlock(&format!("{}/lock", self.prefix)).await?,
+            Kind::Open => subject.open().await?,
+            Kind::WatchLatency | Kind::WatchThroughput => bail!("not an operation of its own"),
         }
         Ok(())
     }
@@ -217,29 +286,64 @@ impl<S: Subject> Bench<S> {
     /// Each put carries its number; the watch must deliver that number.
     async fn watch_latency(self, worker: usize, until: Instant) -> Result<Histogram<u64>> {
         let mut latency = histogram()?;
-        let prefix = format!("{}/watched{worker}", self.prefix);
-        let mut changes = self.subject.watch(&prefix).await?;
+        let mut changes = self.subject.watch(&self.watched(worker)).await?;
         while Instant::now() < until {
-            let number = self.fresh.fetch_add(1, Ordering::Relaxed).to_string();
             let begin = Instant::now();
-            self.subject.put(&format!("{prefix}/key"), number.clone().into()).await?;
-            let seen = tokio::time::timeout(Duration::from_secs(10), async {
-                while let Some(value) = changes.recv().await {
-                    if value == number.as_bytes() {
-                        return true;
-                    }
-                }
-                false
-            });
-            ensure!(seen.await.context("the event did not come within 10 s")?, "the watch ended");
+            let number = self.put_number(worker).await?;
+            seen(&mut changes, &number).await?;
             record(&mut latency, begin.elapsed())?;
         }
         Ok(latency)
     }
 
+    /// Bursts of puts; every watch must have seen the last of a burst before the next one begins. An
+    /// operation is one put as one watch sees it; watches that merge changes see fewer events.
+    async fn watch_throughput(&self, until: Instant) -> Result<Sample> {
+        let (mut latency, mut ops, begun) = (histogram()?, 0, Instant::now());
+        let mut watches = self.watches.lock().await;
+        while Instant::now() < until {
+            let begin = Instant::now();
+            let mut last = String::new();
+            for _ in 0..BURST {
+                last = self.put_number(0).await?;
+            }
+            for watch in watches.iter_mut() {
+                seen(watch, &last).await?;
+            }
+            let events = u32::try_from(BURST * watches.len())?;
+            record(&mut latency, begin.elapsed() / events)?;
+            ops += u64::from(events);
+        }
+        Ok(Sample { ops, elapsed: begun.elapsed(), latency })
+    }
+
+    fn watched(&self, worker: usize) -> String {
+        format!("{}/watched{worker}", self.prefix)
+    }
+
+    async fn put_number(&self, worker: usize) -> Result<String> {
+        let number = self.fresh.fetch_add(1, Ordering::Relaxed).to_string();
+        self.subject.put(&format!("{}/key", self.watched(worker)), number.clone().into()).await?;
+        Ok(number)
+    }
+
     fn fresh_key(&self) -> String {
         format!("{}/new/{}", self.prefix, self.fresh.fetch_add(1, Ordering::Relaxed))
     }
+}
+
+/// Waits until a watch has seen a value.
+async fn seen(changes: &mut Changes, number: &str) -> Result<()> {
+    let seen = tokio::time::timeout(PATIENCE, async {
+        while let Some(value) = changes.recv().await {
+            if value == number.as_bytes() {
+                return true;
+            }
+        }
+        false
+    });
+    ensure!(seen.await.with_context(|| format!("no event within {PATIENCE:?}"))?, "the watch ended");
+    Ok(())
 }
 
 /// From a nanosecond to a minute, to three digits.

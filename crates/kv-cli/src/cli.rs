@@ -230,8 +230,8 @@ pub(crate) struct Lock {
     /// What others see as the holder [default: HOST:PID]
     #[arg(long, value_name = "TEXT")]
     pub(crate) owner: Option<String>,
-    /// How long what is stopped has from TERM to KILL [default: 5s while the lock is held; 500ms, or
-    /// a 20th of --ttl, when it is lost]
+    /// How long what is stopped has from TERM to KILL [default: 5s while the lock is held, 500ms when it
+    /// is lost]; when it is lost, never more than half the time until another can have it
     #[arg(long, value_name = "TIME", value_parser = duration)]
     pub(crate) grace: Option<Duration>,
     /// Do not run anything: tell who holds the lock

@@ -22,5 +22,5 @@ pub use case::{Case, Need};
 pub use cases::all as cases;
 pub use cli::main;
 pub use factory::{Factory, UrlFactory};
-pub use report::{CaseReport, Outcome, Report};
+pub use report::{CaseReport, Declared, Outcome, Report};
 pub use runner::{RunOptions, run};

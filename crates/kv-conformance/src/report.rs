@@ -1,7 +1,9 @@
 //! What a run found, for people and as JSON.
 
+use std::collections::BTreeMap;
 use std::fmt;
 
+use kv_core::{Capabilities, Guarantee, Power};
 use serde::{Deserialize, Serialize};
 
 /// How a case ended.
@@ -61,6 +63,29 @@ pub struct CaseReport {
     pub detail: String,
 }
 
+/// The powers and guarantees a store declares, by name.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
+pub struct Declared {
+    /// Every power there is, and whether the store has it.
+    pub powers: BTreeMap<String, bool>,
+    /// Every guarantee there is, and whether the store gives it.
+    pub guarantees: BTreeMap<String, bool>,
+}
+
+impl Declared {
+    /// What these capabilities declare.
+    #[must_use]
+    pub fn new(capabilities: &Capabilities) -> Self {
+        let power = |power: &Power| (power.name().to_owned(), capabilities.has(*power));
+        let guarantee = |given: &Guarantee| (given.name().to_owned(), capabilities.guarantees(*given));
+        Self {
+            powers: Power::ALL.iter().map(power).collect(),
+            guarantees: Guarantee::ALL.iter().map(guarantee).collect(),
+        }
+    }
+}
+
 /// What a run found.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
@@ -71,6 +96,9 @@ pub struct Report {
     pub backend: String,
     /// The product and version behind it; empty if it was not reached.
     pub server: String,
+    /// What the store declared; empty if it was not reached.
+    #[serde(default)]
+    pub declared: Declared,
     /// What every random choice was derived from.
     pub seed: u64,
     /// The cases, in the suite's order.

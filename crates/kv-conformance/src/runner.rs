@@ -13,7 +13,7 @@ use crate::case::{BeyondReach, Case, Dishonest, Need};
 use crate::factory::Factory;
 use crate::fixture::Fixture;
 use crate::probe;
-use crate::report::{CaseReport, Outcome, Report};
+use crate::report::{CaseReport, Declared, Outcome, Report};
 
 /// Where everything the suite writes lies: `conformance/SEED/CASE/…`.
 const ROOT: &str = "conformance";
@@ -78,6 +78,7 @@ pub async fn run(
         suite: env!("CARGO_PKG_VERSION").to_owned(),
         backend: factory.label(),
         server: String::new(),
+        declared: Declared::default(),
         seed: options.seed,
         cases: Vec::new(),
     };
@@ -93,6 +94,7 @@ pub async fn run(
     let root = match guarded(AROUND, reach(Arc::clone(&factory))).await {
         Ok((root, server)) => {
             report.server = server;
+            report.declared = Declared::new(root.capabilities());
             root
         }
         Err(error) => {

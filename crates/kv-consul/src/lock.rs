@@ -426,6 +426,10 @@ impl Hold for ConsulHold {
         self.state.lost().await
     }
 
+    fn grace(&self) -> Duration {
+        self.state.margin()
+    }
+
     async fn unlock(&self) -> Result<()> {
         let key = self.fence.key();
         let about = |error: Error| {

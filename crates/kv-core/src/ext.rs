@@ -10,7 +10,7 @@ use crate::entry::Entry;
 use crate::error::{Error, ErrorKind, Operation, Result};
 use crate::key::{Key, Prefix};
 use crate::list::{ListItem, Listing};
-use crate::lock::{LockGuard, LockOptions, LockWait};
+use crate::lock::{Fence, LockGuard, LockOptions, LockWait};
 use crate::options::{DeleteOptions, DeleteTreeOptions, GetOptions, ListOptions, Precondition, PutOptions};
 use crate::store::Store;
 use crate::txn::{Txn, TxnResult};
@@ -288,8 +288,26 @@ pub trait StoreExt: Store {
 
     /// Runs `work` while holding the lock named `key`, and releases it afterwards.
     ///
-    /// `work` gets the guard. If the lock is lost, the work is dropped where it is and the result is
-    /// `NotHeld`.
+    /// `work` gets the lock's fence, with its token. If the lock is lost, the work is dropped where it is
+    /// and the result is `NotHeld`. Work that is done stays done: when the backend does not confirm the
+    /// release, what the work returned is returned all the same, and the lock ends with its time to live
+    /// at the latest.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use kv_core::{Fence, LockOptions, PutOptions, Result, Store, StoreExt};
+    ///
+    /// # #[allow(dead_code)]
+    /// async fn count(store: &dyn Store) -> Result<()> {
+    ///     let write = |fence: Fence| async move {
+    ///         let options = PutOptions::default().with_fence(fence);
+    ///         store.put_with(&"counter".parse()?, "1".into(), options).await
+    ///     };
+    ///     store.with_lock("counter", LockOptions::default(), write).await??;
+    ///     Ok(())
+    /// }
+    /// ```
     fn with_lock<K, T, F, W>(
         &self,
         key: K,
@@ -298,7 +316,7 @@ pub trait StoreExt: Store {
     ) -> impl Future<Output = Result<T>> + Send
     where
         K: TryInto<Key, Error: Into<Error>> + Send,
-        F: FnOnce(&LockGuard) -> W + Send,
+        F: FnOnce(Fence) -> W + Send,
         W: Future<Output = T> + Send,
         T: Send,
     {
@@ -306,7 +324,7 @@ pub trait StoreExt: Store {
             let key = to_key(key, Operation::Lock)?;
             let guard = self.lock_with(&key, options).await?;
             let done = {
-                let mut work = pin!(work(&guard));
+                let mut work = pin!(work(guard.fence()));
                 let mut lost = pin!(guard.lost());
                 std::future::poll_fn(|cx| {
                     // The loss is looked at first: work must not go on after it.
@@ -318,7 +336,10 @@ pub trait StoreExt: Store {
                 .await
             };
             match done {
-                Ok(value) => guard.unlock().await.map(|()| value),
+                Ok(value) => match guard.unlock().await {
+                    Err(error) if *error.kind() == ErrorKind::NotHeld => Err(error),
+                    _ => Ok(value),
+                },
                 Err(loss) => Err(Error::new(ErrorKind::NotHeld)
                     .with_operation(Operation::Lock)
                     .with_key(key.as_str())

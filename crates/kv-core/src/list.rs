@@ -1,6 +1,7 @@
 //! What a list delivers.
 
 use std::fmt;
+use std::ops::Bound;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
@@ -32,6 +33,36 @@ impl ListItem {
             Self::Entry(entry) => entry.key.as_str(),
             Self::Key(key) => key.as_str(),
             Self::Prefix(prefix) => prefix.as_str(),
+        }
+    }
+}
+
+impl ListItem {
+    /// Where the next list begins that goes on behind this item, as the start of a range: behind an
+    /// entry or a key, and behind everything below a sub-prefix.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::ops::Bound;
+    /// use kv_core::{Key, ListItem, ListOptions, Prefix};
+    ///
+    /// # fn main() -> kv_core::Result<()> {
+    /// let last = ListItem::Prefix(Prefix::new("a/b")?);
+    /// let next_page = ListOptions::default().with_one_level().with_range((last.resume(), Bound::Unbounded));
+    /// assert_eq!(last.resume(), Bound::Included(Key::new("a/b0")?)); // `0` is the byte after `/`
+    /// # Ok(()) }
+    /// ```
+    #[must_use]
+    pub fn resume(&self) -> Bound<Key> {
+        match self {
+            Self::Entry(entry) => Bound::Excluded(entry.key.clone()),
+            Self::Key(key) => Bound::Excluded(key.clone()),
+            // Shorter than any key below the prefix, so it is no longer than a key may be.
+            Self::Prefix(prefix) => match Key::new(&format!("{prefix}0")) {
+                Ok(key) => Bound::Included(key),
+                Err(_) => Bound::Unbounded,
+            },
         }
     }
 }

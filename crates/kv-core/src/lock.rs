@@ -189,6 +189,9 @@ pub trait Hold: Send + Sync + 'static {
     /// Resolves once it is lost, at once if it already is. Cancel-safe.
     async fn lost(&self) -> LockLoss;
 
+    /// How long after a loss by expiry was told the server still keeps others away, at least.
+    fn grace(&self) -> Duration;
+
     /// Releases it and waits until the backend has confirmed; `NotHeld` if it was lost before.
     async fn unlock(&self) -> Result<()>;
 
@@ -242,6 +245,14 @@ impl LockGuard {
     pub fn lost(&self) -> impl Future<Output = LockLoss> + Send + 'static {
         let hold = Arc::clone(&self.hold);
         async move { hold.lost().await }
+    }
+
+    /// The time there is to stop what depends on this lock: an expiry is told at least this long
+    /// before the server can give the lock to another. Zero for in-process stores, and for every
+    /// other way to lose a lock.
+    #[must_use]
+    pub fn grace(&self) -> Duration {
+        self.hold.grace()
     }
 
     /// What to give to writes that must happen only while this lock is held.

@@ -55,6 +55,10 @@ impl Hold for Held {
         self.state.lost().await
     }
 
+    fn grace(&self) -> Duration {
+        self.state.margin()
+    }
+
     async fn unlock(&self) -> Result<()> {
         let named = |error: Error| {
             let error = error.with_operation(kv_core::Operation::Unlock);

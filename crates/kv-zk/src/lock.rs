@@ -379,6 +379,10 @@ impl Hold for ZkHold {
         self.state.lost().await
     }
 
+    fn grace(&self) -> Duration {
+        self.state.margin()
+    }
+
     async fn unlock(&self) -> Result<()> {
         let refuse = |error: Error| {
             error

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
@@ -15,12 +15,13 @@ use crate::subject::{Changes, Subject};
 pub(crate) struct Consul {
     http: reqwest::Client,
     base: String,
+    endpoint: String,
 }
 
 impl Consul {
-    pub(crate) fn connect(endpoint: &str) -> Result<Self> {
+    pub(crate) async fn connect(endpoint: String) -> Result<Self> {
         let http = reqwest::Client::builder().no_proxy().build()?;
-        Ok(Self { http, base: format!("http://{endpoint}/v1") })
+        Ok(Self { http, base: format!("http://{endpoint}/v1"), endpoint })
     }
 
     /// A transaction: the only request that writes and tells the version.
@@ -48,6 +49,10 @@ fn kv(op: &Value) -> Value {
 
 fn version(answer: &Value) -> Result<u64> {
     answer["Results"][0]["KV"]["ModifyIndex"].as_u64().context("an answer without a version")
+}
+
+fn index(answer: &reqwest::Response) -> Option<u64> {
+    answer.headers().get("X-Consul-Index")?.to_str().ok()?.parse().ok()
 }
 
 fn set(key: &str, value: &[u8], flags: u64) -> Value {
@@ -117,11 +122,26 @@ impl Subject for Consul {
         Ok(self.txn(ops.into()).await.is_ok())
     }
 
+    async fn open(&self) -> Result<()> {
+        let opened = Self::connect(self.endpoint.clone()).await?;
+        let status = opened.http.get(format!("{}/kv/absent?consistent", opened.base)).send().await?.status();
+        ensure!(status == reqwest::StatusCode::NOT_FOUND, "{status}");
+        Ok(())
+    }
+
     async fn lock_unlock(&self, name: &str) -> Result<()> {
         let session = self.session(json!({ "TTL": "15s", "Behavior": "release", "NodeChecks": [] })).await?;
         let op =
             |verb: &str| kv(&json!({ "Verb": verb, "Key": format!("{name}/.lock"), "Session": session }));
-        self.txn(json!([op("lock")])).await?;
+        while self.txn(json!([op("lock")])).await.is_err() {
+            let url = format!("{}/kv/{name}/.lock", self.base);
+            let answer = self.http.get(&url).send().await?;
+            let Some(index) = index(&answer) else { bail!("an answer without an index") };
+            let held: Value = answer.json().await.unwrap_or_default();
+            if !held[0]["Session"].is_null() {
+                self.http.get(format!("{url}?index={index}&wait=1m")).send().await?;
+            }
+        }
         let delete = kv(&json!({ "Verb": "delete", "Key": format!("{name}/.lock") }));
         self.txn(json!([op("unlock"), delete])).await?;
         self.destroy(&session).await
@@ -129,9 +149,6 @@ impl Subject for Consul {
 
     async fn watch(&self, prefix: &str) -> Result<Changes> {
         let (this, url) = (self.clone(), format!("{}/kv/{prefix}/?recurse", self.base));
-        let index = |answer: &reqwest::Response| -> Option<u64> {
-            answer.headers().get("X-Consul-Index")?.to_str().ok()?.parse().ok()
-        };
         let mut seen = index(&this.http.get(&url).send().await?).context("an answer without an index")?;
         let (sender, changes) = tokio::sync::mpsc::unbounded_channel();
         tokio::spawn(async move {

@@ -1,5 +1,6 @@
 //! etcd-client, as its documentation shows it.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
@@ -13,11 +14,11 @@ use crate::subject::{Changes, Subject};
 
 /// A connected client; its methods take `&mut self`, so each call clones it, which is cheap.
 #[derive(Clone)]
-pub(crate) struct Etcd(Client);
+pub(crate) struct Etcd(Client, Arc<str>);
 
 impl Etcd {
-    pub(crate) async fn connect(endpoints: &[String]) -> Result<Self> {
-        Ok(Self(Client::connect(endpoints, None).await?))
+    pub(crate) async fn connect(endpoint: String) -> Result<Self> {
+        Ok(Self(Client::connect([&endpoint], None).await?, endpoint.into()))
     }
 
     async fn transaction(&self, txn: Txn) -> Result<u64> {
@@ -69,6 +70,12 @@ impl Subject for Etcd {
         let puts: Vec<_> = keys.into_iter().map(|key| TxnOp::put(key, value.to_vec(), None)).collect();
         let txn = Txn::new().when([Compare::create_revision(first, CompareOp::Equal, 0)]).and_then(puts);
         self.transaction(txn).await.map(|_| true)
+    }
+
+    async fn open(&self) -> Result<()> {
+        let absent = Self::connect(self.1.to_string()).await?.get("absent").await?;
+        ensure!(absent == 0, "the key exists");
+        Ok(())
     }
 
     async fn lock_unlock(&self, name: &str) -> Result<()> {

@@ -1,6 +1,6 @@
 //! A locked map, with versions and nothing else.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -19,6 +19,7 @@ struct State {
     entries: BTreeMap<String, (u64, Bytes)>,
     version: u64,
     watches: Vec<(String, UnboundedSender<Bytes>)>,
+    locks: HashMap<String, Arc<tokio::sync::Mutex<()>>>,
 }
 
 impl Mem {
@@ -85,9 +86,14 @@ impl Subject for Mem {
     }
 
     async fn lock_unlock(&self, name: &str) -> Result<()> {
-        let mut state = self.state();
-        state.put(name, Bytes::new());
-        state.entries.remove(name);
+        let lock = Arc::clone(self.state().locks.entry(name.to_owned()).or_default());
+        drop(lock.lock().await);
+        Ok(())
+    }
+
+    async fn open(&self) -> Result<()> {
+        let absent = Self::default().get("absent").await?;
+        ensure!(absent == 0, "the key exists");
         Ok(())
     }
 

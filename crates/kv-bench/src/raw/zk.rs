@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use bytes::Bytes;
 use zookeeper_async::{Acl, CreateMode, WatchedEvent, Watcher, ZkError, ZkResult, ZooKeeper};
 
@@ -11,7 +11,7 @@ use crate::subject::{Changes, Subject};
 
 /// One session.
 #[derive(Clone)]
-pub(crate) struct Zk(Arc<ZooKeeper>);
+pub(crate) struct Zk(Arc<ZooKeeper>, Arc<str>);
 
 struct Ignore;
 
@@ -20,8 +20,9 @@ impl Watcher for Ignore {
 }
 
 impl Zk {
-    pub(crate) async fn connect(endpoint: &str) -> Result<Self> {
-        Ok(Self(Arc::new(ZooKeeper::connect(endpoint, Duration::from_secs(10), Ignore).await?)))
+    pub(crate) async fn connect(endpoint: String) -> Result<Self> {
+        let session = ZooKeeper::connect(&endpoint, Duration::from_secs(10), Ignore).await?;
+        Ok(Self(Arc::new(session), endpoint.into()))
     }
 
     async fn create(&self, path: &str, value: &[u8], mode: CreateMode) -> ZkResult<u64> {
@@ -128,6 +129,13 @@ impl Subject for Zk {
         bail!("zookeeper-async has no transactions")
     }
 
+    async fn open(&self) -> Result<()> {
+        let opened = Self::connect(self.1.to_string()).await?;
+        let absent = opened.0.exists("/absent", false).await?;
+        ensure!(absent.is_none(), "the node exists");
+        Ok(opened.0.close().await?)
+    }
+
     async fn lock_unlock(&self, name: &str) -> Result<()> {
         let directory = path(name);
         let node = format!("{directory}/_c_bench-lock-");
@@ -142,9 +150,18 @@ impl Subject for Zk {
             }
             other => other?,
         };
-        let rivals = self.0.get_children(&directory, false).await?;
-        if rivals.len() != 1 {
-            bail!("the lock is held by another");
+        let own_name = own.rsplit('/').next().unwrap_or_default();
+        loop {
+            let rivals = self.0.get_children(&directory, false).await?;
+            let Some(before) = rivals.iter().filter(|name| name.as_str() < own_name).max() else { break };
+            let gone = Arc::new(tokio::sync::Notify::new());
+            let notify = Arc::clone(&gone);
+            let path = format!("{directory}/{before}");
+            match self.0.get_data_w(&path, move |_: WatchedEvent| notify.notify_one()).await {
+                Ok(_) => gone.notified().await,
+                Err(ZkError::NoNode) => {}
+                Err(error) => return Err(error.into()),
+            }
         }
         Ok(self.0.delete(&own, None).await?)
     }

@@ -292,6 +292,10 @@ impl kv_core::Hold for Renamed {
         }
     }
 
+    fn grace(&self) -> Duration {
+        self.0.grace()
+    }
+
     async fn unlock(&self) -> kv_core::Result<()> {
         Err(Error::new(ErrorKind::NotHeld))
     }

@@ -160,6 +160,10 @@ impl Hold for Twisted {
         }
     }
 
+    fn grace(&self) -> Duration {
+        self.inner(LockGuard::grace).unwrap_or_default()
+    }
+
     async fn unlock(&self) -> Result<()> {
         let Some(guard) = self.take() else { return Ok(()) };
         match &self.twist {

@@ -18,11 +18,8 @@ use crate::session::{Session, Wait};
 
 /// How long what is left of a command has between TERM and KILL while we hold the lock.
 const UNHURRIED: Duration = Duration::from_secs(5);
-/// The same once the lock is lost, at most: stores tell of a loss by expiry a little before another
-/// can have the lock.
+/// The same once the lock is lost, at most, and never more than half the time until another can have it.
 const HURRIED: Duration = Duration::from_millis(500);
-/// And which part of the lock's time to live it may be: less than the stores' margins.
-const HURRIED_PART: u32 = 20;
 
 /// How the command ended.
 enum End {
@@ -131,8 +128,9 @@ async fn hold(guard: &LockGuard, args: &Lock, signals: &mut Signals) -> Result<E
         () = group.end(args.grace.unwrap_or(UNHURRIED)) => true,
     };
     if !ended {
-        let hurried = args.ttl.map_or(HURRIED, |ttl| (ttl / HURRIED_PART).min(HURRIED));
-        group.end(args.grace.unwrap_or(hurried)).await;
+        // Half of the time there is: stopping it takes a moment too.
+        let in_time = guard.grace() / 2;
+        group.end(args.grace.unwrap_or(HURRIED).min(in_time)).await;
     }
     Ok(end)
 }

@@ -71,7 +71,7 @@ impl Subject for StoreSubject {
             .map(|key| Ok(TxnOp::put(Key::new(key)?, value.clone())))
             .collect::<Result<Vec<_>>>()?;
         let txn = Txn::when([Condition::absent(Key::new(first)?)]).then(puts);
-        Ok(transact.transact(txn).await?.succeeded)
+        Ok(transact.transact_with(txn).await?.succeeded)
     }
 
     async fn open(&self) -> Result<()> {

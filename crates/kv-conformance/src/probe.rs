@@ -149,7 +149,7 @@ async fn fenced_writes(fixture: &Fixture) -> Result<()> {
 
     if let Some(transact) = store.as_transact() {
         let txn = Txn::always().then([TxnOp::put(&k, "x")]).with_fence(guard.fence());
-        unsupported(power, "a fenced transaction", transact.transact(txn)).await?;
+        unsupported(power, "a fenced transaction", transact.transact_with(txn)).await?;
         unchanged(store, &k, Some(&before), "a fenced transaction").await?;
     }
     Ok(())

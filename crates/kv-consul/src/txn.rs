@@ -36,7 +36,7 @@ type Known = BTreeMap<Key, Option<Kv>>;
 
 #[async_trait::async_trait]
 impl Transact for ConsulStore {
-    async fn transact(&self, txn: Request) -> Result<TxnResult> {
+    async fn transact_with(&self, txn: Request) -> Result<TxnResult> {
         let shared = self.shared();
         self.report(kv_core::Operation::Transact, "", transact(shared, txn).await)
     }

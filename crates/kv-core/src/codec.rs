@@ -11,15 +11,18 @@ use crate::version::Version;
 /// What a codec fails with.
 pub type CodecError = Box<dyn std::error::Error + Send + Sync>;
 
-/// How values of a type are written as bytes.
-pub trait Codec<T> {
+/// A codec that writes values of a type as bytes.
+pub trait Encode<T: ?Sized> {
     /// The bytes of a value.
     ///
     /// # Errors
     ///
     /// If the value cannot be written.
     fn encode(&self, value: &T) -> Result<Bytes, CodecError>;
+}
 
+/// A codec that reads values of a type from bytes.
+pub trait Decode<T> {
     /// The value these bytes stand for.
     ///
     /// # Errors
@@ -47,7 +50,7 @@ pub trait TypedExt: Store {
     fn get_as<K, T, C>(&self, key: K, codec: C) -> impl Future<Output = Result<Option<Typed<T>>>> + Send
     where
         K: TryInto<Key, Error: Into<Error>> + Send,
-        C: Codec<T> + Send,
+        C: Decode<T> + Send,
     {
         async move {
             let key = to_key(key, Operation::Get)?;
@@ -61,8 +64,8 @@ pub trait TypedExt: Store {
     fn put_as<K, T, C>(&self, key: K, value: &T, codec: C) -> impl Future<Output = Result<Version>> + Send
     where
         K: TryInto<Key, Error: Into<Error>> + Send,
-        T: Sync,
-        C: Codec<T> + Send,
+        T: Sync + ?Sized,
+        C: Encode<T> + Send,
     {
         async move {
             let key = to_key(key, Operation::Put)?;
@@ -76,7 +79,7 @@ pub trait TypedExt: Store {
     fn get_json<K, T>(&self, key: K) -> impl Future<Output = Result<Option<Typed<T>>>> + Send
     where
         K: TryInto<Key, Error: Into<Error>> + Send,
-        T: serde::Serialize + serde::de::DeserializeOwned,
+        T: serde::de::DeserializeOwned,
     {
         self.get_as(key, Json)
     }
@@ -86,7 +89,7 @@ pub trait TypedExt: Store {
     fn put_json<K, T>(&self, key: K, value: &T) -> impl Future<Output = Result<Version>> + Send
     where
         K: TryInto<Key, Error: Into<Error>> + Send,
-        T: serde::Serialize + serde::de::DeserializeOwned + Sync,
+        T: serde::Serialize + Sync + ?Sized,
     {
         self.put_as(key, value, Json)
     }
@@ -100,11 +103,14 @@ impl<S: Store + ?Sized> TypedExt for S {}
 pub struct Json;
 
 #[cfg(feature = "serde")]
-impl<T: serde::Serialize + serde::de::DeserializeOwned> Codec<T> for Json {
+impl<T: serde::Serialize + ?Sized> Encode<T> for Json {
     fn encode(&self, value: &T) -> Result<Bytes, CodecError> {
         Ok(serde_json::to_vec(value)?.into())
     }
+}
 
+#[cfg(feature = "serde")]
+impl<T: serde::de::DeserializeOwned> Decode<T> for Json {
     fn decode(&self, bytes: &[u8]) -> Result<T, CodecError> {
         Ok(serde_json::from_slice(bytes)?)
     }

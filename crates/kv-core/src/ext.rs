@@ -352,7 +352,7 @@ pub trait StoreExt: Store {
     fn transact(&self, txn: Txn) -> impl Future<Output = Result<TxnResult>> + Send {
         async move {
             match self.as_transact() {
-                Some(power) => power.transact(txn).await,
+                Some(power) => power.transact_with(txn).await,
                 None => Err(Error::unsupported(crate::Power::Transactions.name())
                     .with_operation(Operation::Transact)
                     .with_backend(self.capabilities().backend)),

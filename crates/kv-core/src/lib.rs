@@ -27,7 +27,7 @@ pub use bytes::Bytes;
 pub use capabilities::{Capabilities, ExpiryBound, Guarantee, Limits, LockTtl, Power, TtlRange};
 #[cfg(feature = "serde")]
 pub use codec::Json;
-pub use codec::{Codec, CodecError, Typed, TypedExt};
+pub use codec::{CodecError, Decode, Encode, Typed, TypedExt};
 pub use driver::{Driver, Opening, Registry};
 pub use entry::{Entry, EntryExpiry};
 pub use error::{Applied, Error, ErrorKind, Operation, Result};

@@ -349,5 +349,5 @@ pub trait Transact: Send + Sync {
     ///
     /// `TooLarge` and `InvalidArgument` before any I/O; `Unsupported` for an expiry or a fence this
     /// store cannot do; `NotHeld` for a fence whose lock is lost.
-    async fn transact(&self, txn: Txn) -> Result<TxnResult>;
+    async fn transact_with(&self, txn: Txn) -> Result<TxnResult>;
 }

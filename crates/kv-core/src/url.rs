@@ -12,6 +12,7 @@ use crate::secret::Secret;
 
 /// One host of a URL.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Host {
     /// Name or address; an IPv6 address without its brackets.
     pub name: String,
@@ -20,6 +21,12 @@ pub struct Host {
 }
 
 impl Host {
+    /// A host; an IPv6 address without its brackets.
+    #[must_use]
+    pub fn new(name: impl Into<String>, port: Option<u16>) -> Self {
+        Self { name: name.into(), port }
+    }
+
     /// `host:port`, with brackets where the host is an IPv6 address.
     #[must_use]
     pub fn authority(&self, default_port: u16) -> String {

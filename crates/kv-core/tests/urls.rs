@@ -6,7 +6,7 @@ use std::time::Duration;
 use kv_core::{ErrorKind, Host, StoreUrl};
 
 fn host(name: &str, port: Option<u16>) -> Host {
-    Host { name: name.to_owned(), port }
+    Host::new(name, port)
 }
 
 #[test]

@@ -395,7 +395,7 @@ impl Store for EtcdStore {
 
 #[async_trait]
 impl Transact for EtcdStore {
-    async fn transact(&self, txn: Txn) -> Result<TxnResult> {
+    async fn transact_with(&self, txn: Txn) -> Result<TxnResult> {
         txn::transact(&self.core, txn)
             .await
             .map_err(|error| error.with_operation(Operation::Transact).with_backend(BACKEND))

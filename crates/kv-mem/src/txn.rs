@@ -12,7 +12,7 @@ use crate::store::MemStore;
 
 #[async_trait]
 impl Transact for MemStore {
-    async fn transact(&self, txn: Txn) -> Result<TxnResult> {
+    async fn transact_with(&self, txn: Txn) -> Result<TxnResult> {
         tokio::task::consume_budget().await;
         self.run(txn)
             .map_err(|error| error.with_operation(Operation::Transact).with_backend(crate::store::BACKEND))

@@ -210,7 +210,7 @@ fn take_room(stage: &mut Stage<'_>, steps: &[Step]) -> Result<()> {
 
 #[async_trait]
 impl Transact for SledStore {
-    async fn transact(&self, txn: Txn) -> Result<TxnResult> {
+    async fn transact_with(&self, txn: Txn) -> Result<TxnResult> {
         let refuse = |error: Error| self.decorate(error, Operation::Transact, None);
         let handle = self.open_handle(Operation::Transact)?;
         txn.check(&self.capabilities().limits).map_err(refuse)?;

@@ -317,7 +317,7 @@ impl<S: Store> Named<S> {
         let txn = Txn::when(conditions.iter().map(|(at, test)| self.condition(*at, test)))
             .then(then.clone())
             .or_else(or_else.clone());
-        let result = StoreExt::transact(&self.store, txn).await.unwrap();
+        let result = self.store.transact(txn).await.unwrap();
         let ran = if result.succeeded { then } else { or_else };
         assert_eq!(ran.len(), result.outcomes.len());
         for (op, outcome) in ran.iter().zip(&result.outcomes) {

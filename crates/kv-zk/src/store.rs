@@ -257,7 +257,7 @@ impl Store for ZkStore {
 
 #[async_trait]
 impl Transact for ZkStore {
-    async fn transact(&self, txn: Txn) -> Result<TxnResult> {
+    async fn transact_with(&self, txn: Txn) -> Result<TxnResult> {
         let transacting = self.core().transact(txn).await;
         transacting.map_err(|error| error.with_operation(Operation::Transact).with_backend(BACKEND))
     }

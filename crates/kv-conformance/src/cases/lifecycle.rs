@@ -62,7 +62,7 @@ async fn closed_handle_answers_closed(fixture: &Fixture) -> Result<()> {
     refused!(clone.server().await, ErrorKind::Closed, "server");
     if let Some(transact) = clone.as_transact() {
         let txn = Txn::always().then([TxnOp::put(&k, "y")]);
-        refused!(transact.transact(txn).await, ErrorKind::Closed, "transact");
+        refused!(transact.transact_with(txn).await, ErrorKind::Closed, "transact");
     }
     ensure_eq!(names(&fixture.store, "").await?, ["dir/k"], "what another handle lists");
     Ok(())
@@ -217,7 +217,7 @@ async fn calls_end_by_their_deadline(fixture: &Fixture) -> Result<()> {
         }
         if let Some(transact) = store.as_transact() {
             let txn = Txn::always().then([TxnOp::put(&k, "z")]).with_timeout(short);
-            ends("transact", transact.transact(txn)).await?;
+            ends("transact", transact.transact_with(txn)).await?;
         }
     }
     let version = store.put(&k, "after").await?;
@@ -251,7 +251,7 @@ async fn dropped_futures_harm_nothing(fixture: &Fixture) -> Result<()> {
         drop_early(&mut random, store.server()).await;
         if let Some(transact) = store.as_transact() {
             let txn = Txn::always().then([TxnOp::put(&k, format!("{round}"))]);
-            drop_early(&mut random, transact.transact(txn)).await;
+            drop_early(&mut random, transact.transact_with(txn)).await;
         }
     }
     ensure!(guard.is_held(), "a lock was lost: {:?}", guard.loss());

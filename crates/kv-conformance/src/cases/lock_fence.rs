@@ -167,13 +167,13 @@ async fn fenced_transaction_applies_while_held(fixture: &Fixture) -> Result<()> 
             crate::case::Dishonest("transactions is declared, but as_transact() is None".into()).into()
         );
     };
-    ensure!(transact.transact(txn("1")).await?.succeeded, "the conditions of the first hold");
-    ensure!(!transact.transact(txn("2")).await?.succeeded, "the conditions of the second do not");
+    ensure!(transact.transact_with(txn("1")).await?.succeeded, "the conditions of the first hold");
+    ensure!(!transact.transact_with(txn("2")).await?.succeeded, "the conditions of the second do not");
     ensure_eq!(store.get(&k).await?, None, "the key after both");
     guard.unlock().await?;
-    refused!(transact.transact(txn("3")).await, ErrorKind::NotHeld, "a transaction after release");
+    refused!(transact.transact_with(txn("3")).await, ErrorKind::NotHeld, "a transaction after release");
     let version = store.put(&k, "4").await?;
-    refused!(transact.transact(txn("5")).await, ErrorKind::NotHeld, "whatever the conditions");
+    refused!(transact.transact_with(txn("5")).await, ErrorKind::NotHeld, "whatever the conditions");
     ensure_eq!(entry(store, &k).await?.version, version, "the version afterwards");
     Ok(())
 }

@@ -141,10 +141,10 @@ impl Store for Faulty {
 
 #[async_trait]
 impl Transact for Faulty {
-    async fn transact(&self, txn: Txn) -> Result<TxnResult> {
+    async fn transact_with(&self, txn: Txn) -> Result<TxnResult> {
         match (&self.fault.transact, self.inner.as_transact()) {
             (Some(hook), _) => hook(Arc::clone(&self.inner), txn).await,
-            (None, Some(inner)) => inner.transact(txn).await,
+            (None, Some(inner)) => inner.transact_with(txn).await,
             (None, None) => panic!("the memory store has transactions"),
         }
     }

@@ -160,7 +160,7 @@ fn words() -> Vec<Fault> {
         Fault::new("transaction_errors_name_nothing", &["transaction_errors_name_what_failed"]).transact(
             |store, txn| async move {
                 let transact = store.as_transact().expect("the memory store has transactions");
-                transact.transact(txn).await.map_err(|error| Error::new(error.kind().clone()))
+                transact.transact_with(txn).await.map_err(|error| Error::new(error.kind().clone()))
             },
         ),
         Fault::new("refusals_name_the_wrong_key", &["errors_name_what_failed"]).put(

@@ -5,12 +5,26 @@ use std::sync::Arc;
 use kv_backend::{Clock, HandleId, LockAccess, LockTable, Namespace, Timestamp};
 use kv_core::{Error, ErrorKind, Fence, FencingToken, Result};
 
-use crate::name::native;
 use crate::state::{Database, Writer};
 
-impl LockAccess for Database {
+/// The locks as the handles of one namespace see them.
+pub(crate) struct LockHandle {
+    database: Arc<Database>,
+    /// The database and the namespace, which is where the key of a fence lies: the handle it is given
+    /// to can be one on another.
+    record: Arc<str>,
+}
+
+impl LockHandle {
+    pub(crate) fn new(database: &Arc<Database>, namespace: &Namespace) -> Self {
+        let record = [&*database.fence_record, ":", namespace.path()].concat().into();
+        Self { database: Arc::clone(database), record }
+    }
+}
+
+impl LockAccess for LockHandle {
     fn with_locks<T>(&self, work: impl FnOnce(&mut LockTable, Timestamp) -> T) -> T {
-        self.write(|writer| work(&mut writer.data.locks, writer.now))
+        self.database.write(|writer| work(&mut writer.data.locks, writer.now))
     }
 
     fn with_new_token<T>(
@@ -18,7 +32,7 @@ impl LockAccess for Database {
         handle: HandleId,
         work: impl FnOnce(&mut LockTable, FencingToken, Timestamp) -> T,
     ) -> Result<T> {
-        self.write(|writer| {
+        self.database.write(|writer| {
             writer.check_open(handle)?;
             let token = FencingToken::new(writer.version().get());
             Ok(work(&mut writer.data.locks, token, writer.now))
@@ -26,11 +40,11 @@ impl LockAccess for Database {
     }
 
     fn clock(&self) -> &dyn Clock {
-        &*self.clock
+        &*self.database.clock
     }
 
     fn fence_record(&self) -> Arc<str> {
-        Arc::clone(&self.fence_record)
+        Arc::clone(&self.record)
     }
 }
 
@@ -43,16 +57,13 @@ impl Writer<'_> {
     }
 
     /// Refuses a write whose lock is not held any more.
-    pub(crate) fn check_fence(
-        &self,
-        record: &str,
-        namespace: &Namespace,
-        fence: Option<&Fence>,
-    ) -> Result<()> {
+    pub(crate) fn check_fence(&self, database: &Database, fence: Option<&Fence>) -> Result<()> {
         let Some(fence) = fence else { return Ok(()) };
-        let is_ours = fence.record() == record;
-        if is_ours && self.data.locks.is_held(&native(namespace, fence.key()), fence.token()) {
-            return Ok(());
+        if let Some((of, namespace)) = fence.record().split_once(':') {
+            let name = [namespace, fence.key().as_str()].concat();
+            if of == &*database.fence_record && self.data.locks.is_held(&name, fence.token()) {
+                return Ok(());
+            }
         }
         Err(Error::new(ErrorKind::NotHeld).with_detail(format!(
             "the fence is of the lock {:?} with the token {}",

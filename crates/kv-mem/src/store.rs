@@ -20,6 +20,7 @@ use tokio::task::consume_budget;
 
 use crate::config::MemConfig;
 use crate::list::Items;
+use crate::lock::LockHandle;
 use crate::name::native;
 use crate::names;
 use crate::record::Record;
@@ -51,6 +52,7 @@ pub struct MemStore {
     namespace: Arc<Namespace>,
     /// What the handle's watches read the state from.
     state: Arc<dyn State>,
+    locks: Arc<LockHandle>,
     capabilities: Capabilities,
     session: SessionCell,
     /// The name to give back.
@@ -74,6 +76,7 @@ impl MemStore {
         let state = StateBelow { database: Arc::downgrade(&database), namespace: Arc::clone(&namespace) };
         Ok(Self {
             id,
+            locks: Arc::new(LockHandle::new(&database, &namespace)),
             database,
             namespace,
             state: Arc::new(state),
@@ -130,7 +133,7 @@ impl MemStore {
         let expiry = Granted::new(options.expiry, self.limits())?;
         self.database.write(|writer| {
             writer.check_open(self.id)?;
-            writer.check_fence(&self.database.fence_record, &self.namespace, options.fence.as_ref())?;
+            writer.check_fence(&self.database, options.fence.as_ref())?;
             if options.precondition != Precondition::Any {
                 let stored = writer.record(&native(&self.namespace, key)).map(Record::entry);
                 check_precondition(&options.precondition, stored.as_ref())?;
@@ -153,7 +156,7 @@ impl MemStore {
         let name = native(&self.namespace, key);
         self.database.write(|writer| {
             writer.check_open(self.id)?;
-            writer.check_fence(&self.database.fence_record, &self.namespace, options.fence.as_ref())?;
+            writer.check_fence(&self.database, options.fence.as_ref())?;
             let stored = writer.record(&name).map(Record::entry);
             check_precondition(&options.precondition, stored.as_ref())?;
             if stored.is_none() {
@@ -236,14 +239,14 @@ impl Store for MemStore {
                 handle: self.id,
                 max_hold: options.max_hold,
             };
-            lock_in_table(&self.database, key, request, options.wait).await
+            lock_in_table(&self.locks, key, request, options.wait).await
         };
         locking.await.map_err(|error| about(error, Operation::Lock, key.as_str()))
     }
 
     async fn lock_holder(&self, key: &Key) -> Result<Option<LockHolder>> {
         self.check_open().map_err(|error| about(error, Operation::LockHolder, key.as_str()))?;
-        Ok(self.database.with_locks(|locks, _| locks.holder(&native(&self.namespace, key))))
+        Ok(self.locks.with_locks(|locks, _| locks.holder(&native(&self.namespace, key))))
     }
 
     fn session(&self) -> SessionState {

@@ -28,7 +28,7 @@ impl MemStore {
         let (then, or_else) = (then.collect::<Result<Vec<_>>>()?, or_else.collect::<Result<Vec<_>>>()?);
         self.database().write(|writer| {
             writer.check_open(self.id())?;
-            writer.check_fence(&self.database().fence_record, self.namespace(), txn.fence.as_ref())?;
+            writer.check_fence(self.database(), txn.fence.as_ref())?;
             let holds = txn.conditions.iter().all(|condition| {
                 let stored = writer.record(&native(self.namespace(), &condition.key));
                 condition.holds(stored.map(Record::entry).as_ref())

@@ -10,11 +10,12 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
-use common::{Wakes, fresh, key, seeded};
-use kv_mem::MemStore;
+use common::{Wakes, fresh, key, open, seeded};
 use kv_mem::kv_core::{
-    ErrorKind, FencingToken, LockGuard, LockLoss, LockOptions, LockWait, PutOptions, Result, Store, StoreExt,
+    ErrorKind, FencingToken, LockGuard, LockLoss, LockOptions, LockWait, Prefix, PutOptions, Result, Store,
+    StoreExt,
 };
+use kv_mem::{MemConfig, MemStore};
 
 type Waiting = Pin<Box<dyn Future<Output = Result<LockGuard>> + Send>>;
 
@@ -160,4 +161,22 @@ fn a_wait_with_an_end_needs_no_runtime() {
         let error = store.lock_with(&key("l"), options).await.unwrap_err();
         assert_eq!(*error.kind(), ErrorKind::Locked);
     });
+}
+
+/// A lock of the same name in another namespace is another lock.
+#[tokio::test]
+async fn a_fence_is_of_its_own_namespace_s_lock() {
+    let named = |namespace: &str| {
+        open(MemConfig::new().with_name("fences").with_namespace(Prefix::new(namespace).unwrap()))
+    };
+    let (one, other) = (named("one"), named("other"));
+    let (of_one, of_other) = (one.lock("l").await.unwrap(), other.lock("l").await.unwrap());
+    for (fence, writer) in [(of_one.fence(), &other), (of_other.fence(), &one)] {
+        let options = || PutOptions::default().with_fence(fence.clone());
+        writer.put_with(&key("k"), "x".into(), options()).await.unwrap();
+    }
+    let fence = of_one.fence();
+    of_one.unlock().await.unwrap();
+    let late = other.put_with(&key("k"), "x".into(), PutOptions::default().with_fence(fence)).await;
+    assert_eq!(*late.unwrap_err().kind(), ErrorKind::NotHeld);
 }

@@ -25,6 +25,11 @@ pub(super) const CASES: &[Case] = &[
         FENCED_WRITES
     ),
     case!(fence_works_on_any_handle, "A fence is worth the same on every handle.", FENCED_WRITES),
+    case!(
+        fence_works_in_any_namespace,
+        "A fence is of its lock, whatever namespace is written to.",
+        FENCED_WRITES
+    ),
     case!(fence_and_precondition_both_count, "A fenced write needs its precondition too.", FENCED_WRITES),
     case!(fence_refuses_with_close, "When the holder's handle closes, its fence is refused.", FENCED_WRITES),
     case!(
@@ -116,6 +121,21 @@ async fn fence_works_on_any_handle(fixture: &Fixture) -> Result<()> {
     .await?;
     guard.unlock().await?;
     refused!(other.put_with(&k, "y".into(), put(&fence)).await, ErrorKind::NotHeld, "a put after release");
+    Ok(())
+}
+
+/// A lock of the same name in the writer's own namespace is another lock.
+async fn fence_works_in_any_namespace(fixture: &Fixture) -> Result<()> {
+    let (store, below, k) = (&fixture.store, fixture.another_below("below").await?, key("lock")?);
+    let of_below = lock(&below, &k).await?;
+    let fence = of_below.fence();
+    let version = store.put_with(&key("guarded")?, "x".into(), put(&fence)).await?.version;
+    ensure_eq!(entry(store, &key("guarded")?).await?.version, version, "the version of the fenced put");
+    let own = lock(store, &k).await?;
+    below.put_with(&key("guarded")?, "x".into(), put(&own.fence())).await?;
+    of_below.unlock().await?;
+    must_be_refused(fixture, &fence, "while the writer's own lock of that name is held").await?;
+    own.unlock().await?;
     Ok(())
 }
 

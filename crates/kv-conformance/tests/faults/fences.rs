@@ -28,6 +28,7 @@ pub(super) fn faults() -> Vec<Fault> {
                 "fenced_writes_are_refused_after_removal",
                 "fence_of_the_old_holder_is_refused",
                 "fence_works_on_any_handle",
+                "fence_works_in_any_namespace",
                 "fence_and_precondition_both_count",
                 "fence_refuses_with_close",
                 "fenced_transaction_applies_while_held",
@@ -51,6 +52,17 @@ pub(super) fn faults() -> Vec<Fault> {
                     && store.lock_holder(fence.key()).await?.is_some()
                 {
                     options.fence = None;
+                }
+                store.put_with(&key, value, options).await
+            },
+        ),
+        Fault::new("a_fence_is_looked_up_in_the_writer_s_namespace", &["fence_works_in_any_namespace"]).put(
+            |store, key, value, options| async move {
+                if let Some(fence) = &options.fence {
+                    let holder = store.lock_holder(fence.key()).await?;
+                    if holder.is_none_or(|holder| holder.token != fence.token()) {
+                        return Err(ErrorKind::NotHeld.into());
+                    }
                 }
                 store.put_with(&key, value, options).await
             },

@@ -1,5 +1,7 @@
 //! What a process knows about a lock it holds: lost when told so, and lost when the clock says so.
 
+use std::sync::Arc;
+use std::task::Wake;
 use std::time::Duration;
 
 use kv_core::LockLoss;
@@ -80,14 +82,32 @@ impl HoldState {
 
     /// Ends the hold, unless it had ended before. Returns whether this call ended it.
     pub fn lose(&self, loss: LockLoss) -> bool {
+        let first = self.lose_quietly(loss);
+        self.announce();
+        first
+    }
+
+    /// [`lose`](Self::lose) that wakes nobody: everybody who asks is told, and whoever waits already
+    /// must be woken by [`announce`](Self::announce). For a critical section.
+    pub(crate) fn lose_quietly(&self, loss: LockLoss) -> bool {
         let now = Instant::now();
         let mut first = false;
         self.inner.send_if_modified(|inner| {
             first = inner.loss_at(now).is_none();
             inner.loss = Some(inner.loss_at(now).unwrap_or(loss));
-            true
+            false
         });
         first
+    }
+
+    /// Whether somebody waits for the loss. Who begins to wait after it was set sees it.
+    pub(crate) fn is_awaited(&self) -> bool {
+        self.inner.receiver_count() > 0
+    }
+
+    /// Wakes those who wait for the loss.
+    fn announce(&self) {
+        self.inner.send_if_modified(|_| true);
     }
 
     /// Why it is lost; `None` while it is held.
@@ -124,6 +144,13 @@ impl HoldState {
                 None => drop(changed.await),
             }
         }
+    }
+}
+
+/// Woken, it wakes those who wait for the loss: so it goes among the [`Wakes`](crate::Wakes).
+impl Wake for HoldState {
+    fn wake(self: Arc<Self>) {
+        self.announce();
     }
 }
 

@@ -101,6 +101,23 @@ impl Hub {
         wakes
     }
 
+    /// Forgets every change up to `version`, told or not: watches can begin after it, and each there
+    /// is gets `Resync` and the state. For a store that changed in a way it cannot tell.
+    ///
+    /// Called where [`publish`](Self::publish) would be.
+    pub fn lose_all(&self, version: Version) -> Wakes {
+        let mut inner = self.shared.inner.lock();
+        let Inner { log, topics, .. } = &mut *inner;
+        log.clear(version);
+        topics.lose_all(log.next())
+    }
+
+    /// The version of the last change that was published, or the one the log began with.
+    #[must_use]
+    pub fn newest(&self) -> Version {
+        self.shared.inner.lock().log.newest()
+    }
+
     /// Begins a watch of `target`, which is relative to `namespace`. When it returns, every later
     /// change is delivered or covered by a `Resync`; for [`WatchStart::Initial`] the first page of
     /// the state has been read.
@@ -120,9 +137,14 @@ impl Hub {
         let mut watch = self.join(handle, namespace, state, &target, &options).map_err(|error| {
             error.with_operation(Operation::Watch).with_backend(self.shared.backend).with_key(target.path())
         })?;
-        if options.start == WatchStart::Initial {
+        while options.start == WatchStart::Initial {
             watch.begin_state(StateFor::Initial);
-            poll_fn(|cx| watch.poll_page(cx)).await?;
+            match poll_fn(|cx| watch.poll_page(cx)).await {
+                // The version it began at went while it was read, and nothing was delivered yet.
+                Err(error) if is_compacted(&error) => {}
+                Err(error) => return Err(error),
+                Ok(_) => break,
+            }
         }
         Ok(Watch::new(watch))
     }
@@ -182,6 +204,11 @@ impl Hub {
             phase: Phase::Changes,
         })
     }
+}
+
+/// Whether the version that was being read is gone.
+fn is_compacted(error: &Error) -> bool {
+    matches!(error.kind(), ErrorKind::Compacted { .. })
 }
 
 impl fmt::Debug for Hub {

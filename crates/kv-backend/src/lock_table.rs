@@ -273,7 +273,10 @@ impl LockTable {
         let Some(Lock { hold, mut queue, .. }) = self.locks.remove(name) else { return (false, wakes) };
         self.max_holds.remove(name);
         // The loss is known before the next one holds it.
-        let was_held = hold.lose(loss);
+        let was_held = hold.lose_quietly(loss);
+        if hold.is_awaited() {
+            wakes.push(Waker::from(hold));
+        }
         if let Some((token, next)) = queue.pop_first() {
             let hold = self.grant(next, token, queue, now);
             if let Some(Claim::Waiting(Some(waker))) = self.claims.insert(token, Claim::Granted(hold)) {
@@ -286,7 +289,8 @@ impl LockTable {
 
 #[cfg(test)]
 mod tests {
-    use std::task::Waker;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+    use std::task::{Context, Wake, Waker};
 
     use super::*;
 
@@ -380,6 +384,30 @@ mod tests {
         let grant = store.granted(&fourth).unwrap();
         store.locks.release("a", grant.token, NOW).1.wake();
         assert!(store.is_empty());
+    }
+
+    #[test]
+    fn whoever_waits_for_a_loss_is_woken_outside_the_critical_section() {
+        struct Count(AtomicUsize);
+        impl Wake for Count {
+            fn wake(self: Arc<Self>) {
+                self.0.fetch_add(1, Ordering::SeqCst);
+            }
+        }
+        let mut store = Store::default();
+        let ticket = store.enqueue("a", HandleId::unique());
+        let grant = store.granted(&ticket).unwrap();
+        let count = Arc::new(Count(AtomicUsize::new(0)));
+        let waker = Waker::from(Arc::clone(&count));
+        let mut cx = Context::from_waker(&waker);
+        let mut lost = std::pin::pin!(grant.hold.lost());
+        assert!(lost.as_mut().poll(&mut cx).is_pending());
+        let wakes = store.locks.remove_tree("", NOW);
+        assert_eq!(grant.hold.loss(), Some(LockLoss::Removed), "known at once");
+        assert_eq!(count.0.load(Ordering::SeqCst), 0, "no foreign waker runs in the critical section");
+        wakes.wake();
+        assert_eq!(count.0.load(Ordering::SeqCst), 1);
+        assert_eq!(lost.poll(&mut cx), Poll::Ready(LockLoss::Removed));
     }
 
     #[test]

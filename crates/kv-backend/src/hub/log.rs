@@ -33,6 +33,13 @@ impl Change {
         Self { namespace, version, event: WatchEvent::Delete(deletion) }
     }
 
+    /// The deletion of an entry whose value is not told.
+    #[must_use]
+    pub fn delete_unseen(namespace: Arc<Namespace>, key: Key, version: Version, cause: DeleteCause) -> Self {
+        let deletion = Deletion::new(key).with_version(version).with_cause(cause);
+        Self { namespace, version, event: WatchEvent::Delete(deletion) }
+    }
+
     /// The version the change was made with.
     #[must_use]
     pub fn version(&self) -> Version {
@@ -163,6 +170,20 @@ impl Log {
         self.newest = change.version;
         self.bytes += change.bytes();
         self.changes.push_back(Logged { change, listed });
+    }
+
+    pub(super) fn newest(&self) -> Version {
+        self.newest
+    }
+
+    /// Forgets every change. What comes next comes after `version`, and not at the place that would
+    /// have been next: that one is lost.
+    pub(super) fn clear(&mut self, version: Version) {
+        self.first = self.next() + 1;
+        self.changes.clear();
+        self.bytes = 0;
+        self.complete_after = self.newest.max(version);
+        self.newest = self.complete_after;
     }
 
     /// Takes out the oldest changes while the log is over its bounds, and returns the first of them

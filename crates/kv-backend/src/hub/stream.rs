@@ -9,10 +9,10 @@ use futures_util::StreamExt;
 use futures_util::stream::Fuse;
 use kv_core::{Entry, Error, ErrorKind, Operation, Result, Version, WatchEvent, WatchFilter, WatchTarget};
 
-use super::Shared;
 use super::log::{Change, key_of};
 use super::state::{Contained, Page, Pages, State, StateFor};
 use super::topics::{TopicId, WatchId};
+use super::{Shared, is_compacted};
 use crate::coop::poll_budget;
 use crate::namespace::Namespace;
 
@@ -158,6 +158,11 @@ impl Stream for HubWatch {
                         Ok(false) => {
                             this.phase = Phase::Changes;
                             return Poll::Ready(Some(Ok(WatchEvent::Synced)));
+                        }
+                        Err(error) if is_compacted(&error) => {
+                            // What was delivered of it is a part of a version that is gone.
+                            this.begin_state(StateFor::Resync);
+                            return Poll::Ready(Some(Ok(WatchEvent::Resync)));
                         }
                         Err(error) => return this.fail(error),
                     }

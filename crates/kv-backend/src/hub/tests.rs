@@ -301,6 +301,65 @@ async fn a_state_that_cannot_be_read_ends_the_watch() {
 }
 
 #[tokio::test]
+async fn a_state_whose_version_is_gone_is_begun_again() {
+    /// Pages of the toy, the first so many of which come too late.
+    struct TooLate(Arc<Toy>, Mutex<Vec<bool>>);
+    impl State for TooLate {
+        fn pages(&self, target: &WatchTarget, wanted_for: StateFor) -> Pages {
+            let mut is_late = std::mem::take(&mut *self.1.lock()).into_iter();
+            let pages = Pager(Arc::clone(&self.0)).pages(target, wanted_for);
+            let pages = pages.map(move |page| match is_late.next() {
+                Some(true) => Err(ErrorKind::Compacted { oldest: None }.into()),
+                Some(false) | None => page,
+            });
+            pages.boxed()
+        }
+    }
+    let toy = Toy::new(small());
+    for key in ["a", "b", "c"] {
+        toy.put(key);
+    }
+    let begin = |late: &[bool]| {
+        let state = Arc::new(TooLate(Arc::clone(&toy), Mutex::new(late.to_vec())));
+        let options = WatchOptions::default().with_initial();
+        toy.hub.watch(toy.handle, &toy.namespace, state, WatchTarget::Prefix(Prefix::root()), options)
+    };
+    // Before anything was delivered, nobody notices.
+    let mut watch = begin(&[true]).await.unwrap();
+    assert_eq!(drain(&mut watch), "+a@1 +b@2 +c@3 synced");
+    let mut watch = begin(&[false, true]).await.unwrap();
+    toy.put("a");
+    assert_eq!(drain(&mut watch), "+a@1 +b@2 resync +a@4 +b@2 +c@3 synced");
+    toy.put("c");
+    assert_eq!(drain(&mut watch), "+c@5");
+}
+
+#[tokio::test]
+async fn what_the_store_cannot_tell_makes_every_watch_begin_again() {
+    let toy = Toy::new(HubOptions::default());
+    toy.put("a/x");
+    let from = |version| WatchOptions::default().with_from(Version::new(version));
+    let mut reads = toy.watch("a/", WatchOptions::default()).await.unwrap();
+    let mut behind = toy.watch("a/", from(0)).await.unwrap();
+    let mut initial = toy.watch("a/", WatchOptions::default().with_initial()).await.unwrap();
+    let parked = park(&mut reads);
+    toy.entries.lock().0 = 7;
+    toy.hub.lose_all(Version::new(7)).wake();
+    assert!(parked.is_woken());
+    assert_eq!((toy.hub.oldest(), toy.hub.newest()), (Version::new(7), Version::new(7)));
+    assert_eq!(drain(&mut reads), "resync +a/x@1 synced");
+    assert_eq!(drain(&mut behind), "resync +a/x@1 synced");
+    assert_eq!(drain(&mut initial), "+a/x@1 synced resync +a/x@1 synced");
+    let error = toy.watch("a/", from(6)).await.unwrap_err();
+    assert_eq!(*error.kind(), ErrorKind::Compacted { oldest: Some(Version::new(7)) });
+    let mut new = toy.watch("a/", from(7)).await.unwrap();
+    toy.put("a/y");
+    for watch in [&mut reads, &mut behind, &mut initial, &mut new] {
+        assert_eq!(drain(watch), "+a/y@8");
+    }
+}
+
+#[tokio::test]
 async fn handles_see_the_keys_of_their_own_namespace() {
     let toy = Toy::new(HubOptions::default());
     let pager = Arc::new(Pager(Arc::clone(&toy)));

@@ -220,6 +220,20 @@ impl Topics {
         is_listed
     }
 
+    /// Notes that every change before the place `next` is gone, read or not.
+    pub(super) fn lose_all(&mut self, next: u64) -> Wakes {
+        let mut wakes = Wakes::none();
+        for (_, topic) in &mut self.topics {
+            topic.matching.clear();
+            (topic.kept_events, topic.kept_bytes) = (0, 0);
+            (topic.known_from, topic.lost_before) = (next, next);
+            for (_, waker) in topic.parked.drain() {
+                wakes.push(waker);
+            }
+        }
+        wakes
+    }
+
     /// Notes that the log lets the change at `place` go.
     pub(super) fn forget(&mut self, place: u64, change: &Change) {
         self.for_each_match(change, |topic| topic.keep(place, change));

@@ -2,11 +2,13 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use kv_backend::Deadline;
 use kv_core::{Consistency, Error, ErrorKind, Result};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
+use tokio::time::Instant;
 
 use crate::error::{self, MAX_BODY, Refusal, protocol, refusal};
 use crate::names::encode;
@@ -15,10 +17,11 @@ use crate::wire::{
     AgentSelf, Kv, NewSession, Op, SessionId, SessionInfo, TxnAnswer, from_json, to_json, txn_body,
 };
 
-/// Consul cuts an address off at 200 connections, whoever has opened them: these, together with the
-/// blocking queries, leave room for a second handle.
-const MAX_CALLS: usize = 32;
-pub(crate) const MAX_STREAMS: usize = 16;
+/// Consul cuts an address off at 200 connections, whoever has opened them: these, together with the 32
+/// blocking queries, leave room for two more handles.
+const MAX_CALLS: usize = 20;
+const MAX_VITAL: usize = 4;
+pub(crate) const MAX_STREAMS: usize = 8;
 
 /// The most bytes of an answer that is neither a list nor carries values.
 pub(crate) const SMALL: usize = 64 * 1024;
@@ -27,14 +30,30 @@ pub(crate) const SMALL: usize = 64 * 1024;
 /// base64 makes a third more of it.
 const WITH_VALUE: usize = 768 * 1024;
 
+/// Whose connections a request counts against.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Lane {
+    /// Answered at once.
+    Call,
+    /// What keeps, watches over and releases locks and session keys: it does not queue behind calls.
+    Vital,
+    /// A list or first state, read at the pace of whoever asked for it.
+    Stream,
+    /// A waiting query of the watch hub, which has its own limit.
+    Watch,
+}
+
 /// The calls on one cluster, through one or several endpoints.
 #[derive(Debug)]
 pub(crate) struct Api {
     pub(crate) endpoints: Vec<Arc<dyn Transport>>,
     current: AtomicUsize,
     datacenter: Option<String>,
-    pub(crate) calls: Arc<Semaphore>,
-    pub(crate) streams: Arc<Semaphore>,
+    calls: Arc<Semaphore>,
+    vital: Arc<Semaphore>,
+    streams: Arc<Semaphore>,
+    /// Told when another endpoint is used from now on, because the one before fell silent.
+    pub(crate) moved: Notify,
     /// How many requests were sent.
     sent: AtomicU64,
     /// The highest index any answer had.
@@ -76,7 +95,9 @@ impl Api {
             current: AtomicUsize::new(0),
             datacenter,
             calls: Arc::new(Semaphore::new(MAX_CALLS)),
+            vital: Arc::new(Semaphore::new(MAX_VITAL)),
             streams: Arc::new(Semaphore::new(MAX_STREAMS)),
+            moved: Notify::new(),
             sent: AtomicU64::new(0),
             newest: AtomicU64::new(0),
             refuses_names: AtomicBool::new(false),
@@ -90,6 +111,17 @@ impl Api {
         reading: Option<Consistency>,
         deadline: &Deadline,
     ) -> Result<Txn> {
+        self.txn_in(Lane::Call, ops, reading, deadline).await
+    }
+
+    /// The same in another lane.
+    pub(crate) async fn txn_in(
+        &self,
+        lane: Lane,
+        ops: &[Op],
+        reading: Option<Consistency>,
+        deadline: &Deadline,
+    ) -> Result<Txn> {
         let body = txn_body(ops)?;
         let sent = body.len();
         if sent > MAX_BODY {
@@ -98,7 +130,8 @@ impl Api {
         }
         let max = ops.iter().map(|op| if op.has_value() { WITH_VALUE } else { 4096 }).sum::<usize>() + SMALL;
         let path = self.path("/v1/txn", reading.map(consistency));
-        let answer = self.call(Request::put(path, body).repeatable(reading.is_some()), max, deadline).await?;
+        let request = Request::put(path, body).repeatable(reading.is_some());
+        let answer = self.call(lane, request, max, deadline).await?;
         if answer.status == 409 {
             return refusals(&answer.body)
                 .map(Txn::Refused)
@@ -129,11 +162,12 @@ impl Api {
     /// One key, or `None`.
     pub(crate) async fn get(
         &self,
+        lane: Lane,
         native: &str,
         freshness: Consistency,
         deadline: &Deadline,
     ) -> Result<Option<Kv>> {
-        match self.txn(&[Op::get(native)], Some(freshness), deadline).await? {
+        match self.txn_in(lane, &[Op::get(native)], Some(freshness), deadline).await? {
             Txn::Done(mut slots) => Ok(slots.pop().flatten()),
             Txn::Refused(refused) if refused.iter().all(|(_, why)| *why == Refusal::Missing) => Ok(None),
             Txn::Refused(_) => Err(protocol("a read was refused as only a write can be")),
@@ -143,20 +177,22 @@ impl Api {
     /// Deletes everything there is.
     pub(crate) async fn delete_all(&self, deadline: &Deadline) -> Result<()> {
         let path = self.path("/v1/kv/", Some("recurse"));
-        self.call(Request::delete(path), SMALL, deadline).await?.ok(0).map(drop)
+        self.call(Lane::Call, Request::delete(path), SMALL, deadline).await?.ok(0).map(drop)
     }
 
     /// Makes a session and returns its id.
     pub(crate) async fn create_session(&self, new: &NewSession<'_>, deadline: &Deadline) -> Result<String> {
         let path = self.path("/v1/session/create", None);
-        let body = self.call(Request::put(path, to_json(new)?), SMALL, deadline).await?.ok(0)?;
+        let body = self.call(Lane::Call, Request::put(path, to_json(new)?), SMALL, deadline).await?.ok(0)?;
         Ok(from_json::<SessionId>(&body)?.id)
     }
 
     /// Renews a session; false if it is gone.
     pub(crate) async fn renew_session(&self, id: &str, deadline: &Deadline) -> Result<bool> {
         let path = self.path(&format!("/v1/session/renew/{}", encode(id)), None);
-        let answer = self.call(Request::put(path, Bytes::new()).repeatable(true), SMALL, deadline).await?;
+        let answer = self
+            .call(Lane::Vital, Request::put(path, Bytes::new()).repeatable(true), SMALL, deadline)
+            .await?;
         if answer.status == 404 {
             return Ok(false);
         }
@@ -166,77 +202,142 @@ impl Api {
     /// Ends a session; that it is gone already is no error.
     pub(crate) async fn destroy_session(&self, id: &str, deadline: &Deadline) -> Result<()> {
         let path = self.path(&format!("/v1/session/destroy/{}", encode(id)), None);
-        self.call(Request::put(path, Bytes::new()).repeatable(true), SMALL, deadline).await?.ok(0).map(drop)
+        self.call(Lane::Vital, Request::put(path, Bytes::new()).repeatable(true), SMALL, deadline)
+            .await?
+            .ok(0)
+            .map(drop)
     }
 
     /// What Consul knows of a session; `None` if it is gone.
     pub(crate) async fn session_info(&self, id: &str, deadline: &Deadline) -> Result<Option<SessionInfo>> {
         let path = self
             .path(&format!("/v1/session/info/{}", encode(id)), Some(consistency(Consistency::Linearizable)));
-        let body = self.call(Request::get(path), SMALL, deadline).await?.ok(0)?;
+        let body = self.call(Lane::Call, Request::get(path), SMALL, deadline).await?.ok(0)?;
         Ok(from_json::<Option<Vec<SessionInfo>>>(&body)?.unwrap_or_default().pop())
     }
 
     /// Makes sure that a Consul answers, with a leader or without.
     pub(crate) async fn probe(&self, deadline: &Deadline) -> Result<()> {
         let path = self.path("/v1/status/leader", None);
-        let body = self.call(Request::get(path), SMALL, deadline).await?.ok(0)?;
+        let body = self.call(Lane::Call, Request::get(path), SMALL, deadline).await?.ok(0)?;
         from_json::<String>(&body).map(drop).map_err(|error| error.with_detail("this is no Consul"))
     }
 
     /// Makes sure that Consul knows the token, where it has tokens at all.
     pub(crate) async fn check_token(&self, deadline: &Deadline) -> Result<()> {
         let path = self.path("/v1/acl/token/self", None);
-        let answer = self.call(Request::get(path), SMALL, deadline).await?;
+        let answer = self.call(Lane::Call, Request::get(path), SMALL, deadline).await?;
         if answer.status == 403 { Err(answer.error(0)) } else { Ok(()) }
     }
 
     /// Consul's version.
     pub(crate) async fn version(&self, deadline: &Deadline) -> Result<String> {
         let path = self.path("/v1/agent/self", None);
-        let body = self.call(Request::get(path), 1 << 20, deadline).await?.ok(0)?;
+        let body = self.call(Lane::Call, Request::get(path), 1 << 20, deadline).await?.ok(0)?;
         Ok(from_json::<AgentSelf>(&body)?.config.version)
     }
 
-    async fn call(&self, request: Request, max: usize, deadline: &Deadline) -> Result<Answer> {
-        let _permit = deadline.run(permit(&self.calls)).await.map_err(Error::not_applied)?;
-        deadline
-            .run(async {
-                let (mut reply, endpoint) = self.exchange(request).await?;
-                let body = collect(&mut *reply.body, max, &endpoint).await?;
-                Ok(Answer { status: reply.status, body, endpoint })
-            })
-            .await
-            .map_err(|error| error.with_endpoint(self.endpoints[self.at()].endpoint()))
+    async fn call(&self, lane: Lane, request: Request, max: usize, deadline: &Deadline) -> Result<Answer> {
+        let _permit = deadline.run(self.permit(lane)).await.map_err(Error::not_applied)?;
+        let (mut reply, at) = self.exchange(request, deadline.remaining()?, Duration::ZERO).await?;
+        let endpoint = self.endpoints[at].endpoint();
+        let body = deadline.run(collect(&mut *reply.body, max, endpoint)).await.map_err(|error| {
+            if error.is_transient() {
+                self.leave(at);
+            }
+            error.with_endpoint(endpoint)
+        })?;
+        Ok(Answer { status: reply.status, body, endpoint: endpoint.to_owned() })
     }
 
-    /// Sends a request to the present endpoint, or to the next one that can be reached at all. A
-    /// repeatable one is sent once more if its connection broke, as an idle one can at any time.
-    pub(crate) async fn exchange(&self, request: Request) -> Result<(Reply, String)> {
-        let first = self.at();
+    /// A place in a lane; `None` where it has no limit.
+    pub(crate) async fn permit(&self, lane: Lane) -> Result<Option<OwnedSemaphorePermit>> {
+        let semaphore = match lane {
+            Lane::Call => &self.calls,
+            Lane::Vital => &self.vital,
+            Lane::Stream => &self.streams,
+            Lane::Watch => return Ok(None),
+        };
+        Arc::clone(semaphore).acquire_owned().await.map(Some).map_err(|_| Error::new(ErrorKind::Internal))
+    }
+
+    /// Sends a request to the present endpoint, or to the next one that can be reached at all, within
+    /// `patience`, of which the server itself may use `wait`. A repeatable one goes on to the next
+    /// endpoint also when this one does not answer within its share of the time, and is sent once more
+    /// if its connection broke, as an idle one can at any time. Returns the answer and whose it is.
+    pub(crate) async fn exchange(
+        &self,
+        request: Request,
+        patience: Duration,
+        wait: Duration,
+    ) -> Result<(Reply, usize)> {
+        let begin = Instant::now();
+        let (first, hosts) = (self.at(), self.endpoints.len());
         let mut failed = None;
-        for step in 0..self.endpoints.len() + usize::from(request.repeatable) {
-            let at = (first + step) % self.endpoints.len();
+        for step in 0..hosts + usize::from(request.repeatable) {
+            let at = (first + step) % hosts;
             let transport = &self.endpoints[at];
-            self.sent.fetch_add(1, Ordering::Relaxed);
-            let failure = match transport.exchange(request.clone()).await {
-                Ok(reply) => {
-                    // Without a leader here, another server may have one.
-                    let next = if reply.status >= 500 { at + 1 } else { at };
-                    self.current.store(next % self.endpoints.len(), Ordering::Relaxed);
-                    return Ok((reply, transport.endpoint().to_owned()));
-                }
-                Err(failure) => failure,
+            let left = patience.saturating_sub(begin.elapsed());
+            if left.is_zero() && failed.is_some() {
+                break;
+            }
+            let sharing = u32::try_from(hosts.saturating_sub(step).max(1)).unwrap_or(1);
+            let limit = match request.repeatable {
+                true => wait.min(left) + left.saturating_sub(wait) / sharing,
+                // It is not sent again once it was sent, so it may have all the time there is. What
+                // was not, because there is no connection, fails at the connect timeout.
+                false => left,
             };
-            self.current.store((at + 1) % self.endpoints.len(), Ordering::Relaxed);
-            let may_go_on = failure.unsent || request.repeatable;
-            let error = error::transport(failure, transport.endpoint());
-            if !may_go_on {
+            self.sent.fetch_add(1, Ordering::Relaxed);
+            let (error, unsent) = match tokio::time::timeout(limit, transport.exchange(request.clone())).await
+            {
+                Ok(Ok(reply)) => {
+                    // Without a leader here, another server may have one.
+                    if reply.status >= 500 {
+                        self.pass_on(at);
+                    }
+                    return Ok((reply, at));
+                }
+                Ok(Err(failure)) => {
+                    let unsent = failure.unsent;
+                    (error::transport(failure, transport.endpoint()), unsent)
+                }
+                Err(_) => {
+                    let silent = Error::new(ErrorKind::Timeout).with_endpoint(transport.endpoint());
+                    (silent.with_detail(format!("no answer within {limit:?}")), false)
+                }
+            };
+            self.leave(at);
+            if !unsent && !request.repeatable {
                 return Err(error);
             }
             failed = Some(error);
         }
         Err(failed.unwrap_or_else(|| Error::invalid_config("there is no endpoint")))
+    }
+
+    /// An error of a request nobody waits for any longer names the endpoint, which is left.
+    pub(crate) fn blame(&self, error: Error) -> Error {
+        if *error.kind() != ErrorKind::Timeout || error.endpoint().is_some() {
+            return error;
+        }
+        let at = self.at();
+        self.leave(at);
+        error.with_endpoint(self.endpoints[at].endpoint())
+    }
+
+    /// This endpoint failed: the next one is used from now on, by the waiting queries too.
+    pub(crate) fn leave(&self, at: usize) {
+        if self.pass_on(at) {
+            self.moved.notify_waiters();
+        }
+    }
+
+    /// Uses the endpoint behind this one, if this is the present one and there is another.
+    fn pass_on(&self, at: usize) -> bool {
+        let next = (at + 1) % self.endpoints.len().max(1);
+        let order = Ordering::Relaxed;
+        next != at && self.current.compare_exchange(at, next, order, order).is_ok()
     }
 
     pub(crate) fn at(&self) -> usize {
@@ -248,10 +349,6 @@ impl Api {
         let query: Vec<&str> = flag.into_iter().chain(datacenter.as_deref()).collect();
         if query.is_empty() { path.to_owned() } else { format!("{path}?{}", query.join("&")) }
     }
-}
-
-pub(crate) async fn permit(semaphore: &Arc<Semaphore>) -> Result<OwnedSemaphorePermit> {
-    Arc::clone(semaphore).acquire_owned().await.map_err(|_| Error::new(ErrorKind::Internal))
 }
 
 pub(crate) fn consistency(wanted: Consistency) -> &'static str {

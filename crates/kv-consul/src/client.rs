@@ -23,6 +23,10 @@ const INDEX: HeaderName = HeaderName::from_static("x-consul-index");
 /// How soon a peer that vanished without a word is noticed.
 const KEEP_ALIVE: Duration = Duration::from_secs(10);
 
+/// How many connections wait for the next request; more of them, after a burst, are given back to the
+/// server, which lets one address have 200.
+const MAX_IDLE: usize = 8;
+
 /// One endpoint over reqwest.
 #[derive(Debug)]
 pub(crate) struct HttpTransport {
@@ -55,8 +59,9 @@ impl HttpTransport {
             .referer(false)
             .no_proxy()
             .http1_only()
-            .connect_timeout(config.connect_timeout)
+            .connect_timeout(config.connect_limit())
             .pool_idle_timeout(KEEP_ALIVE)
+            .pool_max_idle_per_host(MAX_IDLE)
             .tcp_keepalive(KEEP_ALIVE)
             .tcp_keepalive_interval(KEEP_ALIVE)
             .tcp_nodelay(true);
@@ -141,11 +146,12 @@ impl Body for HttpBody {
 }
 
 fn failure(error: reqwest::Error) -> Failure {
-    let tls = tls_problem(&error);
+    let error = error.without_url();
+    let tls = tls_problem(&error, error.is_connect());
     Failure {
         unsent: error.is_connect() || tls.is_some(),
         timeout: error.is_timeout(),
         tls,
-        source: Box::new(error.without_url()),
+        source: Box::new(error),
     }
 }

@@ -345,6 +345,12 @@ impl ConsulConfig {
         Ok(())
     }
 
+    /// How long one host may take to be connected to: a call must be able to try them all.
+    pub(crate) fn connect_limit(&self) -> Duration {
+        let hosts = u32::try_from(self.hosts.len()).unwrap_or(u32::MAX).max(1);
+        self.connect_timeout.min(self.timeout * 9 / 10 / hosts)
+    }
+
     /// The endpoints: base URL and host.
     pub(crate) fn endpoints(&self) -> Result<Vec<(String, Host)>> {
         let (scheme, port) = if self.tls { ("https", DEFAULT_TLS_PORT) } else { ("http", DEFAULT_PORT) };

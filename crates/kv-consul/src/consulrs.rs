@@ -18,6 +18,9 @@ use crate::transport::{Body, Failure, Method, Reply, Request, Transport, tls_pro
 const TOKEN: HeaderName = HeaderName::from_static("x-consul-token");
 const INDEX: HeaderName = HeaderName::from_static("x-consul-index");
 
+/// As with the other transport.
+const MAX_IDLE: usize = 8;
+
 struct ConsulrsTransport {
     client: Arc<ConsulClient>,
     token: Option<HeaderValue>,
@@ -67,7 +70,8 @@ pub(crate) fn transports(config: &ConsulConfig) -> Result<Vec<Arc<dyn Transport>
         let http = Client::builder()
             .redirect(redirect::Policy::none())
             .no_proxy()
-            .connect_timeout(config.connect_timeout)
+            .connect_timeout(config.connect_limit())
+            .pool_max_idle_per_host(MAX_IDLE)
             .tcp_nodelay(true)
             .build()
             .map_err(|error| invalid("the HTTP client cannot be set up").with_source(error))?;
@@ -140,11 +144,12 @@ impl Body for HttpBody {
 }
 
 fn failure(error: reqwest_0_11::Error) -> Failure {
-    let tls = tls_problem(&error);
+    let error = error.without_url();
+    let tls = tls_problem(&error, error.is_connect());
     Failure {
         unsent: error.is_connect() || tls.is_some(),
         timeout: error.is_timeout(),
         tls,
-        source: Box::new(error.without_url()),
+        source: Box::new(error),
     }
 }

@@ -121,7 +121,9 @@ impl Subscription {
     /// Leaves the hub.
     pub(crate) fn leave(&mut self) {
         if let Some(id) = self.id.take() {
-            self.shared.hub.lock().leave(id);
+            let mut state = self.shared.hub.lock();
+            state.leave(id);
+            state.unmerge(&self.shared);
         }
     }
 }
@@ -432,6 +434,55 @@ impl State {
         let task = shared.spawn(query::run(Arc::clone(shared), id, scope.clone(), Arc::clone(&wake)));
         self.queries.insert(id, Running { scope, known, members, wake, task });
         id
+    }
+
+    /// Takes queries apart again that were merged for want of room, where there is room: a query of an
+    /// ancestor reads more than its subscriptions need.
+    fn unmerge(&mut self, shared: &Arc<Shared>) {
+        let ids: Vec<u64> = self.queries.keys().copied().collect();
+        for id in ids {
+            // Half of the room, so that the next subscription does not merge them again.
+            let room = (MAX_QUERIES / 2 + 1).saturating_sub(self.queries.len());
+            let Some(scopes) = self.needed(id, room) else { continue };
+            let Some(mut merged) = self.queries.remove(&id) else { continue };
+            merged.task.abort();
+            for scope in scopes {
+                let (members, others): (BTreeSet<u64>, _) = merged.members.iter().partition(|member| {
+                    self.members.get(member).is_some_and(|member| scope.covers(&member.scope))
+                });
+                merged.members = others;
+                let known = merged.known.part(|native| scope.contains(native));
+                let query = self.start(shared, scope);
+                for member in &members {
+                    if let Some(member) = self.members.get_mut(member) {
+                        member.query = query;
+                    }
+                }
+                if let Some(running) = self.queries.get_mut(&query) {
+                    running.known = known;
+                    running.members = members;
+                }
+            }
+        }
+    }
+
+    /// The scopes the subscriptions of a query need, if that is not the query's own, and at most `room`.
+    fn needed(&self, query: u64, room: usize) -> Option<Vec<Scope>> {
+        let running = self.queries.get(&query)?;
+        let mut needed: Vec<Scope> = Vec::new();
+        for member in running.members.iter().filter_map(|id| self.members.get(id)) {
+            if member.scope == running.scope {
+                return None;
+            }
+            if !needed.iter().any(|scope| scope.covers(&member.scope)) {
+                needed.retain(|scope| !member.scope.covers(scope));
+                needed.push(member.scope.clone());
+            }
+            if needed.len() > room {
+                return None;
+            }
+        }
+        Some(needed)
     }
 
     /// The longest path that two queries have in common.

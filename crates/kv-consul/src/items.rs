@@ -6,10 +6,10 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use kv_backend::{Deadline, within};
-use kv_core::{Consistency, Error, Result};
+use kv_core::{Consistency, Error, ErrorKind, Result};
 use tokio::sync::OwnedSemaphorePermit;
 
-use crate::api::{Api, MAX_STREAMS, SMALL, collect, consistency, permit, refusals};
+use crate::api::{Api, Lane, MAX_STREAMS, SMALL, collect, consistency, refusals};
 use crate::error;
 use crate::names::{Scope, encode};
 use crate::split::Splitter;
@@ -36,38 +36,30 @@ impl Query {
     }
 }
 
-/// Whose connections a query counts against.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Lane {
-    /// Read at once.
-    Call,
-    /// A list or first state, read at the pace of whoever asked for it.
-    Stream,
-    /// A waiting query of the watch hub, which has its own limit.
-    Watch,
-}
-
 impl Api {
     /// The items of a scope, as JSON: objects, or texts where only names were asked for.
     pub(crate) async fn read(&self, query: Query, lane: Lane, timeout: Duration) -> Result<Items> {
-        let permit = match lane {
-            Lane::Call => Some(within(timeout, permit(&self.calls)).await?),
-            Lane::Stream => Some(within(timeout, permit(&self.streams)).await.map_err(|error| {
-                error.with_detail(format!("{MAX_STREAMS} lists are open and not read to their end"))
-            })?),
-            Lane::Watch => None,
-        };
-        let patience = match query.wait {
-            Some((_, wait)) => wait + wait / 16 + timeout,
-            None => timeout,
-        };
+        let permit = within(timeout, self.permit(lane)).await.map_err(|error| match lane {
+            Lane::Stream => {
+                error.with_detail(format!("{MAX_STREAMS} large lists are open and not read to their end"))
+            }
+            _ => error,
+        })?;
+        // Consul adds up to a sixteenth.
+        let wait = query.wait.map_or(Duration::ZERO, |(_, wait)| wait + wait / 16);
         loop {
             let refuses = self.refuses_names.load(Ordering::Relaxed);
             let asked = if refuses { query.scope.accepted() } else { query.scope.clone() };
             let path = self.query_path(&asked, &query);
-            let (mut reply, endpoint) = within(patience, self.exchange(Request::get(path)))
-                .await
-                .map_err(|error| error.with_endpoint(self.endpoints[self.at()].endpoint()))?;
+            let (mut reply, at) = tokio::select! {
+                biased;
+                () = self.moved.notified(), if lane == Lane::Watch => {
+                    return Err(Error::new(ErrorKind::Unavailable)
+                        .with_detail("the host it was asked of fell silent"));
+                }
+                answer = self.exchange(Request::get(path), wait + timeout, wait) => answer?,
+            };
+            let endpoint = self.endpoints[at].endpoint().to_owned();
             let body = match reply.status {
                 200 => Some(reply.body),
                 404 => None,
@@ -84,15 +76,12 @@ impl Api {
             let index = reply.index.as_deref().and_then(|text| text.parse().ok());
             self.newest.fetch_max(index.unwrap_or_default(), Ordering::Relaxed);
             let splitter = Splitter::new(1);
-            return Ok(Items {
-                index,
-                scope: query.scope,
-                body,
-                splitter,
-                timeout,
-                endpoint,
-                _permit: permit,
-            });
+            let mut items =
+                Items { index, scope: query.scope, body, whole: false, splitter, timeout, endpoint, permit };
+            if lane == Lane::Stream {
+                items.gather().await?;
+            }
+            return Ok(items);
         }
     }
 
@@ -105,11 +94,12 @@ impl Api {
     ) -> Result<()> {
         let body = txn_body(&[Op::get_tree(prefix), Op::delete_tree(prefix)])?;
         let sent = body.len();
-        let permit = deadline.run(permit(&self.calls)).await.map_err(Error::not_applied)?;
+        let permit = deadline.run(self.permit(Lane::Call)).await.map_err(Error::not_applied)?;
+        let request = Request::put(self.path("/v1/txn", None), body);
+        let (mut reply, at) = self.exchange(request, deadline.remaining()?, Duration::ZERO).await?;
+        let endpoint = self.endpoints[at].endpoint().to_owned();
         deadline
             .run(async {
-                let request = Request::put(self.path("/v1/txn", None), body);
-                let (mut reply, endpoint) = self.exchange(request).await?;
                 if reply.status != 200 {
                     let body = collect(&mut *reply.body, SMALL, &endpoint).await?;
                     if reply.status == 409 {
@@ -121,10 +111,11 @@ impl Api {
                     index: None,
                     scope: Scope::Tree(prefix.to_owned()),
                     body: Some(reply.body),
+                    whole: false,
                     splitter: Splitter::new(2),
                     timeout: deadline.remaining()?,
                     endpoint,
-                    _permit: Some(permit),
+                    permit,
                 };
                 while let Some(item) = items.item().await? {
                     each(from_json::<TxnItem>(&item)?.kv);
@@ -153,10 +144,12 @@ pub(crate) struct Items {
     index: Option<u64>,
     scope: Scope,
     body: Option<Box<dyn Body>>,
+    /// All of the body has arrived, and it is not known yet whether it is a whole document.
+    whole: bool,
     splitter: Splitter,
     timeout: Duration,
     endpoint: String,
-    _permit: Option<OwnedSemaphorePermit>,
+    permit: Option<OwnedSemaphorePermit>,
 }
 
 impl Items {
@@ -195,23 +188,42 @@ impl Items {
         Ok(None)
     }
 
+    /// Takes in what is small, so that it costs no connection while nobody reads it.
+    async fn gather(&mut self) -> Result<()> {
+        let mut size = 0;
+        while self.body.is_some() && size < SMALL {
+            size += self.more().await?;
+        }
+        Ok(())
+    }
+
     async fn item(&mut self) -> Result<Option<Bytes>> {
         loop {
             if let Some(item) = self.splitter.next().map_err(|error| error.with_endpoint(&self.endpoint))? {
                 return Ok(Some(item));
             }
-            let Some(body) = &mut self.body else { return Ok(None) };
-            let endpoint = &self.endpoint;
-            let chunk = within(self.timeout, async {
-                body.chunk().await.map_err(|failure| error::transport(failure, endpoint))
-            });
-            match chunk.await? {
-                Some(chunk) => self.splitter.push(&chunk),
-                None => {
-                    self.body = None;
+            if self.body.is_none() {
+                if std::mem::take(&mut self.whole) {
                     self.splitter.finish().map_err(|error| error.with_endpoint(&self.endpoint))?;
                 }
+                return Ok(None);
             }
+            self.more().await?;
         }
+    }
+
+    /// Takes in the next bytes of the body; how many.
+    async fn more(&mut self) -> Result<usize> {
+        let Some(body) = &mut self.body else { return Ok(0) };
+        let endpoint = &self.endpoint;
+        let chunk = within(self.timeout, async {
+            body.chunk().await.map_err(|failure| error::transport(failure, endpoint))
+        });
+        let Some(chunk) = chunk.await? else {
+            (self.body, self.permit, self.whole) = (None, None, true);
+            return Ok(0);
+        };
+        self.splitter.push(&chunk);
+        Ok(chunk.len())
     }
 }

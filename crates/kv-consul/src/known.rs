@@ -65,6 +65,11 @@ impl Known {
         self.keys.extract_if(|_, mark| mark.pass != pass).map(|(key, mark)| (key, mark.visible)).collect()
     }
 
+    /// Moves out what it knows of these keys.
+    pub(crate) fn part(&mut self, mut wanted: impl FnMut(&str) -> bool) -> Self {
+        Self { keys: self.keys.extract_if(|key, _| wanted(key)).collect(), pass: self.pass }
+    }
+
     /// Adds what another one knows, of other keys.
     pub(crate) fn absorb(&mut self, other: Self) {
         for (key, mark) in other.keys {

@@ -11,6 +11,7 @@ mod client;
 mod config;
 #[cfg(feature = "consulrs")]
 mod consulrs;
+mod ephemeral;
 mod error;
 mod hub;
 mod items;

@@ -1,6 +1,6 @@
 //! Lists and delete_tree: one document of Consul's is one snapshot, taken apart as it arrives.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::ops::Bound;
 use std::sync::Arc;
 
@@ -10,7 +10,9 @@ use kv_core::{
     Consistency, DeleteTreeOptions, Error, Key, ListItem, ListOptions, Listing, Prefix, Result, Version,
 };
 
-use crate::items::{Items, Lane, Query};
+use crate::api::Lane;
+use crate::ephemeral::retire;
+use crate::items::{Items, Query};
 use crate::names::{SEMAPHORE_FLAG, Scope};
 use crate::shared::Shared;
 use crate::store::to_entry;
@@ -181,22 +183,27 @@ pub(crate) async fn delete_tree(
     let deadline = shared.deadline(options.timeout);
     let native = shared.names.native_prefix(prefix);
     let mut count = 0;
+    let mut sessions = BTreeSet::new();
     if native.is_empty() {
         // A transaction cannot delete everything there is. The request that can does not count.
         let query = Query::new(Scope::Tree(native), Consistency::Linearizable);
         let mut items = deadline.run(shared.api.read(query, Lane::Stream, deadline.remaining()?)).await?;
         while let Some(kv) = deadline.run(items.next()).await.map_err(Error::not_applied)? {
             count += u64::from(shared.names.entry(&kv.key, kv.flags).is_some());
+            sessions.extend(kv.session().map(str::to_owned));
         }
         shared.api.delete_all(&deadline).await?;
+        retire(shared, sessions.into_iter().collect());
         return Ok(count);
     }
     shared
         .api
         .delete_tree(&native, &deadline, |kv| {
             count += u64::from(shared.names.entry(&kv.key, kv.flags).is_some());
+            sessions.extend(kv.session().map(str::to_owned));
         })
         .await?;
+    retire(shared, sessions.into_iter().collect());
     Ok(count)
 }
 

@@ -6,13 +6,14 @@ use std::time::Duration;
 use async_trait::async_trait;
 use kv_backend::{Deadline, HoldState};
 use kv_core::{
-    Applied, Error, ErrorKind, Fence, FencingToken, Hold, Key, LockGuard, LockHolder, LockLoss, LockOptions,
-    LockWait, Result, Version,
+    Consistency, Error, ErrorKind, Fence, FencingToken, Hold, Key, LockGuard, LockHolder, LockLoss,
+    LockOptions, LockWait, Result, Version,
 };
 use tokio::sync::oneshot;
+use tokio::task::AbortHandle;
 use tokio::time::Instant;
 
-use crate::api::Txn;
+use crate::api::{Lane, Txn};
 use crate::error::{Refusal, again};
 use crate::hub::{Subscription, Wants};
 use crate::names::{LOCK_FLAG, Scope};
@@ -102,11 +103,9 @@ impl Attempt {
             let next = match self.once().await {
                 Ok(Ok(guard)) => return Ok(guard),
                 Ok(Err(next)) => next,
-                // A wait that has begun outlives an outage; an attempt that may have worked ends here,
-                // and what it may have got is released.
-                Err(error)
-                    if self.waiting.is_some() && error.is_transient() && error.applied() == Applied::No =>
-                {
+                // A wait that has begun outlives an outage. Whether an attempt worked whose answer was
+                // lost, the next look tells.
+                Err(error) if self.waiting.is_some() && error.is_transient() => {
                     tracing::debug!(%error, "waiting for a lock goes on");
                     tokio::time::sleep(self.shared.jitter(failures.pause())).await;
                     if give_up.is_some_and(|at| Instant::now() >= at) {
@@ -151,8 +150,15 @@ impl Attempt {
                     self.record
                 )));
             }
-            if kv.session().is_some() {
-                return Ok(Err(Next::Change));
+            if let Some(holder) = kv.session() {
+                // Ours is one whose answer was lost.
+                return match self
+                    .session
+                    .take_if(|session| session.renewed.id == holder && session.is_alive())
+                {
+                    Some(session) => Ok(Ok(self.guard(session, FencingToken::new(kv.modify_index)))),
+                    None => Ok(Err(Next::Change)),
+                };
             }
         }
         let session = self.session(&deadline).await?.renewed.id.clone();
@@ -219,6 +225,7 @@ impl Attempt {
     }
 
     fn guard(&self, session: LockSession, token: FencingToken) -> LockGuard {
+        session.on_close.abort();
         let state = Arc::new(HoldState::new(self.max_hold));
         session.vouch(&state);
         let record = fence_record(&session.renewed.id, &self.record);
@@ -239,13 +246,25 @@ struct LockSession {
     renewed: Renewed,
     record: String,
     content: Content,
+    /// Gives it up when the handle is closed and whoever waits does not run.
+    on_close: AbortHandle,
     given_up: bool,
 }
+
+/// How long whoever waits for a lock has, when the handle is closed, to give it up himself.
+const POLITE: Duration = Duration::from_millis(50);
 
 impl LockSession {
     fn new(shared: &Arc<Shared>, renewed: Renewed, record: &str, content: &Content) -> Self {
         let (shared, record, content) = (Arc::clone(shared), record.to_owned(), content.clone());
-        Self { shared, renewed, record, content, given_up: false }
+        let given_up = GiveUp::new(&shared, &renewed, &record, &content);
+        let closing = shared.closing.clone();
+        let on_close = shared.spawn(async move {
+            closing.cancelled().await;
+            tokio::time::sleep(POLITE).await;
+            given_up.run().await;
+        });
+        Self { shared, renewed, record, content, on_close, given_up: false }
     }
 
     fn is_alive(&self) -> bool {
@@ -264,7 +283,8 @@ impl LockSession {
 
     /// Whether the record is still bound to it; if not, how it was lost.
     async fn loss(&self, deadline: &Deadline) -> Result<Option<LockLoss>> {
-        let record = self.shared.read(&self.record, deadline).await?;
+        let fresh = Consistency::Linearizable;
+        let record = self.shared.api.get(Lane::Vital, &self.record, fresh, deadline).await?;
         Ok(match record.as_ref().map(Kv::session) {
             Some(Some(holder)) if holder == self.renewed.id => None,
             None => Some(LockLoss::Removed),
@@ -275,6 +295,7 @@ impl LockSession {
     /// Frees the record, and removes it where it exists for the lock only; then ends the session.
     async fn release(&mut self, deadline: &Deadline) -> Result<()> {
         self.given_up = true;
+        self.renewed.stop();
         release(&self.shared, &self.renewed.id, &self.record, &self.content, deadline).await
     }
 }
@@ -290,7 +311,7 @@ async fn release(
     if !shared.names.locks_keys() {
         ops.push(Op::delete(record));
     }
-    let freed = shared.api.txn(&ops, None, deadline).await;
+    let freed = shared.api.txn_in(Lane::Vital, &ops, None, deadline).await;
     // Ending the session frees the record too if nothing else did.
     let ended = shared.api.destroy_session(session, deadline).await;
     match freed? {
@@ -306,20 +327,50 @@ async fn release(
 
 impl Drop for LockSession {
     fn drop(&mut self) {
+        self.on_close.abort();
         if self.given_up {
             return;
         }
-        let (shared, id) = (Arc::clone(&self.shared), self.renewed.id.clone());
-        let (record, content) = (self.record.clone(), self.content.clone());
-        self.shared.spawn(async move {
-            let deadline = Deadline::after(shared.timeout);
-            match release(&shared, &id, &record, &content, &deadline).await {
-                Err(error) if *error.kind() != ErrorKind::NotHeld => {
-                    tracing::debug!(%error, "the session of a lock that is not waited for stays until it expires");
+        self.shared.spawn(GiveUp::new(&self.shared, &self.renewed, &self.record, &self.content).run());
+    }
+}
+
+/// Gives up, in the background, what a session may hold.
+struct GiveUp {
+    shared: Arc<Shared>,
+    session: String,
+    ttl: Duration,
+    record: String,
+    content: Content,
+}
+
+impl GiveUp {
+    fn new(shared: &Arc<Shared>, renewed: &Renewed, record: &str, content: &Content) -> Self {
+        let (shared, session, ttl) = (Arc::clone(shared), renewed.id.clone(), renewed.ttl);
+        Self { shared, session, ttl, record: record.to_owned(), content: content.clone() }
+    }
+
+    /// Tries until it is done, or the session has ended by itself, or the handle is closed; at least once.
+    async fn run(self) {
+        // By its own timers Consul ends a session that is not renewed after twice its time to live.
+        let until = Instant::now() + self.ttl * 2;
+        let mut pauses = Backoff::new(Duration::from_millis(100), Duration::from_secs(1));
+        loop {
+            let deadline = Deadline::after(self.shared.timeout);
+            match release(&self.shared, &self.session, &self.record, &self.content, &deadline).await {
+                Err(error) if error.is_transient() => {
+                    tracing::debug!(%error, "a lock that is not needed could not be released yet");
                 }
-                _ => {}
+                _ => return,
             }
-        });
+            tokio::select! {
+                () = tokio::time::sleep(self.shared.jitter(pauses.pause())) => {}
+                () = self.shared.closing.cancelled() => return,
+            }
+            if Instant::now() > until {
+                return;
+            }
+        }
     }
 }
 
@@ -342,8 +393,13 @@ impl Keeper {
             let mut first = shared.failed_release.lock().unwrap_or_else(PoisonError::into_inner);
             first.get_or_insert_with(|| again(error).with_key(key.as_str()));
         }
+        let undone = matches!(&released, Err(error) if error.is_transient());
         // Nobody waits for it unless `unlock` was called.
         drop(done.send(released));
+        if undone && !shared.closing.is_cancelled() {
+            let LockSession { renewed, record, content, .. } = &self.session;
+            GiveUp::new(&shared, renewed, record, content).run().await;
+        }
     }
 
     /// Waits for the end of the hold.

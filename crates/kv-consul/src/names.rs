@@ -73,11 +73,6 @@ impl Names {
         if self.locks_keys() { native } else { format!("{native}/{RECORD}") }
     }
 
-    /// A name nobody uses: the index of its absence is that of the whole key space.
-    pub(crate) fn absent(&self) -> Scope {
-        Scope::Key(format!("{}.kv-absent", self.namespace.path()))
-    }
-
     /// Whether the lock `k` is taken on the key `k` itself.
     pub(crate) fn locks_keys(&self) -> bool {
         self.layout == LockLayout::Key
@@ -120,6 +115,15 @@ impl Scope {
             (Self::Key(own), Self::Key(other)) => own == other,
             (Self::Key(_), Self::Tree(_)) => false,
             (Self::Tree(start), other) => other.text().starts_with(start.as_str()),
+        }
+    }
+
+    /// A name nobody uses, within the scope or below it, where a token that may read the scope may read
+    /// too. The index of its absence is that of the whole key space.
+    pub(crate) fn absent(&self) -> Self {
+        match self {
+            Self::Key(own) => Self::Key(format!("{own}/.kv-absent")),
+            Self::Tree(start) => Self::Key(format!("{start}.kv-absent")),
         }
     }
 

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use kv_backend::{Deadline, SessionCell};
 use kv_core::{Error, ErrorKind, Expiry, LockLoss, Result, TtlRange};
-use tokio::sync::{Mutex, watch};
+use tokio::sync::{Mutex, oneshot, watch};
 use tokio::task::AbortHandle;
 use tokio::time::Instant;
 
@@ -102,6 +102,17 @@ impl Binding {
         }
     }
 
+    /// Before the key is bound: a session that has waited for that for long would end the key early,
+    /// and is exchanged.
+    pub(crate) async fn freshen(&mut self, shared: &Arc<Shared>, deadline: &Deadline) -> Result<()> {
+        match self {
+            Self::Ttl(session) if session.unused && session.made.elapsed() > session.ttl / 2 => {
+                self.renew(shared, deadline).await
+            }
+            _ => Ok(()),
+        }
+    }
+
     /// From here on the session may have a key, so that ending it could end the key.
     pub(crate) fn sending(&mut self) {
         if let Self::Ttl(session) = self {
@@ -135,51 +146,63 @@ impl Binding {
 pub(crate) struct TtlSession {
     id: String,
     ttl: Duration,
+    made: Instant,
     unused: bool,
     shared: Arc<Shared>,
 }
 
 impl TtlSession {
     async fn new(shared: &Arc<Shared>, ttl: Duration, deadline: &Deadline) -> Result<Self> {
-        let id = create(&shared.api, TTL_NAME, ttl, DELETE, Duration::ZERO, deadline).await?;
-        Ok(Self { id, ttl, unused: true, shared: Arc::clone(shared) })
+        let made = Instant::now();
+        let id = create(shared, TTL_NAME, ttl, DELETE, Duration::ZERO, deadline).await?;
+        Ok(Self { id, ttl, made, unused: true, shared: Arc::clone(shared) })
     }
 }
 
 impl Drop for TtlSession {
     fn drop(&mut self) {
         if self.unused {
-            let (shared, id) = (Arc::clone(&self.shared), std::mem::take(&mut self.id));
-            self.shared.spawn(async move {
-                let deadline = Deadline::after(shared.timeout);
-                if let Err(error) = shared.api.destroy_session(&id, &deadline).await {
-                    tracing::debug!(%error, "a session that is not needed stays until it expires");
-                }
-            });
+            end(&self.shared, std::mem::take(&mut self.id));
         }
     }
 }
 
-/// Ends, in the background, the session a key was taken from, if it was that key's own.
-pub(crate) fn retire(shared: &Arc<Shared>, session: String) {
+/// A session that was made; ended on drop unless it is taken.
+struct Fresh {
+    shared: Arc<Shared>,
+    id: Option<String>,
+}
+
+impl Fresh {
+    fn take(mut self) -> Result<String> {
+        self.id.take().ok_or_else(|| Error::new(ErrorKind::Internal))
+    }
+}
+
+impl Drop for Fresh {
+    fn drop(&mut self) {
+        if let Some(id) = self.id.take() {
+            end(&self.shared, id);
+        }
+    }
+}
+
+/// Ends a session nobody needs, in the background.
+fn end(shared: &Arc<Shared>, id: String) {
     let task = Arc::clone(shared);
     shared.spawn(async move {
         let deadline = Deadline::after(task.timeout);
-        let ended = async {
-            match task.api.session_info(&session, &deadline).await? {
-                Some(info) if info.name == TTL_NAME => task.api.destroy_session(&session, &deadline).await,
-                _ => Ok(()),
-            }
-        };
-        if let Err(error) = ended.await {
+        if let Err(error) = task.api.destroy_session(&id, &deadline).await {
             tracing::debug!(%error, "a session that is not needed stays until it expires");
         }
     });
 }
 
+/// Makes a session. A task of its own does, which outlives a caller that gives up, so that what is made
+/// then is ended.
 async fn create(
-    api: &Api,
-    name: &str,
+    shared: &Arc<Shared>,
+    name: &'static str,
     ttl: Duration,
     behavior: &'static str,
     lock_delay: Duration,
@@ -192,7 +215,23 @@ async fn create(
         lock_delay: go_duration(lock_delay),
         node_checks: [],
     };
-    api.create_session(&new, deadline).await
+    let (sender, made) = oneshot::channel();
+    let patience = Deadline::after(deadline.remaining()? + shared.timeout);
+    let task = Arc::clone(shared);
+    shared.spawn(async move {
+        let made = tokio::select! {
+            made = task.api.create_session(&new, &patience) => made,
+            () = task.closed_for_good() => return,
+        };
+        let fresh = made.map(|id| Fresh { shared: Arc::clone(&task), id: Some(id) });
+        drop(sender.send(fresh));
+    });
+    let made = async { made.await.unwrap_or_else(|_| Err(Error::new(ErrorKind::Closed))) };
+    let id = deadline.run(made).await.map_err(|error| shared.api.blame(error))?.take()?;
+    if behavior == DELETE {
+        shared.ephemeral.add(&id);
+    }
+    Ok(id)
 }
 
 /// How the renewing of a session stands.
@@ -222,17 +261,26 @@ impl Renewed {
 
     async fn new(
         shared: &Arc<Shared>,
-        name: &str,
+        name: &'static str,
         ttl: Duration,
         behavior: &'static str,
         lock_delay: Duration,
         deadline: &Deadline,
     ) -> Result<Self> {
         let sent_at = Instant::now();
-        let id = create(&shared.api, name, ttl, behavior, lock_delay, deadline).await?;
+        let id = create(shared, name, ttl, behavior, lock_delay, deadline).await?;
         let (sender, renewal) = watch::channel(Renewal { sent_at, end: None });
-        let task = shared.spawn(renew(Arc::clone(shared), id.clone(), ttl, sender));
+        let renewing = renew(Arc::clone(shared), id.clone(), ttl, sender);
+        let closing = shared.closing.clone();
+        let task = shared.spawn(async move {
+            let _ended = closing.run_until_cancelled_owned(renewing).await;
+        });
         Ok(Self { id, ttl, renewal, task })
+    }
+
+    /// Lets it end.
+    pub(crate) fn stop(&self) {
+        self.task.abort();
     }
 
     /// How much earlier than the time to live it is taken for lost.
@@ -313,9 +361,11 @@ impl HandleSession {
         {
             return Ok(live.session.id.clone());
         }
+        // Whoever closes the handle takes the session under this lock: one made now would live on.
+        shared.check_open().map_err(Error::not_applied)?;
         if let Some(old) = live.take() {
             // Lost by our clock, which is ahead of Consul's: what it still has must not come to life.
-            retire_handle(shared, old.session.id.clone());
+            end(shared, old.session.id.clone());
         }
         let session = Renewed::new(shared, HANDLE_NAME, self.ttl, DELETE, Duration::ZERO, deadline).await?;
         let first = *session.renewal.borrow();
@@ -344,16 +394,6 @@ impl HandleSession {
     }
 }
 
-fn retire_handle(shared: &Arc<Shared>, id: String) {
-    let task = Arc::clone(shared);
-    shared.spawn(async move {
-        let deadline = Deadline::after(task.timeout);
-        if let Err(error) = task.api.destroy_session(&id, &deadline).await {
-            tracing::debug!(%error, "a lost session could not be ended");
-        }
-    });
-}
-
 /// Publishes how the session of the handle stands.
 async fn follow(shared: Arc<Shared>, id: String, mut renewal: watch::Receiver<Renewal>) {
     let cell = &shared.session.cell;
@@ -364,7 +404,7 @@ async fn follow(shared: Arc<Shared>, id: String, mut renewal: watch::Receiver<Re
         }
         if cell.state() == kv_core::SessionState::Lost {
             // Renewed too late: the program has been told that the keys are gone, and so they go.
-            return retire_handle(&shared, id);
+            return end(&shared, id);
         }
         cell.renewed(now.sent_at, shared.session.ttl, margin(shared.session.ttl));
         if renewal.changed().await.is_err() {

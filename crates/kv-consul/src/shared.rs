@@ -10,7 +10,8 @@ use tokio::task::AbortHandle;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::api::Api;
+use crate::api::{Api, Lane};
+use crate::ephemeral::Ephemeral;
 use crate::hub::Hub;
 use crate::names::{LOCK_FLAG, Names, SEMAPHORE_FLAG};
 use crate::session::HandleSession;
@@ -27,6 +28,7 @@ pub(crate) struct Shared {
     pub(crate) lock_ttl: Duration,
     pub(crate) lock_delay: Duration,
     pub(crate) session: HandleSession,
+    pub(crate) ephemeral: Ephemeral,
     pub(crate) hub: Hub,
     pub(crate) turns: Turns,
     /// Cancelled when the handle is closed.
@@ -57,6 +59,7 @@ impl Shared {
             lock_ttl,
             lock_delay,
             session: HandleSession::new(session_ttl),
+            ephemeral: Ephemeral::default(),
             hub: Hub::new(),
             turns: Turns::default(),
             closing: CancellationToken::new(),
@@ -70,6 +73,12 @@ impl Shared {
     /// Refuses every call on a closed handle.
     pub(crate) fn check_open(&self) -> Result<()> {
         if self.closing.is_cancelled() { Err(Error::new(ErrorKind::Closed)) } else { Ok(()) }
+    }
+
+    /// Resolves when the handle has been closed for so long that what still runs is not waited for.
+    pub(crate) async fn closed_for_good(&self) {
+        self.closing.cancelled().await;
+        tokio::time::sleep(self.timeout / 2).await;
     }
 
     /// The deadline of a call.
@@ -99,13 +108,13 @@ impl Shared {
 
     /// What is stored under a native name now.
     pub(crate) async fn read(&self, native: &str, deadline: &Deadline) -> Result<Option<Kv>> {
-        self.api.get(native, Consistency::Linearizable, deadline).await
+        self.api.get(Lane::Call, native, Consistency::Linearizable, deadline).await
     }
 }
 
-/// Whether a key is the record of a lock somebody holds.
-pub(crate) fn is_held_record(kv: &Kv) -> bool {
-    kv.session().is_some() && matches!(kv.flags, LOCK_FLAG | SEMAPHORE_FLAG)
+/// Whether a key says of itself that it is of a lock or a semaphore.
+pub(crate) fn has_lock_flags(kv: &Kv) -> bool {
+    matches!(kv.flags, LOCK_FLAG | SEMAPHORE_FLAG)
 }
 
 /// The pauses between attempts: they double up to a limit.

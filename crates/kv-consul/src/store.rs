@@ -14,7 +14,7 @@ use kv_core::{
     Transact, Version, Watch, WatchOptions, WatchTarget,
 };
 
-use crate::api::Api;
+use crate::api::{Api, Lane};
 use crate::config::{Client, ConsulConfig, invalid};
 use crate::error::BACKEND;
 use crate::names::Names;
@@ -122,7 +122,7 @@ impl ConsulStore {
         let deadline = shared.deadline(options.timeout);
         let native = shared.names.native(key);
         loop {
-            let Some(kv) = shared.api.get(&native, options.consistency, &deadline).await? else {
+            let Some(kv) = shared.api.get(Lane::Call, &native, options.consistency, &deadline).await? else {
                 return Ok(None);
             };
             let Some(key) = shared.names.entry(&kv.key, kv.flags) else { return Ok(None) };

@@ -95,24 +95,89 @@ pub(crate) trait Transport: Send + Sync + fmt::Debug + 'static {
     async fn exchange(&self, request: Request) -> Result<Reply, Failure>;
 }
 
-/// What the causes of an error say of TLS. Both transports end in rustls or in OpenSSL, whose types lie
-/// too deep to be named.
-pub(crate) fn tls_problem(error: &(dyn std::error::Error + 'static)) -> Option<&'static str> {
+/// What the causes of an error say of TLS; `connecting` if there was no connection yet. Both transports end
+/// in rustls or in OpenSSL, whose types lie too deep to be named. The error must not have its URL any more:
+/// a key may be named as a cause is.
+///
+/// Once there is a connection only the refusal of the client certificate counts: since TLS 1.3 it comes
+/// behind the handshake, instead of the first answer, and no request was looked at. Of any other trouble
+/// nobody can say what became of the requests before it.
+pub(crate) fn tls_problem(
+    error: &(dyn std::error::Error + 'static),
+    connecting: bool,
+) -> Option<&'static str> {
     let mut text = String::new();
     let mut cause = Some(error);
     while let Some(error) = cause {
         text.push_str(&format!("{error} {error:?} "));
         cause = error.source();
     }
+    let says = |signs: &[&str]| signs.iter().any(|sign| text.contains(sign));
+    if says(&["AlertReceived", "alert"]) && says(&CERTIFICATE_ALERTS) {
+        return Some("it refuses the client certificate, or the lack of one (cert=, key=)");
+    }
+    if !connecting {
+        return None;
+    }
     let words: [(&[&str], &str); 5] = [
         (&["UnknownIssuer", "BadSignature"], "its certificate is not issued by a CA that is trusted (ca=)"),
         (&["NotValidForName", "not valid for name"], "its certificate is not for this host (server_name=)"),
         (&["Expired", "NotValidYet"], "its certificate is not valid now"),
-        (
-            &["fatal alert", "AlertReceived"],
-            "it refuses the client certificate, or the lack of one (cert=, key=)",
-        ),
+        (&["fatal alert", "AlertReceived"], "the two ends find no version or cipher they both have"),
         (&["InvalidContentType", "InvalidMessage"], "it does not speak TLS: use consul://"),
     ];
-    words.iter().find(|(signs, _)| signs.iter().any(|sign| text.contains(sign))).map(|(_, words)| *words)
+    words.iter().find(|(signs, _)| says(signs)).map(|(_, words)| *words)
+}
+
+/// The alerts by which a server refuses a client certificate, as rustls and as OpenSSL write them.
+const CERTIFICATE_ALERTS: [&str; 16] = [
+    "BadCertificate",
+    "bad certificate",
+    "UnsupportedCertificate",
+    "unsupported certificate",
+    "CertificateRevoked",
+    "certificate revoked",
+    "CertificateExpired",
+    "certificate expired",
+    "CertificateUnknown",
+    "certificate unknown",
+    "UnknownCA",
+    "unknown ca",
+    "AccessDenied",
+    "access denied",
+    "CertificateRequired",
+    "certificate required",
+];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[derive(Debug)]
+    struct Cause(&'static str);
+
+    impl fmt::Display for Cause {
+        fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str(self.0)
+        }
+    }
+
+    impl std::error::Error for Cause {}
+
+    #[test]
+    fn only_a_refused_client_certificate_counts_once_there_is_a_connection() {
+        for (text, connecting, behind) in [
+            ("received fatal alert: CertificateRequired", true, true),
+            ("tlsv13 alert certificate required", true, true),
+            ("invalid peer certificate: UnknownIssuer", true, false),
+            ("invalid peer certificate: Expired", true, false),
+            ("received corrupt message of type InvalidContentType", true, false),
+            ("received fatal alert: BadRecordMac", true, false),
+            ("received fatal alert: InternalError", true, false),
+            ("connection reset by peer", false, false),
+        ] {
+            let problem = |connecting| tls_problem(&Cause(text), connecting).is_some();
+            assert_eq!((problem(true), problem(false)), (connecting, behind), "{text}");
+        }
+    }
 }

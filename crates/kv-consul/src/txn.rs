@@ -13,10 +13,11 @@ use kv_core::{
 };
 
 use crate::api::Txn;
+use crate::ephemeral::{check_holder, retire};
 use crate::error::{Refusal, protocol};
 use crate::names::is_record;
-use crate::session::{Binding, retire};
-use crate::shared::{Shared, is_held_record};
+use crate::session::Binding;
+use crate::shared::{Shared, has_lock_flags};
 use crate::store::{ConsulStore, to_entry};
 use crate::wire::{Content, Kv, Op};
 use crate::write::{Retries, check_fence, fence_op};
@@ -58,7 +59,7 @@ async fn transact(shared: &Arc<Shared>, txn: Request) -> Result<TxnResult> {
     let mut branches = Branches::default();
     let mut known = None;
     if !expressible(&txn) {
-        known = Some(read_all(shared, &txn, &deadline).await?);
+        known = Some(read_all(shared, &txn, &deadline).await.map_err(Error::not_applied)?);
     }
     let mut retries = Retries::new(shared);
     loop {
@@ -68,7 +69,14 @@ async fn transact(shared: &Arc<Shared>, txn: Request) -> Result<TxnResult> {
         if ops.is_empty() && !succeeded && fence.is_none() {
             return Ok(TxnResult::new(false, Vec::new()));
         }
-        let bindings = branches.bindings(shared, succeeded, ops, &deadline).await?;
+        let bindings =
+            branches.bindings(shared, succeeded, ops, &deadline).await.map_err(Error::not_applied)?;
+        for (op, binding) in ops.iter().zip(bindings.iter_mut()).filter(|(op, _)| op.is_write()) {
+            if let Some(Some(kv)) = known.as_ref().and_then(|known| known.get(op.key())) {
+                check_holder(shared, op.key(), kv, binding.session(), &deadline).await?;
+            }
+            binding.freshen(shared, &deadline).await.map_err(Error::not_applied)?;
+        }
         plan.branch(ops, bindings)?;
         if plan.ops.is_empty() {
             let outcomes = plan
@@ -82,7 +90,7 @@ async fn transact(shared: &Arc<Shared>, txn: Request) -> Result<TxnResult> {
         let answer = shared.api.txn(&plan.ops, plan.reading(), &deadline).await;
         let refused = match answer {
             Ok(Txn::Done(slots)) => {
-                plan.retired.drain(..).for_each(|session| retire(shared, session));
+                retire(shared, std::mem::take(&mut plan.retired));
                 let outcomes = plan
                     .outcomes
                     .iter()
@@ -104,7 +112,7 @@ async fn transact(shared: &Arc<Shared>, txn: Request) -> Result<TxnResult> {
         if refused.iter().any(|(_, why)| *why == Refusal::NoSession) {
             // Which of the sessions is gone Consul does not say in a form to rely on.
             for binding in bindings.iter_mut().filter(|binding| binding.session().is_some()) {
-                binding.renew(shared, &deadline).await?;
+                binding.renew(shared, &deadline).await.map_err(Error::not_applied)?;
             }
         } else {
             retries.after(&refused, &mut Binding::Permanent, &deadline).await?;
@@ -343,8 +351,12 @@ impl<'a> Plan<'a> {
             }
             Some(Some(kv)) => {
                 self.refuse_record(key, Some(kv))?;
-                self.retired.extend(kv.session().map(str::to_owned));
                 self.check(key, Some(kv));
+                // The free record of a lock on the key itself is no entry.
+                if kv.session().is_none() && self.shared.names.entry(&kv.key, kv.flags).is_none() {
+                    return Ok(Outcome::Deleted(false));
+                }
+                self.retired.extend(kv.session().map(str::to_owned));
             }
             // Not read: it must exist, and no session may have it.
             None => self.ops.push(Op::check_session(native, "")),
@@ -354,7 +366,7 @@ impl<'a> Plan<'a> {
     }
 
     fn refuse_record(&self, key: &Key, state: Option<&Kv>) -> Result<()> {
-        if state.is_some_and(is_held_record) {
+        if state.is_some_and(|kv| kv.session().is_some() && has_lock_flags(kv)) {
             return Err(is_record(key, "it is the record of a lock that another program holds"));
         }
         Ok(())

@@ -10,9 +10,10 @@ use kv_core::{
     WatchStart, WatchTarget,
 };
 
+use crate::api::Lane;
 use crate::error::BACKEND;
 use crate::hub::{Subscription, Wants};
-use crate::items::{Items, Lane, Query};
+use crate::items::{Items, Query};
 use crate::known::Known;
 use crate::names::Scope;
 use crate::shared::{Backoff, Shared};

@@ -14,10 +14,11 @@ use kv_core::{
 };
 
 use crate::api::Txn;
+use crate::ephemeral::{check_holder, retire};
 use crate::error::{Refusal, protocol};
 use crate::names::is_record;
-use crate::session::{Binding, retire};
-use crate::shared::{Shared, is_held_record};
+use crate::session::Binding;
+use crate::shared::{Shared, has_lock_flags};
 use crate::store::to_entry;
 use crate::wire::{Content, Kv, Op};
 
@@ -45,26 +46,30 @@ pub(crate) async fn put(
     let native = shared.names.native(key);
     let content = Content::new(&value, shared.fresh_flags());
     // The handle's session may have to be made only after a look at the key: a refusal makes none.
-    let mut seen = if needs_state(&precondition) {
-        Seen::State(shared.read(&native, &deadline).await?)
+    let mut seen = if needs_state(shared, &precondition) {
+        Seen::State(shared.read(&native, &deadline).await.map_err(Error::not_applied)?)
     } else {
         Seen::Nothing
     };
     if let Seen::State(state) = &seen {
-        let verdict = check(&precondition, key, state.as_ref());
+        let verdict = check(shared, &precondition, key, state.as_ref());
         fence_first(shared, fence.as_ref(), verdict, &deadline).await?;
     }
-    let mut binding = Binding::new(shared, expiry, &deadline).await?;
+    let mut binding = Binding::new(shared, expiry, &deadline).await.map_err(Error::not_applied)?;
     let mut retries = Retries::new(shared);
     loop {
         let state = match &seen {
             Seen::Nothing => None,
             Seen::State(state) => {
-                let verdict = check(&precondition, key, state.as_ref());
+                let verdict = check(shared, &precondition, key, state.as_ref());
                 fence_first(shared, fence.as_ref(), verdict, &deadline).await?;
+                if let Some(kv) = state {
+                    check_holder(shared, key, kv, binding.session(), &deadline).await?;
+                }
                 state.as_ref()
             }
         };
+        binding.freshen(shared, &deadline).await.map_err(Error::not_applied)?;
         let old_session = state.and_then(Kv::session).map(str::to_owned);
         let mut ops: Vec<Op> = fence.clone().into_iter().collect();
         put_ops(&mut ops, &native, &content, &precondition, &binding, state);
@@ -72,9 +77,8 @@ pub(crate) async fn put(
         let refused =
             match shared.api.txn(&ops, None, &deadline).await.map_err(|error| tell(&mut binding, error))? {
                 Txn::Done(slots) => {
-                    if let Some(old) = old_session.filter(|old| Some(old.as_str()) != binding.session()) {
-                        retire(shared, old);
-                    }
+                    let old = old_session.filter(|old| Some(old.as_str()) != binding.session());
+                    retire(shared, old.into_iter().collect());
                     let version = version_of(&slots, &native)?;
                     let result = PutResult::new(version);
                     return Ok(match binding.granted() {
@@ -103,7 +107,8 @@ fn put_ops(
     // Only what the precondition is about must still be as it was read.
     let expected = match (precondition, state) {
         (Precondition::At(version), _) => Some(version.get()),
-        (Precondition::Value(_), Some(kv)) => Some(kv.modify_index),
+        // A key that is absent by the contract and yet there is a free record of a lock on the key itself.
+        (Precondition::Value(_) | Precondition::Absent, Some(kv)) => Some(kv.modify_index),
         _ => None,
     };
     let holder = state.and_then(Kv::session);
@@ -119,16 +124,16 @@ fn put_ops(
             }
         }
         (Some(session), _) => {
-            match precondition {
-                Precondition::Absent => ops.push(Op::check_not_exists(native)),
+            match (precondition, expected) {
+                (Precondition::Absent, None) => ops.push(Op::check_not_exists(native)),
                 // Bound to this very session already, where it was read to be.
-                Precondition::Present => ops.push(Op::check_session(native, holder.unwrap_or_default())),
-                _ => ops.extend(expected.map(|index| Op::check_index(native, index))),
+                (Precondition::Present, _) => ops.push(Op::check_session(native, holder.unwrap_or_default())),
+                (_, expected) => ops.extend(expected.map(|index| Op::check_index(native, index))),
             }
             ops.push(Op::lock(native, content, session));
         }
         (None, _) => match (precondition, expected) {
-            (Precondition::Absent, _) => ops.push(Op::cas(native, content, 0)),
+            (Precondition::Absent, None) => ops.push(Op::cas(native, content, 0)),
             (_, Some(index)) => {
                 ops.push(Op::cas(native, content, index));
                 ops.push(Op::check_session(native, ""));
@@ -152,8 +157,9 @@ pub(crate) async fn delete(shared: &Arc<Shared>, key: &Key, options: DeleteOptio
     let fence = fence.as_ref().map(fence_op).transpose()?;
     let deadline = shared.deadline(timeout);
     let native = shared.names.native(key);
-    let mut seen = if needs_state(&precondition) || precondition == Precondition::Absent {
-        Seen::State(shared.read(&native, &deadline).await?)
+    let must_look = precondition == Precondition::Absent || shared.names.locks_keys();
+    let mut seen = if must_look || needs_state(shared, &precondition) {
+        Seen::State(shared.read(&native, &deadline).await.map_err(Error::not_applied)?)
     } else {
         Seen::Nothing
     };
@@ -162,8 +168,11 @@ pub(crate) async fn delete(shared: &Arc<Shared>, key: &Key, options: DeleteOptio
         let state = match &seen {
             Seen::Nothing => None,
             Seen::State(state) => {
-                let verdict = check(&precondition, key, state.as_ref());
+                let verdict = check(shared, &precondition, key, state.as_ref());
                 fence_first(shared, fence.as_ref(), verdict, &deadline).await?;
+                if let Some(kv) = state {
+                    check_holder(shared, key, kv, None, &deadline).await?;
+                }
                 Some(state.as_ref())
             }
         };
@@ -175,12 +184,16 @@ pub(crate) async fn delete(shared: &Arc<Shared>, key: &Key, options: DeleteOptio
             _ => None,
         };
         let holder = state.flatten().and_then(Kv::session);
-        if let Some(None) = state {
+        let nothing = matches!(state, Some(state) if !is_entry(shared, state));
+        if nothing {
             // Nothing to delete, which the fence may still have to allow.
             if fence.is_none() {
                 return Ok(DeleteResult::absent());
             }
-            ops.push(Op::check_not_exists(&native));
+            ops.push(match expected {
+                Some(index) => Op::check_index(&native, index),
+                None => Op::check_not_exists(&native),
+            });
         } else {
             match expected {
                 Some(index) => ops.push(Op::check_index(&native, index)),
@@ -197,12 +210,10 @@ pub(crate) async fn delete(shared: &Arc<Shared>, key: &Key, options: DeleteOptio
         let old_session = holder.map(str::to_owned);
         let refused = match shared.api.txn(&ops, None, &deadline).await? {
             Txn::Done(slots) => {
-                if let Some(None) = state {
+                if nothing {
                     return Ok(DeleteResult::absent());
                 }
-                if let Some(old) = old_session {
-                    retire(shared, old);
-                }
+                retire(shared, old_session.into_iter().collect());
                 let entry = match (previous, slots.last_chunk::<2>()) {
                     (true, Some([Some(kv), _])) if shared.names.entry(&kv.key, kv.flags).is_some() => {
                         Some(to_entry(key.clone(), kv)?)
@@ -225,21 +236,29 @@ pub(crate) async fn delete(shared: &Arc<Shared>, key: &Key, options: DeleteOptio
 }
 
 /// Whether only this side can tell if a precondition holds.
-fn needs_state(precondition: &Precondition) -> bool {
+fn needs_state(shared: &Shared, precondition: &Precondition) -> bool {
     match precondition {
         Precondition::Value(_) => true,
+        // The free record of a lock is no entry, and Consul knows no difference.
+        Precondition::Present => shared.names.locks_keys(),
         // Consul's compare-and-set takes index 0 for "does not exist".
         Precondition::At(version) => *version == Version::ZERO,
         _ => false,
     }
 }
 
+/// Whether what was read is an entry, or a record that is none, or nothing.
+fn is_entry(shared: &Shared, state: Option<&Kv>) -> bool {
+    // What another program holds as a lock can be read.
+    state.is_some_and(|kv| kv.session().is_some() || shared.names.entry(&kv.key, kv.flags).is_some())
+}
+
 /// Checks a precondition against what was read.
-fn check(precondition: &Precondition, key: &Key, state: Option<&Kv>) -> Result<()> {
-    if state.is_some_and(is_held_record) {
+fn check(shared: &Shared, precondition: &Precondition, key: &Key, state: Option<&Kv>) -> Result<()> {
+    if state.is_some_and(|kv| kv.session().is_some() && has_lock_flags(kv)) {
         return Err(is_record(key, "it is the record of a lock that another program holds"));
     }
-    let stored = state.map(|kv| to_entry(key.clone(), kv)).transpose()?;
+    let stored = state.filter(|_| is_entry(shared, state)).map(|kv| to_entry(key.clone(), kv)).transpose()?;
     check_precondition(precondition, stored.as_ref())
 }
 
@@ -276,8 +295,11 @@ async fn fence_first(
 ) -> Result<()> {
     if let (Err(_), Some(fence)) = (&verdict, fence) {
         let fence = std::slice::from_ref(fence);
-        if let Txn::Refused(refused) =
-            shared.api.txn(fence, Some(Consistency::Linearizable), deadline).await?
+        if let Txn::Refused(refused) = shared
+            .api
+            .txn(fence, Some(Consistency::Linearizable), deadline)
+            .await
+            .map_err(Error::not_applied)?
         {
             check_fence(true, &refused)?;
         }
@@ -325,7 +347,7 @@ impl<'a> Retries<'a> {
     ) -> Result<()> {
         let any = |wanted: Refusal| refused.iter().any(|(_, why)| *why == wanted);
         if any(Refusal::NoSession) {
-            return binding.renew(self.shared, deadline).await;
+            return binding.renew(self.shared, deadline).await.map_err(Error::not_applied);
         }
         self.attempts += 1;
         let pause = if any(Refusal::LockDelay) {

@@ -6,6 +6,11 @@ use std::sync::Arc;
 pub use kv_core;
 use kv_core::{Driver, Registry, Result, Store};
 
+/// The example of the project's README, which is not in this package.
+#[cfg(all(doctest, feature = "mem"))]
+#[doc = include_str!("../../../README.md")]
+struct ProjectReadme;
+
 /// The drivers of the features that are on.
 const DRIVERS: &[Driver] = &[
     #[cfg(feature = "mem")]

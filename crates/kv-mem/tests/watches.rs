@@ -1,10 +1,11 @@
 //! Many watches, slow watches, and watches while everything happens at once.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests say what they mean")]
-#![allow(clippy::print_stdout, reason = "what is measured is told")]
+#![allow(clippy::print_stdout, reason = "a failure's numbers are told")]
 
 mod common;
 
 use std::collections::BTreeMap;
+use std::io::Write as _;
 use std::sync::Arc;
 use std::task::Waker;
 use std::time::{Duration, Instant};
@@ -24,6 +25,50 @@ fn resident() -> Option<usize> {
     Some(pages.split(' ').nth(1)?.parse::<usize>().ok()? * 4096)
 }
 
+/// The time a put takes that wakes one of this many watches.
+async fn time_of_a_put(watched: usize) -> Duration {
+    let store = fresh();
+    let mut watches = Vec::new();
+    for number in 0..watched {
+        let mut watch = store.watch(format!("jobs/{number}")).await.unwrap();
+        assert!(poll(&mut watch, Waker::noop()).is_none());
+        watches.push(watch);
+    }
+    let puts = 2000;
+    let begin = Instant::now();
+    for number in 0..puts {
+        store.put(format!("jobs/{}/state", number % watched), "x").await.unwrap();
+    }
+    each(begin, puts)
+}
+
+/// What each of so many took.
+fn each(begin: Instant, count: usize) -> Duration {
+    begin.elapsed().div_f64(count as f64)
+}
+
+/// Tells what was measured past the capture of a passing test's output.
+fn tell(measured: &str) {
+    writeln!(std::io::stderr(), "kv-mem, {MANY} watches: {measured}").unwrap();
+}
+
+/// Looking at every watch for every put would take a hundred times as long.
+#[test]
+fn a_put_costs_the_same_beside_a_hundred_and_ten_thousand_watches() {
+    futures_executor::block_on(async {
+        // A busy machine can stop either for a moment: the best of a few counts.
+        let mut best = [Duration::MAX; 2];
+        for _ in 0..5 {
+            for (best, watched) in best.iter_mut().zip([100, MANY]) {
+                *best = time_of_a_put(watched).await.min(*best);
+            }
+        }
+        let [few, many] = best;
+        tell(&format!("{many:?} a put; beside 100 watches {few:?}"));
+        assert!(many < few * 20 + Duration::from_micros(20), "{few:?} a put, beside {MANY} {many:?}");
+    });
+}
+
 #[test]
 fn each_of_ten_thousand_watches_gets_its_own_events_and_only_they_wake_it() {
     futures_executor::block_on(async {
@@ -37,14 +82,16 @@ fn each_of_ten_thousand_watches_gets_its_own_events_and_only_they_wake_it() {
             watches.push((watch, wakes, waker));
         }
         if let (Some(before), Some(after)) = (before, resident()) {
-            println!("{} bytes a watch", after.saturating_sub(before) / MANY);
+            let bytes = after.saturating_sub(before) / MANY;
+            tell(&format!("{bytes} bytes each"));
+            assert!(bytes < 16 << 10, "a watch takes {bytes} bytes");
         }
 
         let begin = Instant::now();
         for number in 0..MANY {
             store.put(format!("jobs/{number}/state"), format!("{number}")).await.unwrap();
         }
-        println!("{:?} a put that wakes one of {MANY} watches", begin.elapsed() / 10_000);
+        let put = each(begin, MANY);
         assert!(watches.iter().all(|(_, wakes, _)| wakes.count() == 1));
 
         let begin = Instant::now();
@@ -52,7 +99,9 @@ fn each_of_ten_thousand_watches_gets_its_own_events_and_only_they_wake_it() {
             assert_eq!(show(poll(watch, waker).unwrap()), format!("+jobs/{number}/state={number}"));
             assert!(poll(watch, waker).is_none());
         }
-        println!("{:?} an event", begin.elapsed() / 10_000);
+        let event = each(begin, MANY);
+        tell(&format!("{put:?} a put that wakes one, {event:?} an event"));
+        assert!(event < Duration::from_millis(1), "an event takes {event:?}");
 
         // What nobody watches wakes nobody, and a watch that has not looked is not woken twice.
         for number in 0..1000 {

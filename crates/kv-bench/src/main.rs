@@ -10,6 +10,7 @@ mod scaling;
 mod stats;
 mod store;
 mod subject;
+mod target;
 mod workload;
 
 use std::path::PathBuf;

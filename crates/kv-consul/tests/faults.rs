@@ -190,7 +190,7 @@ async fn a_lost_reply_is_unknown_and_the_write_is_not_repeated() {
     let Some(server) = own_server().await else { return };
     let direct = server.open("app", "").await;
     let proxy = Proxy::start(server.endpoint()).await.unwrap();
-    let url = format!("consul://{}/app?timeout=1s", proxy.endpoint());
+    let url = server.url_at(&proxy.endpoint(), "app", "timeout=1s");
     let store = common::open(&url).await;
     let version = direct.put("a", "0").await.unwrap();
     proxy.set(Mode::DropReplies).await;
@@ -214,7 +214,7 @@ async fn a_lost_reply_is_unknown_and_the_write_is_not_repeated() {
 async fn a_holder_that_is_cut_off_knows_before_its_rival() {
     let Some(server) = own_server().await else { return };
     let proxy = Proxy::start(server.endpoint()).await.unwrap();
-    let url = format!("consul://{}/app?timeout=2s&lock_ttl=10s&lock_delay=0s", proxy.endpoint());
+    let url = server.url_at(&proxy.endpoint(), "app", "timeout=2s&lock_ttl=10s&lock_delay=0s");
     let (ours, rival) = (common::open(&url).await, Arc::new(server.open("app", "").await));
     let guard = ours.lock("l").await.unwrap();
     proxy.set(Mode::Hold).await;

@@ -6,7 +6,7 @@ mod common;
 
 use std::time::{Duration, Instant};
 
-use common::{next, server, until};
+use common::{LOCK_FLAG, next, server, until};
 use futures_util::future::{join_all, try_join_all};
 use kv_consul::kv_core::{
     Compare, Condition, DeleteOptions, EntryExpiry, ErrorKind, Expiry, GetOptions, Key, ListOptions,
@@ -17,8 +17,7 @@ use reqwest::Method;
 
 const SECOND: Duration = Duration::from_secs(1);
 
-/// Consul's flags for its own locks and semaphores.
-const LOCK_FLAG: u64 = 3_304_740_253_564_472_344;
+/// Consul's flags for its own semaphores.
 const SEMAPHORE_FLAG: u64 = 16_210_313_421_097_356_768;
 
 fn key(text: &str) -> Key {

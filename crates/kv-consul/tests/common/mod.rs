@@ -2,6 +2,8 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, dead_code)] // Test helpers.
 
+pub(crate) mod script;
+
 use std::hash::{BuildHasher, RandomState};
 use std::time::{Duration, Instant};
 
@@ -9,8 +11,24 @@ use kv_consul::kv_core::{StoreUrl, Watch, WatchEvent};
 use kv_consul::{ConsulConfig, ConsulStore};
 use kv_testkit::{Cluster, require_or_skip};
 
+/// Consul's flags for its own locks.
+pub(crate) const LOCK_FLAG: u64 = 3_304_740_253_564_472_344;
+
 /// Where tests find a server that runs already.
 const URL: &str = "KV_CONSUL_URL";
+
+/// The query that chooses the HTTP client under test.
+pub(crate) fn variant() -> &'static str {
+    if std::env::var("KV_VARIANT").is_ok_and(|name| name == "consulrs") { "client=consulrs" } else { "" }
+}
+
+/// A store URL; the queries may be empty and begin with a question mark.
+pub(crate) fn url(endpoints: &str, namespace: &str, query: &str, more: &str) -> String {
+    let queries = [query, more].map(|query| query.trim_start_matches('?'));
+    let queries: Vec<_> = queries.into_iter().filter(|query| !query.is_empty()).collect();
+    let mark = if queries.is_empty() { "" } else { "?" };
+    format!("consul://{endpoints}/{namespace}{mark}{}", queries.join("&"))
+}
 
 /// One server: a container of its own, or the one a variable names.
 pub(crate) struct Server {
@@ -41,7 +59,12 @@ impl Server {
     pub(crate) async fn open(&self, namespace: &str, query: &str) -> ConsulStore {
         // Many tests share a small machine; those about time say their own.
         let query = if query.is_empty() { "?timeout=20s&connect_timeout=20s" } else { query };
-        open(&format!("{}/{namespace}{query}", self.url)).await
+        open(&self.url_at(&self.endpoint(), namespace, query)).await
+    }
+
+    /// The URL of a store on this server, reached at other endpoints.
+    pub(crate) fn url_at(&self, endpoints: &str, namespace: &str, query: &str) -> String {
+        url(endpoints, namespace, query, self.url.split_once('?').map_or("", |(_, query)| query))
     }
 
     /// Consul's own answer to a request.

@@ -1,0 +1,176 @@
+//! Several hosts, of which some are down or silent, and calls that crowd: what is due in time is.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // Integration tests.
+
+mod common;
+
+use std::time::{Duration, Instant};
+
+use common::script::{Act, Scripted, answer, applied, json};
+use common::{open, until, url, variant};
+use kv_consul::kv_core::{
+    Applied, ErrorKind, Expiry, Key, PutOptions, SessionState, Store, StoreExt, WatchEvent,
+};
+use kv_consul::{ConsulConfig, ConsulStore};
+use tokio::net::TcpListener;
+use tokio::sync::watch;
+
+const SECOND: Duration = Duration::from_secs(1);
+
+/// An answer to a query of one key.
+fn state(index: u64) -> Act {
+    let kv = format!(r#"[{{"Key":"w/k","Value":"dg==","Flags":0,"CreateIndex":1,"ModifyIndex":{index}}}]"#);
+    answer(200, &format!("X-Consul-Index: {index}\r\n"), &kv)
+}
+
+#[tokio::test]
+async fn a_dead_or_silent_endpoint_is_named_in_time() {
+    let free = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = free.local_addr().unwrap().to_string();
+    let limit = Duration::from_millis(800);
+    let config = ConsulConfig::new([address.as_str()]).with_connect_timeout(limit);
+    let begin = Instant::now();
+    let silent = ConsulStore::connect(config.clone()).await.unwrap_err();
+    assert!(begin.elapsed() < limit + SECOND);
+    drop(free);
+    let refused = ConsulStore::connect(config).await.unwrap_err();
+    assert_eq!(refused.kind(), &ErrorKind::Unavailable);
+    assert_eq!(refused.applied(), Applied::No);
+    for error in [silent, refused] {
+        assert!(error.is_transient() && error.to_string().contains(&address), "{error}");
+    }
+}
+
+#[tokio::test]
+async fn the_next_host_is_used_when_one_is_down() {
+    let dead = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap().to_string();
+    let alive = Scripted::start(|_| json(200, "[]")).await;
+    let store = open(&url(&format!("{dead},{}", alive.address), "", "", variant())).await;
+    assert!(store.entries("p").await.unwrap().is_empty());
+}
+
+#[tokio::test]
+async fn the_next_host_is_used_when_one_is_silent_from_the_start() {
+    // It takes connections, as a frozen machine does, and answers nothing.
+    let silent = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = silent.local_addr().unwrap();
+    let alive = Scripted::start(|request| applied(request, 7, "")).await;
+    let store = open(&url(&format!("{address},{}", alive.address), "", "timeout=3s", variant())).await;
+    let begin = Instant::now();
+    store.put("k", "v").await.unwrap();
+    store.get("k").await.unwrap().unwrap();
+    assert!(begin.elapsed() < SECOND, "{:?}", begin.elapsed());
+}
+
+#[tokio::test]
+async fn the_next_host_is_used_when_one_falls_silent() {
+    let (gate, silent) = watch::channel(false);
+    let (never, opened) = watch::channel(false);
+    let first = Scripted::start(move |request| {
+        if *silent.borrow() {
+            return Act::Silence;
+        }
+        // A waiting query waits, for ever.
+        match request.contains("index=") {
+            true => Act::When(opened.clone(), Box::new(Act::Cut)),
+            false if request.starts_with("GET /v1/kv") => state(5),
+            false => applied(request, 7, ""),
+        }
+    })
+    .await;
+    let (change, changed) = watch::channel(false);
+    let second = Scripted::start(move |request| match request.starts_with("GET /v1/kv") {
+        true if *changed.borrow() => state(9),
+        true if request.contains("index=") => Act::When(changed.clone(), Box::new(state(9))),
+        true => state(5),
+        false => applied(request, 7, ""),
+    })
+    .await;
+    let hosts = format!("{},{}", first.address, second.address);
+    let store = open(&url(&hosts, "", "timeout=3s", variant())).await;
+    let mut events = store.watch("w").await.unwrap();
+    until("the watch should wait", SECOND * 5, || async { first.count("GET /v1/kv/w/?consistent") >= 2 })
+        .await;
+    assert_eq!(second.requests().len(), 0);
+    gate.send_replace(true);
+    // A read goes on to the next host within its time; a write of which nobody knows does not, and those
+    // after it find the host that answers.
+    store.get("k").await.unwrap().unwrap();
+    let begin = Instant::now();
+    store.put("k", "v").await.unwrap();
+    assert!(begin.elapsed() < SECOND, "{:?}", begin.elapsed());
+    // The watch had its query at the first host, and does not wait for that to end.
+    change.send_replace(true);
+    let event = tokio::time::timeout(SECOND * 5, events.next()).await.expect("an event").unwrap().unwrap();
+    assert!(matches!(event, WatchEvent::Put(entry) if entry.version.get() == 9));
+    drop(never);
+}
+
+#[tokio::test]
+async fn a_write_to_a_silent_host_is_not_sent_to_another() {
+    let (gate, silent) = watch::channel(false);
+    let first =
+        Scripted::start(move |request| if *silent.borrow() { Act::Silence } else { applied(request, 7, "") })
+            .await;
+    let second = Scripted::start(|request| applied(request, 7, "")).await;
+    let hosts = format!("{},{}", first.address, second.address);
+    let store = open(&url(&hosts, "", "timeout=2s", variant())).await;
+    gate.send_replace(true);
+    let error = store.put("k", "v").await.unwrap_err();
+    assert_eq!((error.kind(), error.applied()), (&ErrorKind::Timeout, Applied::Unknown));
+    assert_eq!(second.count("PUT /v1/txn"), 0);
+    store.put("k", "v").await.unwrap();
+    assert_eq!(second.count("PUT /v1/txn"), 1);
+}
+
+#[tokio::test]
+async fn sessions_are_renewed_however_many_calls_wait() {
+    let server = Scripted::start(|request| match request.split(' ').nth(1).unwrap() {
+        path if path.starts_with("/v1/session/create") => json(200, r#"{"ID":"s-1"}"#),
+        path if path.starts_with("/v1/session/renew/s-1") => json(200, "[]"),
+        path if path.starts_with("/v1/session") => json(200, "true"),
+        _ => Act::Silence,
+    })
+    .await;
+    let store = std::sync::Arc::new(server.open("timeout=8s&session_ttl=10s").await);
+    let session = PutOptions::default().with_expiry(Expiry::Session).with_timeout(SECOND);
+    store.put_with(&Key::new("k").unwrap(), "v".into(), session).await.unwrap_err();
+    let calls: Vec<_> = (0..100)
+        .map(|_| {
+            let store = std::sync::Arc::clone(&store);
+            tokio::spawn(async move { store.get("k").await.map(drop) })
+        })
+        .collect();
+    until("it should be renewed", SECOND * 6, || async { server.count("PUT /v1/session/renew/s-1") > 0 })
+        .await;
+    assert!(calls.iter().all(|call| !call.is_finished()), "the calls still wait");
+    assert_eq!(store.session(), SessionState::Held);
+    calls.iter().for_each(tokio::task::JoinHandle::abort);
+}
+
+#[tokio::test]
+async fn keys_named_as_causes_of_tls_errors_are_keys() {
+    let (gate, broken) = watch::channel(true);
+    let server = Scripted::start(move |request| {
+        let broken = *broken.borrow();
+        match request.starts_with("GET /v1/kv") {
+            true if broken && request.contains("index=") => Act::Cut,
+            true if broken => answer(200, "X-Consul-Index: 5\r\n", "[]"),
+            true if request.contains("index=") => Act::Silence,
+            true => {
+                let kv =
+                    r#"[{"Key":"jobs/Expired","Value":"dg==","Flags":0,"CreateIndex":1,"ModifyIndex":9}]"#;
+                answer(200, "X-Consul-Index: 9\r\n", kv)
+            }
+            false => applied(request, 7, ""),
+        }
+    })
+    .await;
+    let store = server.store().await;
+    let mut watch = store.watch_key("jobs/Expired").await.unwrap();
+    until("it should have been cut", SECOND * 5, || async { server.count("GET /v1/kv/jobs/Expired") >= 3 })
+        .await;
+    gate.send_replace(false);
+    let event = tokio::time::timeout(SECOND * 5, watch.next()).await.expect("an event").unwrap().unwrap();
+    assert!(matches!(event, WatchEvent::Put(entry) if entry.version.get() == 9));
+}

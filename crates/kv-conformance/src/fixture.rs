@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 use futures_util::future::join_all;
-use kv_core::{Capabilities, Guarantee, Limits, Prefix, Store};
+use kv_core::{Capabilities, Guarantee, Key, Limits, Prefix, Store};
 
 use crate::factory::Factory;
 
@@ -65,6 +65,12 @@ impl Fixture {
 
     pub(crate) fn limits(&self) -> &Limits {
         &self.capabilities().limits
+    }
+
+    /// The key that a native name within `text` stands for, if it lies in this case's namespace.
+    pub(crate) fn key_within(&self, text: &str) -> Option<Key> {
+        let (_, below) = text.split_once(&format!("{}/", self.namespace))?;
+        Key::new(below).ok()
     }
 
     /// Whether a read on one handle must see what another handle has written.

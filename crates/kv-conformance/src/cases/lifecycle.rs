@@ -80,20 +80,17 @@ async fn close_ends_watches(fixture: &Fixture) -> Result<()> {
     for target in [WatchTarget::from(key("a")?), Prefix::new("b")?.into(), Prefix::root().into()] {
         watches.push(other.watch_with(target, WatchOptions::default()).await?);
     }
-    let waiting = tokio::spawn(async move {
-        let mut ends = Vec::new();
-        for mut watch in watches {
-            let mut last = None;
-            while let Some(event) = watch.next().await {
-                last = Some(event);
-            }
-            ends.push(last);
+    // Each is waited on before the close and is woken by it.
+    let mut ends = join_all(watches.into_iter().map(|mut watch| async move {
+        let mut last = None;
+        while let Some(event) = watch.next().await {
+            last = Some(event);
         }
-        ends
-    });
-    tokio::time::sleep(Duration::from_millis(100)).await;
+        last
+    }));
+    ensure!((&mut ends).now_or_never().is_none(), "watches of nothing ended");
     other.close().await?;
-    for end in soon("the end of the watches", waiting).await?? {
+    for end in soon("the end of the watches", ends).await? {
         let Some(end) = end else { anyhow::bail!("a watch ended without saying why") };
         refused!(end, ErrorKind::Closed, "the last item of a watch");
     }

@@ -16,6 +16,7 @@ pub(super) const CASES: &[Case] = &[
     case!(list_range_bounds_it, "A list keeps to its range, with and without its ends."),
     case!(empty_range_lists_nothing, "A range that holds no key, or ends before it starts, is empty."),
     case!(list_start_after_resumes, "A list taken up with start_after misses and repeats nothing."),
+    case!(list_resumes_behind_any_item, "A list is taken up behind any item, a sub-prefix too."),
     case!(list_keys_only, "A list of keys only carries every key."),
     case!(list_one_level, "A list of one level names entries and, once each, what lies deeper."),
     case!(list_options_combine, "All options of a list combine."),
@@ -167,6 +168,31 @@ async fn list_start_after_resumes(fixture: &Fixture) -> Result<()> {
         ensure_eq!(seen, sorted, "all pages of {page}");
     }
     check(fixture, TREE, "", ListOptions::default().with_start_after(key("a-a")?)).await
+}
+
+/// In pages of one level, as a directory is shown.
+async fn list_resumes_behind_any_item(fixture: &Fixture) -> Result<()> {
+    plant(fixture, TREE).await?;
+    for prefix in ["", "a", "b", "none"] {
+        let whole = list(&fixture.store, prefix, ListOptions::default().with_one_level()).await?;
+        for page in [1, 2, 5] {
+            let mut seen: Vec<ListItem> = Vec::new();
+            loop {
+                let mut options = ListOptions::default().with_one_level().with_limit(page);
+                if let Some(last) = seen.last() {
+                    options = options.with_range((last.resume(), Bound::Unbounded));
+                }
+                let items = list(&fixture.store, prefix, options).await?;
+                if items.is_empty() {
+                    break;
+                }
+                seen.extend(items);
+                ensure!(seen.len() <= whole.len(), "pages of {page} below {prefix:?} repeat items: {seen:?}");
+            }
+            ensure_eq!(seen, whole, "all pages of {page} below {prefix:?}");
+        }
+    }
+    Ok(())
 }
 
 async fn list_keys_only(fixture: &Fixture) -> Result<()> {

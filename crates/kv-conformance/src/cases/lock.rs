@@ -8,14 +8,10 @@ use anyhow::{Context, Result, bail, ensure};
 use bytes::Bytes;
 use futures_util::FutureExt;
 use futures_util::future::try_join_all;
-use kv_core::{
-    Applied, ErrorKind, LockLoss, LockOptions, LockTtl, LockWait, Precondition, Prefix, Store, StoreExt,
-    TtlRange,
-};
+use kv_core::{Applied, ErrorKind, LockLoss, LockOptions, LockTtl, Precondition, Store, StoreExt, TtlRange};
 
 use crate::case::{Case, Need, case};
 use crate::fixture::{Fixture, PATIENCE};
-use crate::follow::Follower;
 use crate::steps::{
     at_once, ensure_eq, entry, key, lock, names, put_if, refused, sees, soon, try_lock, until, within,
 };
@@ -35,13 +31,15 @@ pub(super) const CASES: &[Case] = &[
     case!(lock_owner_is_any_bytes, "The owner value is any bytes."),
     case!(lock_spares_its_entry, "k itself may hold an entry, untouched by the lock."),
     case!(lock_makes_no_entry, "A lock on an absent key leaves the key absent, also for conditions."),
-    case!(lock_records_are_invisible, "Lock records are invisible to get, list and watch."),
-    case!(lock_records_do_not_count, "Lock records are no entries: delete_tree does not count them."),
     case!(lock_ttl_outside_the_range_is_refused, "A lock's time to live outside the range is TtlOutOfRange."),
     case!(
         lock_ttl_of_the_session_is_fixed,
         "Where locks live by the session, another time to live is TtlOutOfRange.",
         Need::LockTtl(LockTtl::PerSession),
+    ),
+    case!(
+        lock_grace_is_within_its_ttl,
+        "The grace there is after an expiry is shorter than the time to live."
     ),
     case!(lock_is_renewed, "Renewal is automatic."),
     case!(max_hold_ends_the_hold, "Holding longer than the maximum is reported and ends the hold."),
@@ -269,63 +267,6 @@ async fn lock_makes_no_entry(fixture: &Fixture) -> Result<()> {
     Ok(())
 }
 
-/// PEERS: "___lock" keys came out of lists and watches, and user keys with that text were hidden.
-async fn lock_records_are_invisible(fixture: &Fixture) -> Result<()> {
-    let (store, other, k) = (&fixture.store, fixture.another().await?, key("dir/k")?);
-    for text in ["dir/k/child", "dir/___lock", "dir/lock"] {
-        store.put(text, "x").await?;
-    }
-    let mut followers = Vec::new();
-    for target in [Prefix::root(), Prefix::new("dir")?, k.as_prefix()] {
-        followers.push(Follower::synced(store, target).await?);
-    }
-    let guard = lock(store, &k).await?;
-    let waiting =
-        other.lock_with(&k, LockOptions::default().with_wait(LockWait::UpTo(Duration::from_secs(2))));
-    let looking = async {
-        // While one holds and one waits.
-        tokio::time::sleep(Duration::from_millis(500)).await;
-        ensure_eq!(names(store, "").await?, ["dir/___lock", "dir/k/child", "dir/lock"], "the list");
-        ensure_eq!(names(store, "dir/k").await?, ["dir/k/child"], "the list below the lock");
-        let level: Vec<String> =
-            store.children("dir/k").await?.iter().map(|item| item.path().to_owned()).collect();
-        ensure_eq!(level, ["dir/k/child"], "one level below the lock");
-        let level: Vec<String> =
-            store.children("dir").await?.iter().map(|item| item.path().to_owned()).collect();
-        ensure_eq!(level, ["dir/___lock", "dir/k", "dir/lock"], "one level above the lock");
-        let seen = Follower::synced(store, k.as_prefix()).await?;
-        ensure_eq!(seen.named(), ["dir/k/child"], "what a watch tells at first");
-        Ok(())
-    };
-    let (waited, looked) = tokio::join!(waiting, looking);
-    looked?;
-    refused!(waited, ErrorKind::Locked, "a wait for a lock that is held");
-    guard.unlock().await?;
-    let child = key("dir/k/child")?;
-    let version = store.put(&child, "y").await?;
-    for follower in &mut followers {
-        follower.until_version(&child, version).await?;
-        let changes: Vec<String> =
-            follower.named().into_iter().filter(|name| name != "dir/k/child").collect();
-        ensure!(
-            changes.iter().all(|name| name == "dir/___lock" || name == "dir/lock"),
-            "a watch told of {changes:?}"
-        );
-    }
-    Ok(())
-}
-
-async fn lock_records_do_not_count(fixture: &Fixture) -> Result<()> {
-    let (store, k) = (&fixture.store, key("dir/k")?);
-    let _guard = lock(store, &k).await?;
-    let _alone = lock(store, &key("alone/k")?).await?;
-    store.put("dir/k/child", "x").await?;
-    store.put("dir/x", "x").await?;
-    ensure_eq!(store.delete_tree("alone").await?, 0, "how many entries went where only a lock was");
-    ensure_eq!(store.delete_tree("dir").await?, 2, "how many entries went");
-    Ok(())
-}
-
 async fn lock_ttl_outside_the_range_is_refused(fixture: &Fixture) -> Result<()> {
     let range = fixture.limits().lock_ttl;
     let outside = [
@@ -358,6 +299,17 @@ async fn refuse_ttls(
     }
     ensure_eq!(store.lock_holder(&k).await?, None, "the holder after refusals");
     store.lock_with(&k, LockOptions::default().with_ttl(range.min)).await?.unlock().await?;
+    Ok(())
+}
+
+async fn lock_grace_is_within_its_ttl(fixture: &Fixture) -> Result<()> {
+    let (store, k, range) = (&fixture.store, key("lock")?, fixture.limits().lock_ttl);
+    for ttl in [range.min, (range.min * 3).min(range.max)] {
+        let guard = store.lock_with(&k, LockOptions::default().with_ttl(ttl)).await?;
+        let grace = guard.grace();
+        ensure!(grace < ttl, "a lock with {ttl:?} to live has {grace:?} when it is lost");
+        guard.unlock().await?;
+    }
     Ok(())
 }
 

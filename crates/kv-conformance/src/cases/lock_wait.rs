@@ -10,8 +10,8 @@ use tokio::task::JoinSet;
 
 use crate::case::needs::LOCK_FIFO;
 use crate::case::{Case, case};
-use crate::fixture::{Fixture, GRACE};
-use crate::steps::{ensure_eq, key, lock, refused, soon, try_lock, until, within};
+use crate::fixture::{Fixture, GRACE, PATIENCE};
+use crate::steps::{at_once, ensure_eq, key, lock, refused, settle, soon, try_lock, until, within};
 
 pub(super) const CASES: &[Case] = &[
     case!(try_lock_answers_at_once, "A try does not wait."),
@@ -77,13 +77,13 @@ async fn wait_up_to_ends_in_time(fixture: &Fixture) -> Result<()> {
 async fn wait_up_to_gets_a_released_lock(fixture: &Fixture) -> Result<()> {
     let (store, other, k) = (&fixture.store, fixture.another().await?, key("lock")?);
     let guard = lock(store, &k).await?;
-    let releasing = async {
-        tokio::time::sleep(Duration::from_millis(500)).await;
-        guard.unlock().await
-    };
-    let (waited, released) = tokio::join!(other.lock_with(&k, up_to(Duration::from_secs(20))), releasing);
-    released?;
-    let next = waited?;
+    let waiting = at_once({
+        let (other, k) = (Arc::clone(&other), k.clone());
+        async move { other.lock_with(&k, up_to(PATIENCE * 2)).await }
+    });
+    settle(&other).await?;
+    guard.unlock().await?;
+    let next = soon("the released lock", waiting).await??;
     ensure!(next.is_held(), "the lock was lost: {:?}", next.loss());
     Ok(())
 }
@@ -181,7 +181,9 @@ async fn cancelled_among_many_leave_no_trace(fixture: &Fixture) -> Result<()> {
             cancelled.push(waiter);
         }
     }
-    tokio::time::sleep(Duration::from_millis(500)).await;
+    for store in stores {
+        settle(store).await?;
+    }
     for waiter in &cancelled {
         waiter.abort();
     }
@@ -225,8 +227,8 @@ async fn waiters_get_it_in_order(fixture: &Fixture) -> Result<()> {
             turns.lock().unwrap_or_else(std::sync::PoisonError::into_inner).push(at);
             guard.unlock().await
         });
-        // Long enough for each to have asked before the next one asks.
-        tokio::time::sleep(Duration::from_millis(400)).await;
+        // Each must have asked before the next one asks.
+        settle(stores[at % 2]).await?;
     }
     guard.unlock().await?;
     while let Some(ended) = soon("the next waiter's turn", waiters.join_next()).await? {
@@ -244,7 +246,7 @@ async fn wait_ends_when_the_handle_closes(fixture: &Fixture) -> Result<()> {
         let (other, k) = (Arc::clone(&other), k.clone());
         async move { other.lock(&k).await }
     });
-    tokio::time::sleep(Duration::from_millis(300)).await;
+    settle(&other).await?;
     other.close().await?;
     let waited = soon("the end of the wait", waiting).await??;
     refused!(waited, ErrorKind::Closed, "a wait on a closed handle");
@@ -261,7 +263,7 @@ async fn waiter_survives_removed_records(fixture: &Fixture) -> Result<()> {
         let (other, k) = (Arc::clone(&other), k.clone());
         async move { other.lock(&k).await }
     });
-    tokio::time::sleep(Duration::from_millis(300)).await;
+    settle(&other).await?;
     third.delete_tree(&k).await?;
     let next = soon("the lock of the removed holder", waiting).await???;
     ensure!(next.is_held(), "the waiter lost it at once: {:?}", next.loss());
@@ -282,7 +284,7 @@ async fn locked_waits_on_many_names(fixture: &Fixture) -> Result<()> {
         let other = Arc::clone(&other);
         waiters.spawn(async move { other.lock(&k).await });
     }
-    tokio::time::sleep(Duration::from_millis(300)).await;
+    settle(&other).await?;
     other.put("beside", "x").await?;
     ensure!(other.exists("beside").await?, "an ordinary call beside {NAMES} waits");
     for unlocked in join_all(guards.into_iter().map(kv_core::LockGuard::unlock)).await {

@@ -14,6 +14,7 @@ mod list_order;
 mod lock;
 mod lock_fence;
 mod lock_loss;
+mod lock_record;
 mod lock_wait;
 mod put;
 mod session;
@@ -44,6 +45,7 @@ pub fn all() -> Vec<Case> {
         watch_events::CASES,
         watch_flow::CASES,
         lock::CASES,
+        lock_record::CASES,
         lock_wait::CASES,
         lock_loss::CASES,
         lock_fence::CASES,

@@ -87,9 +87,16 @@ async fn dropping_a_watch_leaves_others(fixture: &Fixture) -> Result<()> {
 async fn dropped_watches_release_everything(fixture: &Fixture) -> Result<()> {
     let (store, k) = (&fixture.store, key("dir/k")?);
     for batch in 0..10 {
-        let begun = (0..30).map(|at| async move {
-            let follower = Follower::now(store, key(&format!("d{batch}/{at}"))?).await?;
-            drop(follower);
+        let begun = (0..60).map(|at| async move {
+            let k = key(&format!("d{batch}/{at}"))?;
+            let mut follower = Follower::now(store, k.clone()).await?;
+            // Some are dropped while they wait, some when they have told something.
+            if at % 2 == 0 {
+                ensure_eq!(follower.poll_for(Duration::ZERO).await?, None, "what was told of {k:?}");
+            } else {
+                let version = store.put(&k, "x").await?;
+                follower.until_version(&k, version).await?;
+            }
             anyhow::Ok(())
         });
         try_join_all(begun).await?;

@@ -68,6 +68,14 @@ pub(super) fn faults() -> Vec<Fault> {
             options.keys_only = false;
             options
         }),
+        asked("one_level_resumes_at_the_prefix_it_left", &["list_resumes_behind_any_item"], |mut options| {
+            if let (true, Bound::Included(start)) = (options.one_level, &options.start)
+                && let Some(prefix) = start.as_str().strip_suffix('0')
+            {
+                options.start = Bound::Excluded(Key::new(prefix).unwrap());
+            }
+            options
+        }),
         changed("one_level_names_no_prefixes", &["list_one_level"], |items| {
             items.into_iter().filter(|item| !matches!(item, ListItem::Prefix(_))).collect()
         }),

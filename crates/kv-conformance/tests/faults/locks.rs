@@ -63,6 +63,9 @@ pub(super) fn faults() -> Vec<Fault> {
             ],
             |_, _| Twist::NeverLost,
         ),
+        lying("the_grace_is_no_shorter_than_the_ttl", &["lock_grace_is_within_its_ttl"], |store, _| {
+            Twist::Grace(store.capabilities().limits.lock_ttl.min * 3)
+        }),
         lying("unlock_answers_before_it_has_unlocked", &["unlock_frees_at_once"], |_, _| Twist::LazyUnlock),
         lying(
             "a_dropped_guard_keeps_its_lock",
@@ -135,7 +138,7 @@ fn reentrant() -> [Fault; 2] {
     ]
 }
 
-fn traces() -> [Fault; 2] {
+fn traces() -> [Fault; 3] {
     [
         Fault::new(
             "the_lock_is_the_key_s_entry",
@@ -157,7 +160,26 @@ fn traces() -> [Fault; 2] {
                 store.put(key.join("___lock")?, "").await?;
                 Ok(guard)
             }),
+        records_can_be_written(),
     ]
+}
+
+/// The memory store has no records of locks: this one only says that it has.
+fn records_can_be_written() -> Fault {
+    let namespace: Shared<String> = shared();
+    let opened = Arc::clone(&namespace);
+    Fault::new("lock_records_can_be_written", &["lock_records_refuse_writes"])
+        .namespace(move |namespace| {
+            with(&opened, |opened| *opened = namespace.to_string());
+            namespace
+        })
+        .lock(move |store, key, options| {
+            let record = with(&namespace, |namespace| format!("/{namespace}/{key}/1"));
+            async move {
+                let guard = store.lock_with(&key, options).await?;
+                Ok(twisted(guard, Twist::Record(record)))
+            }
+        })
 }
 
 fn holders() -> [Fault; 3] {

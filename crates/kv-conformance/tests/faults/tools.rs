@@ -96,6 +96,10 @@ pub(crate) enum Twist {
     Token(u64),
     /// It tells this key.
     Key(Key),
+    /// Its fence names this record.
+    Record(String),
+    /// It tells this grace.
+    Grace(Duration),
     /// It never tells a loss.
     NeverLost,
     /// Its unlock answers before anything was released.
@@ -139,6 +143,7 @@ impl Hold for Twisted {
         match &self.twist {
             Twist::Token(token) => Fence::new(fence.key().clone(), FencingToken::new(*token), fence.record()),
             Twist::Key(key) => Fence::new(key.clone(), fence.token(), fence.record()),
+            Twist::Record(record) => Fence::new(fence.key().clone(), fence.token(), record.as_str()),
             _ => fence,
         }
     }
@@ -161,7 +166,10 @@ impl Hold for Twisted {
     }
 
     fn grace(&self) -> Duration {
-        self.inner(LockGuard::grace).unwrap_or_default()
+        match self.twist {
+            Twist::Grace(grace) => grace,
+            _ => self.inner(LockGuard::grace).unwrap_or_default(),
+        }
     }
 
     async fn unlock(&self) -> Result<()> {

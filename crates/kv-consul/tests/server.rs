@@ -6,19 +6,17 @@ mod common;
 
 use std::time::{Duration, Instant};
 
-use common::{LOCK_FLAG, next, server, until};
-use futures_util::future::{join_all, try_join_all};
+use common::{next, own_server, server, session_of, sessions, until};
+use futures_util::future::join_all;
 use kv_consul::kv_core::{
     Compare, Condition, DeleteOptions, EntryExpiry, ErrorKind, Expiry, GetOptions, Key, ListOptions,
-    LockLoss, LockOptions, LockWait, Precondition, PutOptions, SessionState, Store, StoreExt, Txn, TxnOp,
-    Version, Watch, WatchEvent, WatchOptions,
+    LockLoss, LockOptions, LockWait, Precondition, PutOptions, SessionState, Store, StoreExt, StoreUrl, Txn,
+    TxnOp, Version, WatchEvent, WatchOptions,
 };
+use kv_consul::{ConsulConfig, ConsulStore};
 use reqwest::Method;
 
 const SECOND: Duration = Duration::from_secs(1);
-
-/// Consul's flags for its own semaphores.
-const SEMAPHORE_FLAG: u64 = 16_210_313_421_097_356_768;
 
 fn key(text: &str) -> Key {
     text.parse().unwrap()
@@ -123,17 +121,6 @@ async fn a_write_of_the_same_value_is_a_write() {
     assert!(store.compare_and_set("a", last, "same").await.unwrap_err().is_conflict());
 }
 
-async fn sessions(server: &common::Server) -> String {
-    server.raw(Method::GET, "/v1/session/list?consistent", "").await.1
-}
-
-/// The session a key is bound to.
-async fn session_of(server: &common::Server, path: &str) -> Option<String> {
-    let (_, body) = server.raw(Method::GET, &format!("/v1/kv/{path}?consistent"), "").await;
-    let at = body.find("\"Session\":")? + 10;
-    body[at..].split('"').nth(1).map(str::to_owned)
-}
-
 #[tokio::test]
 async fn a_key_that_stops_expiring_lets_go_of_its_session() {
     let Some(server) = server().await else { return };
@@ -173,189 +160,88 @@ async fn a_key_that_stops_expiring_lets_go_of_its_session() {
 
 #[tokio::test]
 async fn a_refused_put_leaves_no_session() {
-    let Some(server) = server().await else { return };
-    let namespace = common::namespace();
-    let store = server.open(&namespace, "").await;
+    let Some(server) = own_server().await else { return };
+    let store = server.store().await;
     store.put("a", "1").await.unwrap();
     for precondition in
         [Precondition::Absent, Precondition::At(Version::new(1)), Precondition::Value("x".into())]
     {
         store.put_with(&key("a"), "2".into(), ttl(20).with_precondition(precondition)).await.unwrap_err();
     }
-    let before: Vec<_> = sessions(&server).await.matches("kv ttl").map(str::to_owned).collect();
+    until("no session should be left", SECOND * 5, || async { sessions(&server).await == "[]" }).await;
+}
+
+#[tokio::test]
+async fn delete_tree_ends_the_sessions_of_expiring_keys() {
+    let Some(server) = own_server().await else { return };
+    let store = server.store().await;
+    for prefix in ["a", ""] {
+        for at in 0..3 {
+            store.put_with(&key(&format!("a/{at}")), "1".into(), ttl(3600)).await.unwrap();
+        }
+        assert_eq!(store.delete_tree(prefix).await.unwrap(), 3);
+        until("no session should be left", SECOND * 5, || async { sessions(&server).await == "[]" }).await;
+    }
+}
+
+#[tokio::test]
+async fn closing_ends_a_wait_for_a_lock_that_nobody_polls() {
+    let Some(server) = own_server().await else { return };
+    let namespace = common::namespace();
+    let (holder, store) = (server.open(&namespace, "").await, server.open(&namespace, "?timeout=5s").await);
+    let guard = holder.lock("l").await.unwrap();
+    let mut waiting = std::pin::pin!(store.lock("l"));
+    tokio::select! {
+        _ = &mut waiting => panic!("it is held"),
+        () = until("it should wait with a session", SECOND * 10, || async {
+            sessions(&server).await.matches("kv lock").count() == 2
+        }) => {}
+    }
+    let begin = Instant::now();
     store.close().await.unwrap();
-    assert!(sessions(&server).await.matches("kv ttl").count() <= before.len());
-}
-
-#[tokio::test]
-async fn foreign_names_are_left_alone() {
-    let Some(server) = server().await else { return };
-    let namespace = common::namespace();
-    let store = server.open(&namespace, "").await;
-    store.put("a/b", "x").await.unwrap();
-    for path in ["a/dir/", "a//b", "a/.lock"] {
-        server.raw(Method::PUT, &format!("/v1/kv/{namespace}/{}", path.replace("//", "%2F%2F")), "y").await;
-    }
-    assert_eq!(store.keys("").await.unwrap(), [key("a/b")]);
-    assert_eq!(store.entries("").await.unwrap().len(), 1);
-    assert_eq!(store.delete_tree("a").await.unwrap(), 1);
-    let (status, _) = server.raw(Method::GET, &format!("/v1/kv/{namespace}/?recurse"), "").await;
-    assert_eq!(status, 404, "delete_tree removes them too");
-}
-
-async fn new_session(server: &common::Server) -> String {
-    let (_, body) = server
-        .raw(Method::PUT, "/v1/session/create", r#"{"NodeChecks":[],"TTL":"60s","LockDelay":"0s"}"#)
-        .await;
-    body.split('"').nth(3).unwrap().to_owned()
-}
-
-#[tokio::test]
-async fn a_lock_of_another_program_is_not_broken_by_a_write() {
-    let Some(server) = server().await else { return };
-    let namespace = common::namespace();
-    let store = server.open(&namespace, "").await;
-    let session = new_session(&server).await;
-    let path = format!("/v1/kv/{namespace}/leader?flags={LOCK_FLAG}&acquire={session}");
-    assert_eq!(server.raw(Method::PUT, &path, "them").await.1, "true");
-    // Others read who the leader is.
-    assert_eq!(store.get("leader").await.unwrap().unwrap().value, "them");
-    for error in [
-        store.put("leader", "x").await.unwrap_err(),
-        store.delete("leader").await.map(drop).unwrap_err(),
-        store.put_with(&key("leader"), "x".into(), ttl(20)).await.map(drop).unwrap_err(),
-        store.transact(Txn::always().then([TxnOp::put(key("leader"), "x")])).await.map(drop).unwrap_err(),
-        store.transact(Txn::always().then([TxnOp::delete(key("leader"))])).await.map(drop).unwrap_err(),
-        store.put("leader/.lock", "x").await.unwrap_err(),
-        store.delete(".lock").await.map(drop).unwrap_err(),
-    ] {
-        assert!(matches!(error.kind(), ErrorKind::InvalidKey { .. }), "{error}");
-    }
-    assert_eq!(session_of(&server, &format!("{namespace}/leader")).await, Some(session.clone()));
-    // In that layout it excludes us.
-    let theirs = server.open(&namespace, "?lock_layout=key").await;
-    assert!(theirs.try_lock("leader").await.unwrap().is_none());
-    assert_eq!(theirs.lock_holder(&key("leader")).await.unwrap().unwrap().owner, "them");
-    assert_eq!(theirs.get("leader").await.unwrap(), None);
-    server.raw(Method::PUT, &format!("/v1/session/destroy/{session}"), "").await;
-    let guard = theirs.try_lock("leader").await.unwrap().unwrap();
-    let path = format!("/v1/kv/{namespace}/leader?flags={LOCK_FLAG}&acquire={}", new_session(&server).await);
-    assert_eq!(server.raw(Method::PUT, &path, "them").await.1, "false", "we exclude them");
+    assert!(begin.elapsed() < SECOND * 2, "{:?}", begin.elapsed());
+    assert_eq!(sessions(&server).await.matches("kv lock").count(), 1, "of the holder");
+    assert!(guard.is_held());
     guard.unlock().await.unwrap();
-    assert_eq!(server.raw(Method::PUT, &path, "them").await.1, "true");
 }
 
 #[tokio::test]
-async fn a_semaphore_is_invisible_and_no_lock() {
+async fn the_largest_value_goes_under_the_longest_name() {
+    let Some(server) = server().await else { return };
+    let namespace = format!("{:n<256}", common::namespace());
+    let store = server.open(&namespace, "").await;
+    let max = store.capabilities().limits.max_value;
+    let longest = "k".repeat(kv_consul::kv_core::MAX_KEY_BYTES);
+    let value = vec![7; max];
+    store.put(longest.as_str(), value.clone()).await.unwrap();
+    let version = store.get(longest.as_str()).await.unwrap().unwrap().version;
+    store.compare_and_set(longest.as_str(), version, value.clone()).await.unwrap();
+    store.put_with(&key(&longest), value.clone().into(), ttl(20)).await.unwrap();
+    store.put_with(&key(&longest), value.clone().into(), ttl(30)).await.unwrap();
+    store.put(longest.as_str(), value.clone()).await.unwrap();
+    assert_eq!(store.get(longest.as_str()).await.unwrap().unwrap().value, value);
+    // 384 KiB fill Consul's 512 KiB with base64 alone.
+    let whole = "A".repeat(384 * 1024 / 3 * 4);
+    let body = format!(r#"[{{"KV":{{"Verb":"set","Key":"k","Value":"{whole}"}}}}]"#);
+    assert_eq!(server.raw(Method::PUT, "/v1/txn", body).await.0, 413);
+}
+
+#[tokio::test]
+async fn a_datacenter_is_asked_for_by_name() {
     let Some(server) = server().await else { return };
     let namespace = common::namespace();
-    let store = server.open(&namespace, "").await;
-    let session = new_session(&server).await;
-    let contender = format!("/v1/kv/{namespace}/s/{session}?flags={SEMAPHORE_FLAG}&acquire={session}");
-    assert_eq!(server.raw(Method::PUT, &contender, "").await.1, "true");
-    let record = format!("/v1/kv/{namespace}/s/.lock?flags={SEMAPHORE_FLAG}");
-    let body = format!(r#"{{"Limit":2,"Holders":{{"{session}":true}}}}"#);
-    assert_eq!(server.raw(Method::PUT, &record, body.clone()).await.1, "true");
-    store.put("s/entry", "x").await.unwrap();
-    // A name like theirs is an entry where there is no semaphore.
-    store.put(format!("other/{session}").as_str(), "x").await.unwrap();
-    assert_eq!(store.keys("s").await.unwrap(), [key("s/entry")]);
-    assert_eq!(store.keys("other").await.unwrap().len(), 1);
-    assert_eq!(store.entries("s").await.unwrap().len(), 1);
-    assert_eq!(store.get(format!("s/{session}").as_str()).await.unwrap(), None);
-    assert!(store.lock("s").await.unwrap_err().is_conflict());
-    assert_eq!(store.lock_holder(&key("s")).await.unwrap(), None);
-    let (_, unchanged) = server.raw(Method::GET, &format!("/v1/kv/{namespace}/s/.lock?raw"), "").await;
-    assert_eq!(unchanged, body);
-}
-
-#[tokio::test]
-async fn a_thousand_watches_share_few_queries() {
-    let Some(server) = server().await else { return };
-    let store = server.store().await;
-    let keys: Vec<Key> = (0..1000).map(|at| key(&format!("w/{}/{at}", at % 7))).collect();
-    let mut watches: Vec<Watch> =
-        try_join_all(keys.iter().map(|key| store.watch_with(key.clone().into(), WatchOptions::default())))
-            .await
-            .unwrap();
-    assert!(store.queries() <= 64, "{} queries", store.queries());
-    let mut versions: Vec<Version> = Vec::new();
-    for some in keys.chunks(20) {
-        versions.extend(try_join_all(some.iter().map(|key| store.put(key, "x"))).await.unwrap());
-    }
-    for (watch, version) in watches.iter_mut().zip(&versions) {
-        assert!(matches!(next(watch).await, WatchEvent::Put(entry) if entry.version == *version));
-    }
-    for key in &keys {
-        store.delete(key).await.unwrap();
-    }
-    for (watch, key) in watches.iter_mut().zip(&keys) {
-        assert!(matches!(next(watch).await, WatchEvent::Delete(gone) if gone.key == *key));
-    }
-    drop(watches);
-    assert_eq!(store.queries(), 0, "the last watch ends its query");
-}
-
-#[tokio::test]
-async fn unrelated_writes_wake_nobody_for_long() {
-    let Some(server) = server().await else { return };
-    let (store, writer) = (server.store().await, server.store().await);
-    store.put("there/x", "1").await.unwrap();
-    let mut watches = Vec::new();
-    for prefix in ["absent", "there"] {
-        watches.push(store.watch(prefix).await.unwrap());
-    }
-    watches.push(store.watch_key("absent-key").await.unwrap());
-    let (before, begin) = (store.requests(), Instant::now());
-    for at in 0..1000 {
-        writer.put(format!("other/{}", at % 50).as_str(), "x").await.unwrap();
-    }
-    tokio::time::sleep(SECOND / 2).await;
-    let (polls, took) = (store.requests() - before, begin.elapsed().as_secs_f64());
-    // Each of the three may ask some times at once and then twice a second.
-    assert!(polls as f64 <= 3.0 * (8.0 + 3.0 * took), "{polls} polls in {took} s");
-    for watch in &mut watches {
-        assert!(tokio::time::timeout(SECOND / 10, watch.next()).await.is_err(), "no event");
-    }
-    // And none is deaf.
-    for (watch, text) in watches.iter_mut().zip(["absent/x", "there/x", "absent-key"]) {
-        let version = writer_of(&store, text).await;
-        assert!(matches!(next(watch).await, WatchEvent::Put(entry) if entry.version == version));
-    }
-}
-
-async fn writer_of(store: &kv_consul::ConsulStore, text: &str) -> Version {
-    store.put(text, "now").await.unwrap()
-}
-
-#[tokio::test]
-async fn queries_merge_without_losing_or_doubling() {
-    let Some(server) = server().await else { return };
-    let store = server.store().await;
-    let mut first = store.watch_key("m/first/key").await.unwrap();
-    let version = store.put("m/first/key", "1").await.unwrap();
-    // More watches come, until the first one's query is merged into one of an ancestor, and writes go on.
-    let mut watches = Vec::new();
-    let mut expected = vec![version];
-    for at in 0..80 {
-        watches.push(store.watch(format!("m/{at}").as_str()).await.unwrap());
-        if at % 10 == 0 {
-            expected.push(store.put("m/first/key", format!("{at}")).await.unwrap());
-            // Not faster than a watch can tell one from the next.
-            tokio::time::sleep(SECOND / 10).await;
-        }
-    }
-    let last = expected.last().copied().unwrap();
-    let mut told = Vec::new();
-    while told.last() != Some(&last) {
-        match next(&mut first).await {
-            WatchEvent::Put(entry) => told.push(entry.version),
-            other => panic!("{other:?}"),
-        }
-    }
-    assert!(told.is_sorted() && told.windows(2).all(|pair| pair[0] != pair[1]), "{told:?}");
-    assert!(told.iter().all(|version| expected.contains(version)));
-    assert!(tokio::time::timeout(SECOND / 2, first.next()).await.is_err(), "nothing is doubled");
+    let (store, named) =
+        (server.open(&namespace, "").await, server.open(&namespace, "?datacenter=dc1").await);
+    let mut watch = named.watch("").await.unwrap();
+    let version = store.put("a", "1").await.unwrap();
+    assert!(matches!(next(&mut watch).await, WatchEvent::Put(entry) if entry.version == version));
+    assert_eq!(named.get("a").await.unwrap().unwrap().value, "1");
+    named.lock("l").await.unwrap().unlock().await.unwrap();
+    let nowhere = server.url_at(&server.endpoint(), &namespace, "datacenter=nowhere");
+    let config = ConsulConfig::from_url(&StoreUrl::parse(&nowhere).unwrap()).unwrap();
+    let error = ConsulStore::connect(config).await.unwrap_err();
+    assert!(matches!(error.kind(), ErrorKind::InvalidConfig { .. }), "{error}");
+    assert!(error.to_string().contains("datacenter"), "{error}");
 }
 
 #[tokio::test]

@@ -111,3 +111,15 @@ pub(crate) async fn until<F: Future<Output = bool>>(what: &str, limit: Duration,
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
 }
+
+/// All sessions there are, as Consul's JSON.
+pub(crate) async fn sessions(server: &Server) -> String {
+    server.raw(reqwest::Method::GET, "/v1/session/list?consistent", "").await.1
+}
+
+/// The session a key is bound to.
+pub(crate) async fn session_of(server: &Server, path: &str) -> Option<String> {
+    let (_, body) = server.raw(reqwest::Method::GET, &format!("/v1/kv/{path}?consistent"), "").await;
+    let at = body.find("\"Session\":")? + 10;
+    body[at..].split('"').nth(1).map(str::to_owned)
+}

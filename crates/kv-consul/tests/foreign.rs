@@ -1,0 +1,236 @@
+//! Keys, locks and semaphores of other programs: seen, respected, left alone.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // Integration tests.
+
+mod common;
+
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use common::{LOCK_FLAG, server, session_of};
+use kv_consul::kv_core::{
+    Applied, Condition, DeleteOptions, ErrorKind, Expiry, Key, Precondition, PutOptions, Store, StoreExt,
+    Txn, TxnOp,
+};
+use reqwest::Method;
+
+const SECOND: Duration = Duration::from_secs(1);
+
+/// Consul's flags for its own semaphores.
+const SEMAPHORE_FLAG: u64 = 16_210_313_421_097_356_768;
+
+fn key(text: &str) -> Key {
+    text.parse().unwrap()
+}
+
+fn ttl(seconds: u32) -> PutOptions {
+    PutOptions::default().with_expiry(Expiry::Ttl(SECOND * seconds))
+}
+
+/// Puts keys under names a URL cannot carry.
+async fn put_natively(server: &common::Server, namespace: &str, names: &[&str]) {
+    let ops: Vec<_> = names
+        .iter()
+        .map(|name| {
+            serde_json::json!({"KV": {"Verb": "set", "Key": format!("{namespace}/{name}"), "Value": "eQ=="}})
+        })
+        .collect();
+    let (status, text) = server.raw(Method::PUT, "/v1/txn", serde_json::json!(ops).to_string()).await;
+    assert_eq!(status, 200, "{text}");
+}
+
+#[tokio::test]
+async fn foreign_names_are_left_alone() {
+    let Some(server) = server().await else { return };
+    let namespace = common::namespace();
+    let store = server.open(&namespace, "").await;
+    store.put("a/b", "x").await.unwrap();
+    put_natively(&server, &namespace, &["a/dir/", "a//b", "a/.lock"]).await;
+    assert_eq!(store.keys("").await.unwrap(), [key("a/b")]);
+    assert_eq!(store.entries("").await.unwrap().len(), 1);
+    assert_eq!(store.delete_tree("a").await.unwrap(), 1);
+    let (status, _) = server.raw(Method::GET, &format!("/v1/kv/{namespace}/?recurse"), "").await;
+    assert_eq!(status, 404, "delete_tree removes them too");
+}
+
+async fn new_session(server: &common::Server) -> String {
+    let (_, body) = server
+        .raw(Method::PUT, "/v1/session/create", r#"{"NodeChecks":[],"TTL":"60s","LockDelay":"0s"}"#)
+        .await;
+    body.split('"').nth(3).unwrap().to_owned()
+}
+
+#[tokio::test]
+async fn a_lock_of_another_program_is_not_broken_by_a_write() {
+    let Some(server) = server().await else { return };
+    let namespace = common::namespace();
+    let store = server.open(&namespace, "").await;
+    let session = new_session(&server).await;
+    let path = format!("/v1/kv/{namespace}/leader?flags={LOCK_FLAG}&acquire={session}");
+    assert_eq!(server.raw(Method::PUT, &path, "them").await.1, "true");
+    // Others read who the leader is.
+    assert_eq!(store.get("leader").await.unwrap().unwrap().value, "them");
+    for error in [
+        store.put("leader", "x").await.unwrap_err(),
+        store.delete("leader").await.map(drop).unwrap_err(),
+        store.put_with(&key("leader"), "x".into(), ttl(20)).await.map(drop).unwrap_err(),
+        store.transact(Txn::always().then([TxnOp::put(key("leader"), "x")])).await.map(drop).unwrap_err(),
+        store.transact(Txn::always().then([TxnOp::delete(key("leader"))])).await.map(drop).unwrap_err(),
+        store.put("leader/.lock", "x").await.unwrap_err(),
+        store.delete(".lock").await.map(drop).unwrap_err(),
+    ] {
+        assert!(matches!(error.kind(), ErrorKind::InvalidKey { .. }), "{error}");
+    }
+    assert_eq!(session_of(&server, &format!("{namespace}/leader")).await, Some(session.clone()));
+    // In that layout it excludes us.
+    let theirs = server.open(&namespace, "?lock_layout=key").await;
+    assert!(theirs.try_lock("leader").await.unwrap().is_none());
+    assert_eq!(theirs.lock_holder(&key("leader")).await.unwrap().unwrap().owner, "them");
+    assert_eq!(theirs.get("leader").await.unwrap(), None);
+    server.raw(Method::PUT, &format!("/v1/session/destroy/{session}"), "").await;
+    let guard = theirs.try_lock("leader").await.unwrap().unwrap();
+    let path = format!("/v1/kv/{namespace}/leader?flags={LOCK_FLAG}&acquire={}", new_session(&server).await);
+    assert_eq!(server.raw(Method::PUT, &path, "them").await.1, "false", "we exclude them");
+    guard.unlock().await.unwrap();
+    assert_eq!(server.raw(Method::PUT, &path, "them").await.1, "true");
+}
+
+#[tokio::test]
+async fn a_leader_with_any_flags_is_not_replaced_by_a_write() {
+    let Some(server) = server().await else { return };
+    let namespace = common::namespace();
+    let store = server.open(&namespace, "").await;
+    let session = new_session(&server).await;
+    let path = format!("{namespace}/leader");
+    let acquire = format!("/v1/kv/{path}?acquire={session}");
+    assert_eq!(server.raw(Method::PUT, &acquire, "them").await.1, "true");
+    let entry = store.get("leader").await.unwrap().unwrap();
+    assert_eq!(entry.value, "them");
+    let leader = key("leader");
+    let put = |options: PutOptions| store.put_with(&leader, "x".into(), options);
+    let conditional = |precondition| PutOptions::default().with_precondition(precondition);
+    let delete = DeleteOptions::default().with_precondition(Precondition::At(entry.version));
+    let holds = Condition::version(leader.clone(), kv_consul::kv_core::Compare::Equal, entry.version);
+    for error in [
+        put(PutOptions::default()).await.unwrap_err(),
+        put(ttl(20)).await.unwrap_err(),
+        put(PutOptions::default().with_expiry(Expiry::Session)).await.unwrap_err(),
+        put(conditional(Precondition::Present)).await.unwrap_err(),
+        put(conditional(Precondition::At(entry.version))).await.unwrap_err(),
+        put(conditional(Precondition::Value("them".into()))).await.unwrap_err(),
+        store.delete("leader").await.map(drop).unwrap_err(),
+        store.delete_with(&leader, delete).await.map(drop).unwrap_err(),
+        store.transact(Txn::always().then([TxnOp::put(leader.clone(), "x")])).await.map(drop).unwrap_err(),
+        store.transact(Txn::when([holds]).then([TxnOp::delete(leader.clone())])).await.map(drop).unwrap_err(),
+    ] {
+        assert!(matches!(error.kind(), ErrorKind::InvalidKey { .. }), "{error}");
+        assert_eq!(error.applied(), Applied::No, "{error}");
+    }
+    assert_eq!(session_of(&server, &path).await, Some(session.clone()));
+    assert_eq!(store.get("leader").await.unwrap().unwrap().version, entry.version);
+    // Released, it is a key as any other.
+    server.raw(Method::PUT, &format!("/v1/kv/{path}?release={session}"), "them").await;
+    store.put("leader", "x").await.unwrap();
+
+    // A session that deletes its keys makes a key that expires, whoever made it.
+    let (_, body) = server
+        .raw(Method::PUT, "/v1/session/create", r#"{"NodeChecks":[],"TTL":"60s","Behavior":"delete"}"#)
+        .await;
+    let ephemeral = body.split('"').nth(3).unwrap();
+    server.raw(Method::PUT, &format!("/v1/kv/{namespace}/e?acquire={ephemeral}"), "1").await;
+    store.put("e", "2").await.unwrap();
+    assert_eq!(session_of(&server, &format!("{namespace}/e")).await, None);
+}
+
+#[tokio::test]
+async fn the_free_record_of_a_lock_on_the_key_itself_is_no_entry() {
+    let Some(server) = server().await else { return };
+    let namespace = common::namespace();
+    let store = server.open(&namespace, "?lock_layout=key").await;
+    let unlocked = async || {
+        store.delete("k").await.unwrap();
+        server.raw(Method::DELETE, &format!("/v1/kv/{namespace}/k"), "").await;
+        let guard = store.lock("k").await.unwrap();
+        let error = store.create("k", "x").await.unwrap_err();
+        assert!(matches!(error.kind(), ErrorKind::InvalidKey { .. }), "{error}");
+        guard.unlock().await.unwrap();
+        let (status, _) = server.raw(Method::GET, &format!("/v1/kv/{namespace}/k"), "").await;
+        assert_eq!(status, 200, "programs on the Go client's lock leave the record");
+        assert_eq!(store.get("k").await.unwrap(), None);
+    };
+    unlocked().await;
+    assert_eq!(store.update("k", "x").await.unwrap_err().kind(), &ErrorKind::NotFound);
+    assert!(!store.delete("k").await.unwrap());
+    assert!(store.entries("").await.unwrap().is_empty());
+    store.create("k", "x").await.unwrap();
+    let error = store.create("k", "y").await.unwrap_err();
+    assert!(matches!(error.kind(), ErrorKind::AlreadyExists { .. }), "{error}");
+    assert!(store.delete("k").await.unwrap());
+    unlocked().await;
+    store.put_with(&key("k"), "x".into(), ttl(20).with_precondition(Precondition::Absent)).await.unwrap();
+    unlocked().await;
+    let txn = Txn::when([Condition::absent(key("k"))]).then([TxnOp::put(key("k"), "x")]);
+    assert!(store.transact(txn).await.unwrap().succeeded);
+    assert_eq!(store.get("k").await.unwrap().unwrap().value, "x");
+}
+
+#[tokio::test]
+async fn names_that_are_no_keys_are_told_in_one_line() {
+    let Some(server) = server().await else { return };
+    let namespace = common::namespace();
+    let store = server.open(&namespace, "").await;
+    put_natively(&server, &namespace, &["dir/", "a//b", "c/../d"]).await;
+    let log = Log::default();
+    let writer = log.clone();
+    let subscriber = tracing_subscriber::fmt()
+        .with_max_level(tracing_subscriber::filter::LevelFilter::DEBUG)
+        .with_ansi(false)
+        .with_writer(move || writer.clone())
+        .finish();
+    let listening = tracing::subscriber::set_default(subscriber);
+    assert!(store.keys("").await.unwrap().is_empty());
+    assert!(store.entries("").await.unwrap().is_empty());
+    drop(listening);
+    let log = String::from_utf8(log.0.lock().unwrap().clone()).unwrap();
+    let lines: Vec<_> = log.lines().filter(|line| line.contains("names that are no keys")).collect();
+    assert_eq!(lines.len(), 2, "one for each list: {lines:?}");
+    assert!(lines.iter().all(|line| line.contains("count=3")), "{lines:?}");
+}
+
+#[derive(Clone, Default)]
+struct Log(Arc<Mutex<Vec<u8>>>);
+
+impl std::io::Write for Log {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.0.lock().unwrap().extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+#[tokio::test]
+async fn a_semaphore_is_invisible_and_no_lock() {
+    let Some(server) = server().await else { return };
+    let namespace = common::namespace();
+    let store = server.open(&namespace, "").await;
+    let session = new_session(&server).await;
+    let contender = format!("/v1/kv/{namespace}/s/{session}?flags={SEMAPHORE_FLAG}&acquire={session}");
+    assert_eq!(server.raw(Method::PUT, &contender, "").await.1, "true");
+    let record = format!("/v1/kv/{namespace}/s/.lock?flags={SEMAPHORE_FLAG}");
+    let body = format!(r#"{{"Limit":2,"Holders":{{"{session}":true}}}}"#);
+    assert_eq!(server.raw(Method::PUT, &record, body.clone()).await.1, "true");
+    store.put("s/entry", "x").await.unwrap();
+    // A name like theirs is an entry where there is no semaphore.
+    store.put(format!("other/{session}").as_str(), "x").await.unwrap();
+    assert_eq!(store.keys("s").await.unwrap(), [key("s/entry")]);
+    assert_eq!(store.keys("other").await.unwrap().len(), 1);
+    assert_eq!(store.entries("s").await.unwrap().len(), 1);
+    assert_eq!(store.get(format!("s/{session}").as_str()).await.unwrap(), None);
+    assert!(store.lock("s").await.unwrap_err().is_conflict());
+    assert_eq!(store.lock_holder(&key("s")).await.unwrap(), None);
+    let (_, unchanged) = server.raw(Method::GET, &format!("/v1/kv/{namespace}/s/.lock?raw"), "").await;
+    assert_eq!(unchanged, body);
+}

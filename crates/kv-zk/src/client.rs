@@ -1,18 +1,23 @@
 //! The session of a store handle, kept alive: connecting, heartbeats, giving up, connecting again.
 //!
 //! There is always one session or an attempt to get one. Its life is judged by our own clock: each
-//! acknowledged heartbeat vouches for two thirds of the session timeout from the moment it was sent.
-//! The remaining third covers what a follower may take to tell its leader that the session lives. A
-//! session that is not renewed in that time is given up and never used again, so what was reported
+//! acknowledged heartbeat vouches for three fifths of the session timeout from the moment it was sent.
+//! A session that is not renewed in that time is given up and never used again, so what was reported
 //! lost stays lost.
+//!
+//! Where something lives by the session, only what went through the leader counts as a heartbeat: a
+//! follower that is cut off from its leader goes on answering reads while the leader lets the session
+//! expire. The other two fifths are for what the leader knows late. It learns from a follower's answer
+//! to its ping, every half tick, that a session was heard of; a tick is at most half of a timeout. So
+//! the leader may count from a quarter of the timeout and one heartbeat before the last one it passed.
 
+mod connect;
 mod zookeeper_async;
 #[cfg(feature = "zookeeper-client")]
 mod zookeeper_client;
 
 use std::future::Future;
-use std::net::SocketAddr;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
 use std::time::Duration;
 
@@ -21,15 +26,16 @@ use kv_core::{Error, ErrorKind, LockLoss, Result, SessionState, SessionStates};
 use tokio::sync::watch;
 use tokio::time::{Instant, MissedTickBehavior};
 
-use crate::config::{Credentials, ZkClient, ZkConfig};
+use self::connect::connect;
+use crate::config::{ZkClient, ZkConfig};
 use crate::error::{BACKEND, Fault};
-use crate::session::{Link, Reply, Session};
+use crate::session::{Link, Reply, Session, caught_up};
 
 /// Between two attempts to get a session.
 const RECONNECT: Duration = Duration::from_millis(600);
 
-/// How long one server may take to take a connection before the next is tried.
-const PROBE: Duration = Duration::from_secs(1);
+/// How many heartbeats there are in a session timeout.
+const BEATS: u32 = 10;
 
 /// Between two attempts of a read whose connection broke.
 const REREAD: Duration = Duration::from_millis(20);
@@ -42,19 +48,49 @@ pub(crate) struct Live {
     pub(crate) epoch: u64,
     /// The server's number of the session, once an ephemeral node has shown it.
     pub(crate) own_id: OnceLock<i64>,
-    /// When the last acknowledged heartbeat was sent.
+    /// When the last acknowledged heartbeat was sent, of any kind.
     renewed: watch::Sender<Instant>,
+    /// When the last acknowledged request that went through the leader was sent, as far as noted.
+    proved: watch::Sender<Instant>,
 }
 
 impl Live {
-    /// How long a renewal vouches for the session.
-    fn margin(&self) -> Duration {
-        self.session.timeout() / 3
+    /// `sent_at`: when the request was sent that showed that the leader knows the session.
+    fn new(session: Arc<dyn Session>, sent_at: Instant, epoch: u64) -> Arc<Self> {
+        let (renewed, proved) = (watch::Sender::new(sent_at), watch::Sender::new(sent_at));
+        Arc::new(Self { session, epoch, own_id: OnceLock::new(), renewed, proved })
     }
 
-    fn vouched_until(&self) -> Instant {
-        *self.renewed.borrow() + (self.session.timeout() - self.margin())
+    /// How much of its timeout a renewal does not vouch for.
+    fn margin(&self) -> Duration {
+        self.session.timeout() * 2 / 5
     }
+
+    /// Notes a request that went through the leader and was acknowledged.
+    fn note_proof(&self, sent_at: Instant) {
+        for noted in [&self.renewed, &self.proved] {
+            noted.send_if_modified(|at| {
+                let later = sent_at > *at;
+                *at = (*at).max(sent_at);
+                later
+            });
+        }
+    }
+
+    /// Makes sure that the leader knows the session.
+    pub(crate) async fn prove(&self) -> Reply<Instant> {
+        let sent_at = Instant::now();
+        caught_up(&*self.session).await?;
+        self.note_proof(sent_at);
+        Ok(sent_at)
+    }
+}
+
+/// The session that carried a request, and since when it certainly was alive.
+#[derive(Clone, Debug)]
+pub(crate) struct Carried {
+    pub(crate) live: Arc<Live>,
+    pub(crate) sent_at: Instant,
 }
 
 /// Where the handle is in its life.
@@ -72,19 +108,25 @@ pub(crate) struct Client {
     config: ZkConfig,
     current: watch::Sender<Current>,
     cell: SessionCell,
-    /// Whether something lives by the session, so that its loss matters.
+    /// Whether something has lived by the session, so that its loss is reported.
     needed: AtomicBool,
+    /// Whether that was a key, which may still be there.
+    keys: AtomicBool,
     holds: Mutex<Vec<Weak<HoldState>>>,
+    /// How many requests were sent, and how many times one waited for answers.
+    requests: Arc<AtomicU64>,
+    round_trips: AtomicU64,
 }
 
 impl Client {
     /// Connects, within the configuration's connect timeout.
     pub(crate) async fn connect(config: ZkConfig) -> Result<Arc<Self>> {
         let timeout = config.connect_timeout;
-        let first = tokio::time::timeout(timeout, connect(&config)).await;
+        let requests = Arc::default();
+        let first = tokio::time::timeout(timeout, connect(&config, &requests)).await;
         let endpoints = config.servers().join(",");
         let live = match first {
-            Ok(Ok(session)) => session.into_live(1),
+            Ok(Ok((session, sent_at))) => Live::new(session, sent_at, 1),
             Ok(Err(error)) => return Err(error.with_endpoint(endpoints)),
             Err(_) => {
                 return Err(Error::new(ErrorKind::Unavailable)
@@ -98,10 +140,23 @@ impl Client {
             current: watch::Sender::new(Current::Live(Arc::clone(&live))),
             cell: SessionCell::new(),
             needed: AtomicBool::new(false),
+            keys: AtomicBool::new(false),
             holds: Mutex::default(),
+            requests,
+            round_trips: AtomicU64::new(0),
         });
         tokio::spawn(keep(Arc::downgrade(&client), live));
         Ok(client)
+    }
+
+    /// How many requests were sent, but for heartbeats.
+    pub(crate) fn requests(&self) -> u64 {
+        self.requests.load(Ordering::Relaxed)
+    }
+
+    /// How many times an operation on keys waited for answers.
+    pub(crate) fn round_trips(&self) -> u64 {
+        self.round_trips.load(Ordering::Relaxed)
     }
 
     pub(crate) fn current(&self) -> watch::Receiver<Current> {
@@ -171,6 +226,7 @@ impl Client {
     {
         loop {
             let live = self.up(deadline).await?;
+            self.round_trips.fetch_add(1, Ordering::Relaxed);
             match deadline.run(async { Ok(request(Arc::clone(&live.session)).await) }).await? {
                 Err(fault) if fault.is_transient() => {
                     deadline.remaining().map_err(|_| fault.into_error().not_applied())?;
@@ -181,20 +237,22 @@ impl Client {
         }
     }
 
-    /// Makes a write, once: again only if it certainly was not sent.
+    /// Makes a write, once: again only if it certainly was not sent. Answers also what carried it.
     pub(crate) async fn write<T, F>(
         &self,
         deadline: Deadline,
         request: impl Fn(Arc<dyn Session>) -> F,
-    ) -> Result<Reply<T>>
+    ) -> Result<(Reply<T>, Carried)>
     where
         F: Future<Output = Reply<T>>,
     {
         loop {
             let live = self.up(deadline).await?;
+            self.round_trips.fetch_add(1, Ordering::Relaxed);
+            let sent_at = Instant::now();
             match deadline.run(async { Ok(request(Arc::clone(&live.session)).await) }).await? {
                 Err(Fault::Unsent) => tokio::time::sleep(REREAD).await,
-                reply => return Ok(reply),
+                reply => return Ok((reply, Carried { live, sent_at })),
             }
         }
     }
@@ -212,10 +270,21 @@ impl Client {
         self.cell.states()
     }
 
-    /// Notes that something lives by this session from now on: its loss is then reported.
-    pub(crate) fn need(&self, live: &Live) {
-        if !self.needed.swap(true, Ordering::SeqCst) || self.cell.state() == SessionState::Lost {
-            self.cell.renewed(*live.renewed.borrow(), live.session.timeout(), live.margin());
+    /// Notes that a key lives by the session that carried this: its loss is then reported.
+    pub(crate) fn keeps_key(&self, carried: &Carried) {
+        self.keys.store(true, Ordering::SeqCst);
+        self.need(carried);
+    }
+
+    /// Notes that the loss of the session that carried this is to be reported.
+    pub(crate) fn need(&self, carried: &Carried) {
+        let live = &carried.live;
+        live.note_proof(carried.sent_at);
+        if !self.is_current(live) {
+            // What was just made goes with the session, which nobody could tell then.
+            self.cell.lost();
+        } else if !self.needed.swap(true, Ordering::SeqCst) || self.cell.state() == SessionState::Lost {
+            self.cell.renewed(*live.proved.borrow(), live.session.timeout(), live.margin());
         }
     }
 
@@ -226,8 +295,11 @@ impl Client {
         holds.retain(|hold| hold.strong_count() > 0);
         holds.push(Arc::downgrade(hold));
         drop(holds);
-        let current = matches!(&*self.current.borrow(), Current::Live(now) if now.epoch == live.epoch);
-        current && hold.renewed(*live.renewed.borrow(), live.session.timeout(), live.margin())
+        self.is_current(live) && hold.renewed(*live.proved.borrow(), live.session.timeout(), live.margin())
+    }
+
+    fn is_current(&self, live: &Live) -> bool {
+        matches!(&*self.current.borrow(), Current::Live(now) if now.epoch == live.epoch)
     }
 
     fn holds(&self) -> Vec<Arc<HoldState>> {
@@ -237,23 +309,50 @@ impl Client {
 
     /// Ends everything: locks are reported lost, the session is closed.
     pub(crate) async fn close(&self) {
+        // First of all: what would become held from here on is refused.
+        let before = self.current.send_replace(Current::Closed);
         for hold in self.holds() {
             hold.lose(LockLoss::Closed);
         }
         self.cell.close();
-        if let Current::Live(live) = self.current.send_replace(Current::Closed) {
+        if let Current::Live(live) = before {
             live.session.close().await;
         }
     }
 
-    fn heartbeat_acknowledged(&self, live: &Live, sent_at: Instant) {
-        live.renewed.send_replace(sent_at);
+    /// Whether a key or a lock lives by the session now.
+    fn at_stake(&self) -> bool {
+        self.keys.load(Ordering::SeqCst) || self.holds().iter().any(|hold| hold.loss().is_none())
+    }
+
+    /// Until when the session is taken for alive: by what went through the leader where it matters.
+    fn vouched_until(&self, live: &Live) -> Instant {
+        let noted = if self.at_stake() { &live.proved } else { &live.renewed };
+        *noted.borrow() + (live.session.timeout() - live.margin())
+    }
+
+    /// Makes a heartbeat, through the leader where something is at stake.
+    async fn beat(&self, live: &Live) -> Reply<()> {
+        // Not what operations cost.
+        self.requests.fetch_sub(1, Ordering::Relaxed);
+        let sent_at = if self.at_stake() {
+            let sent_at = live.prove().await?;
+            for hold in self.holds() {
+                hold.renewed(sent_at, live.session.timeout(), live.margin());
+            }
+            sent_at
+        } else {
+            let sent_at = Instant::now();
+            match live.session.stat("/").await {
+                Ok(_) | Err(Fault::NoAuth) => live.renewed.send_replace(sent_at),
+                Err(fault) => return Err(fault),
+            };
+            sent_at
+        };
         if self.needed.load(Ordering::SeqCst) {
             self.cell.renewed(sent_at, live.session.timeout(), live.margin());
         }
-        for hold in self.holds() {
-            hold.renewed(sent_at, live.session.timeout(), live.margin());
-        }
+        Ok(())
     }
 
     /// The session is over, by the server's account or by ours.
@@ -270,30 +369,10 @@ impl Client {
             hold.lose(LockLoss::SessionLost);
         }
         self.holds.lock().unwrap_or_else(PoisonError::into_inner).clear();
+        self.keys.store(false, Ordering::SeqCst);
         if self.needed.swap(false, Ordering::SeqCst) {
             self.cell.lost();
         }
-    }
-}
-
-/// A session with its first heartbeat acknowledged.
-struct Fresh {
-    session: Arc<dyn Session>,
-    sent_at: Instant,
-}
-
-impl Fresh {
-    async fn new(session: impl Session) -> Reply<Self> {
-        let sent_at = Instant::now();
-        match session.stat("/").await {
-            Ok(_) | Err(Fault::NoAuth) => Ok(Self { session: Arc::new(session), sent_at }),
-            Err(fault) => Err(fault),
-        }
-    }
-
-    fn into_live(self, epoch: u64) -> Arc<Live> {
-        let own_id = OnceLock::new();
-        Arc::new(Live { session: self.session, epoch, own_id, renewed: watch::Sender::new(self.sent_at) })
     }
 }
 
@@ -313,10 +392,10 @@ async fn keep(client: Weak<Client>, mut live: Arc<Live>) {
         let old = Arc::clone(&live.session);
         // Where the server still has it, its ephemeral nodes need not wait for their timeout.
         tokio::spawn(async move { old.close().await });
-        let config = strong.config.clone();
+        let (config, requests) = (strong.config.clone(), Arc::clone(&strong.requests));
         drop(strong);
-        let session = loop {
-            let attempt = tokio::time::timeout(config.connect_timeout, connect(&config)).await;
+        let (session, sent_at) = loop {
+            let attempt = tokio::time::timeout(config.connect_timeout, connect(&config, &requests)).await;
             let why = match attempt {
                 Ok(Ok(session)) => break session,
                 Ok(Err(error)) => error.to_string(),
@@ -335,7 +414,7 @@ async fn keep(client: Weak<Client>, mut live: Arc<Live>) {
             drop(strong);
             tokio::time::sleep(RECONNECT).await;
         };
-        live = session.into_live(live.epoch + 1);
+        live = Live::new(session, sent_at, live.epoch + 1);
         let Some(strong) = client.upgrade() else { return live.session.close().await };
         let taken = strong.current.send_if_modified(|current| {
             let open = !matches!(current, Current::Closed);
@@ -352,12 +431,13 @@ async fn keep(client: Weak<Client>, mut live: Arc<Live>) {
 
 /// Heartbeats until the session is over, the client is closed or dropped.
 async fn live_on(client: &Weak<Client>, live: &Arc<Live>) -> Fault {
-    let timeout = live.session.timeout();
     let mut link = live.session.link();
-    let mut ticks = tokio::time::interval(timeout / 8);
+    let mut ticks = tokio::time::interval(live.session.timeout() / BEATS);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
-        let until = live.vouched_until();
+        let Some(until) = client.upgrade().map(|client| client.vouched_until(live)) else {
+            return Fault::ClientClosed;
+        };
         tokio::select! {
             _ = ticks.tick() => {}
             changed = link.changed() => {
@@ -371,6 +451,7 @@ async fn live_on(client: &Weak<Client>, live: &Arc<Live>) -> Fault {
         if client.is_closed() {
             return Fault::ClientClosed;
         }
+        let until = client.vouched_until(live);
         if Instant::now() >= until {
             return Fault::SessionExpired;
         }
@@ -382,99 +463,9 @@ async fn live_on(client: &Weak<Client>, live: &Arc<Live>) -> Fault {
             }
             Link::Over(fault) => return fault,
         }
-        let sent_at = Instant::now();
-        let beat = tokio::time::timeout_at(until, live.session.stat("/"));
-        if let Ok(Ok(_) | Err(Fault::NoAuth)) = beat.await {
-            // An answer that took too long vouches for nothing: the next one is asked for at once.
-            client.heartbeat_acknowledged(live, sent_at);
-        }
+        // An answer that took too long vouches for nothing: the next one is asked for at once.
+        let _ = tokio::time::timeout_at(until, client.beat(live)).await;
     }
-}
-
-/// One attempt to get a session.
-async fn connect(config: &ZkConfig) -> Result<Fresh> {
-    let servers = reachable(&config.servers()).await?;
-    let failed = |fault: Fault| match fault {
-        Fault::Unsent | Fault::ConnectionLost => fault
-            .into_error()
-            .not_applied()
-            .with_detail("the server took the connection and no session came of it"),
-        Fault::AuthFailed => fault.into_error(),
-        Fault::BadRequest(what) => Error::invalid_config(what).with_backend(BACKEND),
-        fault => fault.into_error().not_applied(),
-    };
-    match config.client {
-        ZkClient::ZookeeperAsync => {
-            let addresses: Vec<SocketAddr> = servers.into_iter().map(|server| server.address).collect();
-            let credentials = config.credentials().and_then(|credentials| match credentials {
-                Credentials::Digest(secret) => Some(secret),
-                Credentials::Sasl { .. } => None,
-            });
-            let connecting =
-                zookeeper_async::AsyncSession::connect(&addresses, config.session_timeout, credentials);
-            Fresh::new(connecting.await.map_err(failed)?).await.map_err(failed)
-        }
-        #[cfg(feature = "zookeeper-client")]
-        ZkClient::ZookeeperClient => {
-            let mut names: Vec<String> = Vec::new();
-            for server in servers {
-                if !names.contains(&server.name) {
-                    names.push(server.name);
-                }
-            }
-            let (credentials, tls) = (config.credentials(), config.tls());
-            let connecting = zookeeper_client::FullSession::connect(
-                &names,
-                config.session_timeout,
-                credentials.as_ref(),
-                tls.as_ref(),
-            );
-            Fresh::new(connecting.await.map_err(failed)?).await.map_err(failed)
-        }
-        #[cfg(not(feature = "zookeeper-client"))]
-        ZkClient::ZookeeperClient => Err(Error::invalid_config("the feature zookeeper-client is off")),
-    }
-}
-
-/// One address of a server that is named in the configuration.
-struct Server {
-    name: String,
-    address: SocketAddr,
-}
-
-/// All addresses of all servers, in a random order, those that take a connection first.
-///
-/// # Errors
-///
-/// `Unavailable` if none does, saying why.
-async fn reachable(names: &[String]) -> Result<Vec<Server>> {
-    let mut servers = Vec::new();
-    let mut reasons = Vec::new();
-    for name in names {
-        match tokio::net::lookup_host(name).await {
-            Ok(addresses) => {
-                servers.extend(addresses.map(|address| Server { name: name.clone(), address }));
-            }
-            Err(error) => reasons.push(format!("{name}: {error}")),
-        }
-    }
-    fastrand::shuffle(&mut servers);
-    let mut unreachable = Vec::new();
-    let mut servers = servers.into_iter();
-    while let Some(server) = servers.next() {
-        match tokio::time::timeout(PROBE, tokio::net::TcpStream::connect(server.address)).await {
-            Ok(Ok(_)) => {
-                return Ok(std::iter::once(server).chain(servers).chain(unreachable).collect());
-            }
-            Ok(Err(error)) => reasons.push(format!("{}: {error}", server.name)),
-            Err(_) => reasons.push(format!("{}: no answer within {PROBE:?}", server.name)),
-        }
-        unreachable.push(server);
-    }
-    Err(Error::new(ErrorKind::Unavailable)
-        .not_applied()
-        .with_backend(BACKEND)
-        .with_detail(reasons.join("; ")))
 }
 
 pub(crate) fn closed() -> Error {

@@ -17,11 +17,7 @@ use crate::config::LockLayout;
 use crate::error::{BACKEND, Fault};
 use crate::mapping::{Layout, is_marker, may_be_marker};
 use crate::marks::{Access, Marks};
-use crate::session::{AclEntry, Mode, Reply, Session, Stat};
-
-/// Deleted in vain where a read must not be older than itself and the client has no sync. It lies in
-/// the server's own tree, where nobody has keys.
-const BARRIER: &str = "/zookeeper/kv.barrier";
+use crate::session::{AclEntry, Mode, Reply, Stat, caught_up};
 
 /// Shared by a store handle, its watches and its locks.
 #[derive(Debug)]
@@ -133,7 +129,7 @@ impl Core {
         if !self.must_sync(consistency) {
             return Ok(());
         }
-        let reply = self.client.read(deadline, |session| async move { sync(&*session).await }).await?;
+        let reply = self.client.read(deadline, |session| async move { caught_up(&*session).await }).await?;
         reply.map_err(Fault::into_error)
     }
 
@@ -151,13 +147,9 @@ impl Core {
                 if !must_sync {
                     return session.get(path).await;
                 }
-                if session.is_full() {
-                    // The server answers in order, so both travel at once.
-                    let (synced, read) = future::join(session.sync(), session.get(path)).await;
-                    return synced.and(read);
-                }
-                session.barrier(BARRIER).await?;
-                session.get(path).await
+                // The server answers in order, so both travel at once.
+                let (synced, read) = future::join(caught_up(&*session), session.get(path)).await;
+                synced.and(read)
             })
             .await?;
         optional(reply)
@@ -193,17 +185,28 @@ impl Core {
         Ok(Some(entry))
     }
 
-    /// A node with its kind, and its data where it is asked for or could be a marker's.
+    /// A node with its kind, and its data where it is asked for or could be a marker's. It may be
+    /// older than the call.
     pub(crate) async fn node(&self, path: &str, data: bool, deadline: Deadline) -> Result<Option<Node>> {
+        self.look(path, data, false, deadline).await
+    }
+
+    /// The same, and no older than the call.
+    pub(crate) async fn node_now(&self, path: &str, data: bool, deadline: Deadline) -> Result<Option<Node>> {
+        self.look(path, data, true, deadline).await
+    }
+
+    async fn look(&self, path: &str, data: bool, now: bool, deadline: Deadline) -> Result<Option<Node>> {
         loop {
             let reply = self
                 .client
                 .read(deadline, |session| async move {
-                    if !data {
-                        return Ok((session.acl(path).await?, None));
-                    }
-                    let (acl, read) = future::join(session.acl(path), session.get(path)).await;
-                    Ok((acl?, Some(read?)))
+                    // The server answers in order, so all travel at once.
+                    let synced = async { if now { caught_up(&*session).await } else { Ok(()) } };
+                    let read = async { if data { session.get(path).await.map(Some) } else { Ok(None) } };
+                    let (synced, acl, read) = future::join3(synced, session.acl(path), read).await;
+                    synced?;
+                    Ok((acl?, read?))
                 })
                 .await?;
             let Some(((acl, stat), mut read)) = optional(reply)? else { return Ok(None) };
@@ -223,11 +226,6 @@ impl Core {
             return Ok(Some(Node { known, stat, acl, data }));
         }
     }
-}
-
-/// The client's sync, or what takes its place.
-pub(crate) async fn sync(session: &dyn Session) -> Reply<()> {
-    if session.is_full() { session.sync().await } else { session.barrier(BARRIER).await }
 }
 
 /// An answer that may be that there is no such node.

@@ -17,9 +17,9 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use futures_util::StreamExt;
 use futures_util::future::{Aborted, abortable};
 use futures_util::stream::FuturesUnordered;
+use futures_util::{FutureExt, StreamExt};
 use kv_core::{Entry, Key};
 use tokio::sync::{mpsc, oneshot};
 
@@ -125,7 +125,11 @@ impl Hub {
             self.start_jobs();
             tokio::select! {
                 command = commands.recv() => match command {
-                    Some(command) => self.obey(command),
+                    Some(command) => {
+                        // What had fired before it was given counts as before it.
+                        self.take_fired();
+                        self.obey(command);
+                    }
                     None => return,
                 },
                 changed = current.changed() => {
@@ -154,6 +158,19 @@ impl Hub {
                 if let Some(quiet) = quiet {
                     let _ = quiet.send(Err(closed()));
                 }
+            }
+        }
+    }
+
+    /// Takes in all watches that have fired by now.
+    fn take_fired(&mut self) {
+        for _ in 0..self.arms.len() {
+            // Not held back by tokio: it must see all there is.
+            let next = tokio::task::unconstrained(self.arms.next());
+            match next.now_or_never() {
+                Some(Some(Ok(firing))) => self.fired(firing),
+                Some(Some(Err(_))) => {}
+                Some(None) | None => return,
             }
         }
     }
@@ -316,21 +333,28 @@ impl Hub {
         ids
     }
 
-    /// Sees to it that a part of a node is read, and lets these watches wait for it.
+    /// Sees to it that a part of a node is known and watched, and lets these watches wait for it.
     fn want(&mut self, path: &str, part: Part, watches: &[u64]) {
         let Some(node) = self.nodes.get_mut(path) else { return };
-        if node.arm(part).loaded {
+        let id = node.id;
+        let arm = node.arm(part);
+        let (armed, running) = (arm.armed.is_some(), arm.running);
+        if armed && !running && !arm.queued {
             return;
         }
-        let id = node.id;
+        let mut quiet = false;
         for watch in watches {
             if let Some(watch) = self.watches.get_mut(watch)
                 && !watch.loaded
             {
                 watch.loading.insert((id, part));
+                quiet |= watch.quiet.is_some();
             }
         }
-        self.read(path, part);
+        // A read that is under way may be older than a watch that begins with changes from now on.
+        if !running || quiet {
+            self.read(path, part);
+        }
     }
 
     /// Reads a part of a node, at once or after the read that is under way.
@@ -383,7 +407,6 @@ impl Hub {
             Err(Fault::SessionExpired | Fault::ClientClosed | Fault::AuthFailed) => return,
             Err(fault) => return self.fail(&path, &fault),
         };
-        arm.loaded = true;
         let (Found::Data { armed, .. } | Found::Names { armed, .. }) = &found;
         let is_armed = armed.is_some();
         match found {
@@ -406,15 +429,23 @@ impl Hub {
         // A node that is gone is forgotten, unless a watch is about that very node.
         if !is_armed && part == Part::Data {
             let above = parent(&path).and_then(|above| self.nodes.get_mut(above));
-            if let Some(above) = above {
-                above.names.remove(crate::mapping::name(&path));
-            }
+            let named_since = above.is_some_and(|above| {
+                above.names.remove(crate::mapping::name(&path)) && above.list.armed.is_some()
+            });
             self.gone(&path);
-        } else if again {
+            // Its parent should have told. It named the node after this read, or will tell in a moment.
+            if named_since && let Some(above) = parent(&path).map(str::to_owned) {
+                self.read(&above, Part::Names);
+            }
+        }
+        let again = again && self.nodes.get(&path).is_some_and(|node| node.id == id);
+        if again {
             self.read(&path, part);
         }
         for watch in watches {
-            if let Some(watch) = self.watches.get_mut(&watch) {
+            if let Some(watch) = self.watches.get_mut(&watch)
+                && !again
+            {
                 watch.loading.remove(&(id, part));
             }
             self.check_loaded(watch);

@@ -4,7 +4,7 @@
 //! # Where things are
 //!
 //! `config`: opening. `client`: the session, kept alive, and below it one file per client crate.
-//! `mapping`: keys as nodes. `write`, `list`, `tree`, `watch` (with `hub`), `lock`, `txn`: the
+//! `mapping`, `parents`: keys as nodes. `write`, `list`, `tree`, `watch` (with `hub`), `lock`, `txn`: the
 //! operations. `store` ties them together.
 
 mod client;
@@ -16,6 +16,7 @@ mod list;
 mod lock;
 mod mapping;
 mod marks;
+mod parents;
 mod session;
 mod store;
 mod tree;

@@ -17,7 +17,7 @@ use kv_core::{
 use tokio::sync::watch;
 use tokio::time::Instant;
 
-use crate::client::{Live, closed};
+use crate::client::{Carried, Live, closed};
 use crate::config::LockLayout;
 use crate::core::{Core, not_held, optional};
 use crate::error::{BACKEND, Fault};
@@ -76,6 +76,7 @@ impl Core {
             let mut contender = Contender::new(Arc::clone(self), live, path.clone());
             match contender.run(options, wait_until).await {
                 Ok(Some(guard)) => {
+                    // From here on the guard's task takes the node away.
                     contender.tracked = false;
                     return Ok(guard(key));
                 }
@@ -150,6 +151,14 @@ struct Contender {
     tracked: bool,
 }
 
+/// The node of a contender.
+struct Own {
+    path: String,
+    stat: Stat,
+    /// When the request was sent that made it; not known where it was found.
+    made_at: Option<Instant>,
+}
+
 type MakeGuard = Box<dyn FnOnce(&Key) -> LockGuard + Send>;
 
 impl Contender {
@@ -184,13 +193,19 @@ impl Contender {
             };
             let node = child(dir, &rivals[at]);
             let Some(before) = at.checked_sub(1).and_then(|before| rivals.get(before)) else {
-                if node != own.0 {
+                if node != own.path {
                     let path = &node;
                     let stat = answered(session, || session.stat(path)).await?;
                     let Some(stat) = stat else { continue };
-                    own = (node.clone(), stat);
+                    own = Own { path: node.clone(), stat, made_at: None };
                 }
-                return self.acquired(own.0, &own.1, options).map(Some);
+                // A server that is cut off from its leader shows who was first before.
+                let sent_at = match own.made_at.filter(|at| at.elapsed() < session.timeout() / 10) {
+                    Some(made_at) => made_at,
+                    None => answered(session, || self.live.prove()).await?,
+                };
+                let carried = Carried { live: Arc::clone(&self.live), sent_at };
+                return self.acquired(own.path, &own.stat, &carried, options).map(Some);
             };
             if wait_until.is_some_and(|at| Instant::now() >= at) {
                 return Ok(None);
@@ -211,25 +226,26 @@ impl Contender {
     }
 
     /// Makes the node, once: it is looked for before it is made again.
-    async fn enqueue(&self, owner: &Bytes) -> Reply<(String, Stat)> {
+    async fn enqueue(&self, owner: &Bytes) -> Reply<Own> {
         let (prefix, acl) = (child(&self.dir, &self.mark), self.core.access.acl());
         let session = &*self.live.session;
         loop {
             connected(session).await?;
+            let sent_at = Instant::now();
             let created = session.create(&prefix, owner, Mode::EphemeralSequential, &acl).await;
             match created {
-                Ok((node, stat)) => {
+                Ok((path, stat)) => {
                     let _ = self.live.own_id.set(stat.ephemeral_owner);
-                    return Ok((node, stat));
+                    return Ok(Own { path, stat, made_at: Some(sent_at) });
                 }
                 Err(Fault::Unsent | Fault::Throttled) => tokio::time::sleep(AGAIN).await,
-                Err(Fault::ConnectionLost | Fault::SessionMoved) => {
+                Err(Fault::ConnectionLost | Fault::SessionMoved | Fault::Protocol(_)) => {
                     tokio::time::sleep(AGAIN).await;
-                    for node in self.nodes().await? {
-                        let path = &node;
-                        let stat = answered(session, || session.stat(path)).await?;
+                    for path in self.nodes().await? {
+                        let node = path.as_str();
+                        let stat = answered(session, || session.stat(node)).await?;
                         if let Some(stat) = stat {
-                            return Ok((node, stat));
+                            return Ok(Own { path, stat, made_at: None });
                         }
                     }
                 }
@@ -254,9 +270,15 @@ impl Contender {
     }
 
     /// The lock is ours: hands it over to the guard and the task that keeps it.
-    fn acquired(&self, node: String, stat: &Stat, options: &LockOptions) -> Reply<MakeGuard> {
+    fn acquired(
+        &self,
+        node: String,
+        stat: &Stat,
+        carried: &Carried,
+        options: &LockOptions,
+    ) -> Reply<MakeGuard> {
         let state = Arc::new(HoldState::new(options.max_hold));
-        self.core.client.need(&self.live);
+        self.core.client.need(carried);
         if !self.core.client.vouch(&self.live, &state) {
             return Err(Fault::SessionExpired);
         }
@@ -276,11 +298,10 @@ impl Contender {
         }))
     }
 
-    /// Takes our node away and waits until it is.
+    /// Takes our node away and waits until it is. What takes too long goes on in the background.
     async fn leave(mut self) {
-        self.tracked = false;
         let clean = sweep(&self.core, &self.live, &self.dir, &self.mark);
-        let _ = tokio::time::timeout(self.core.timeout, clean).await;
+        self.tracked = tokio::time::timeout(self.core.timeout, clean).await.is_err();
     }
 }
 
@@ -347,7 +368,7 @@ async fn keep(session: &dyn Session, node: &str, state: &HoldState) -> Reply<()>
         connected(session).await?;
         match session.delete(node, ANY_VERSION).await {
             Err(Fault::NoNode) if unsure => return Ok(()),
-            Err(Fault::ConnectionLost | Fault::SessionMoved) => {
+            Err(Fault::ConnectionLost | Fault::SessionMoved | Fault::Protocol(_)) => {
                 unsure = true;
                 tokio::time::sleep(AGAIN).await;
             }

@@ -185,6 +185,16 @@ pub(crate) trait Session: fmt::Debug + Send + Sync + 'static {
     async fn close(&self);
 }
 
+/// Deleted in vain where the client has no sync. It lies in the server's own tree, where nobody has
+/// keys.
+const BARRIER: &str = "/zookeeper/kv.barrier";
+
+/// Asks the leader: what this session reads afterwards is no older than what was acknowledged before
+/// the call. By the client's sync, or what takes its place.
+pub(crate) async fn caught_up(session: &dyn Session) -> Reply<()> {
+    if session.is_full() { session.sync().await } else { session.barrier(BARRIER).await }
+}
+
 /// Waits until requests get through; fails once they never will again.
 pub(crate) async fn connected(session: &dyn Session) -> Reply<()> {
     let mut link = session.link();

@@ -64,7 +64,10 @@ impl ZkStore {
             config.check()?;
             let layout = Layout::new(&config.namespace)?;
             let client = Client::connect(config.clone()).await?;
-            let access = if config.credentials().is_some() { Access::Creator } else { Access::Anyone };
+            // A certificate is a credential too.
+            let named =
+                config.credentials().is_some() || config.tls().is_some_and(|tls| tls.identity.is_some());
+            let access = if named { Access::Creator } else { Access::Anyone };
             let deadline = kv_backend::Deadline::after(config.connect_timeout);
             let ttl = has_ttl(&client, access, deadline).await;
             let timeout = client.up(deadline).await?.session.timeout();
@@ -72,7 +75,7 @@ impl ZkStore {
                 Ok(ttl) => ttl,
                 Err(error) => {
                     client.close().await;
-                    return Err(error);
+                    return Err(error.with_endpoint(config.servers().join(",")));
                 }
             };
             let core = Arc::new(Core {
@@ -95,6 +98,21 @@ impl ZkStore {
 
     fn core(&self) -> &Arc<Core> {
         &self.inner.core
+    }
+
+    /// How many requests this handle has sent so far, those of its tasks included but for heartbeats.
+    #[doc(hidden)]
+    #[must_use]
+    pub fn requests(&self) -> u64 {
+        self.core().client.requests()
+    }
+
+    /// How many times its operations on keys have waited for answers so far: some requests travel
+    /// together.
+    #[doc(hidden)]
+    #[must_use]
+    pub fn round_trips(&self) -> u64 {
+        self.core().client.round_trips()
     }
 }
 
@@ -268,8 +286,15 @@ impl ZkStore {
         let core = self.core();
         core.client.check_open()?;
         let deadline = core.deadline(options.timeout);
-        // What was acknowledged before is not reported as a change.
-        core.catch_up(Consistency::Linearizable, deadline).await?;
+        // What was acknowledged before is not reported as a change. An answer comes after the watches
+        // that fired before it.
+        if core.must_sync(Consistency::Linearizable) {
+            core.catch_up(Consistency::Linearizable, deadline).await?;
+        } else {
+            let root = core.layout.root();
+            let asked = core.client.read(deadline, |session| async move { session.stat(root).await });
+            let _ = asked.await?;
+        }
         core.client.up(deadline).await?;
         let feed = Feed::new(options.filter);
         let scope = match &target {

@@ -1,6 +1,7 @@
 //! delete_tree: everything strictly below a prefix, from the leaves up, with many requests in flight.
 
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use bytes::Bytes;
 use futures_util::stream::{FuturesUnordered, StreamExt};
@@ -34,6 +35,8 @@ impl Core {
         }
         let root = self.layout.prefix_path(prefix);
         let mut count = 0;
+        // Whether a delete may have been carried out: an error then leaves some of it done.
+        let begun = AtomicBool::new(false);
         // The last found is worked on first, so that few nodes are open at a time.
         let mut waiting: Vec<(String, bool)> =
             self.children(&root, deadline).await?.into_iter().map(|path| (path, true)).collect();
@@ -44,10 +47,11 @@ impl Core {
             while working.len() < AT_ONCE
                 && let Some((path, descend)) = waiting.pop()
             {
-                working.push(self.sweep(path, descend, deadline));
+                working.push(self.sweep(path, descend, &begun, deadline));
             }
             let Some(step) = working.next().await else { return Ok(count) };
-            match step? {
+            let begun = || begun.load(Ordering::Relaxed);
+            match step.map_err(|error| if begun() { error.maybe_applied() } else { error })? {
                 Step::Open(path, children) => {
                     open.insert(path, children.len());
                     waiting.extend(children.into_iter().map(|path| (path, true)));
@@ -79,7 +83,13 @@ impl Core {
     }
 
     /// Takes a node away, or finds the children that go first.
-    async fn sweep(&self, path: String, descend: bool, deadline: Deadline) -> Result<Step> {
+    async fn sweep(
+        &self,
+        path: String,
+        descend: bool,
+        begun: &AtomicBool,
+        deadline: Deadline,
+    ) -> Result<Step> {
         loop {
             deadline.remaining()?;
             let node = path.as_str();
@@ -99,6 +109,7 @@ impl Core {
                 return Ok(Step::Closed(path, 0));
             }
             self.known.forget(node);
+            begun.store(true, Ordering::Relaxed);
             let reply = self.client.write(deadline, |session| async move {
                 if is_parent {
                     session.set(node, &Bytes::from_static(MARKER), stat.version).await.map(drop)
@@ -106,12 +117,12 @@ impl Core {
                     session.delete(node, stat.version).await
                 }
             });
-            match reply.await? {
+            match reply.await?.0 {
                 Ok(()) => return Ok(Step::Closed(path, u64::from(entry))),
                 Err(Fault::NoNode) => return Ok(Step::Closed(path, 0)),
                 // Somebody wrote it or put a key below it.
                 Err(Fault::BadVersion | Fault::NotEmpty) => {}
-                Err(fault) => return Err(fault.into_error().maybe_applied()),
+                Err(fault) => return Err(fault.into_error()),
             }
         }
     }

@@ -11,7 +11,8 @@ use kv_core::{
     Version,
 };
 
-use crate::core::{Core, Kind, Node, not_held, unsupported, version};
+use crate::client::Carried;
+use crate::core::{Core, Kind, Known, Node, not_held, unsupported, version};
 use crate::error::{EXPIRING_PARENT, Fault};
 use crate::mapping::{MARKER, check_value, parent};
 use crate::session::{Mode, MultiFault, MultiOp, Stat};
@@ -81,11 +82,12 @@ impl Core {
                 return Err(Error::new(ErrorKind::TooLarge { size, max: MAX_REQUEST })
                     .with_detail("bytes of the request, with checks and parents"));
             }
-            match self.multi(&ops, deadline).await? {
+            let (reply, carried) = self.multi(&ops, deadline).await?;
+            match reply {
                 Ok(stats) => {
                     let first_write = guards + usize::from(txn.fence.is_some());
                     return Ok(self
-                        .finish(succeeded, &ops, first_write, &stats, outcomes, notes, deadline)
+                        .finish(succeeded, &ops, first_write, &stats, outcomes, notes, &carried, deadline)
                         .await);
                 }
                 Err(MultiFault::Refused { index: 0, fault: Fault::NoNode }) if txn.fence.is_some() => {
@@ -111,7 +113,7 @@ impl Core {
         }
     }
 
-    /// The nodes of all keys a transaction names.
+    /// The nodes of all keys a transaction names, no older than the call.
     async fn read_all(&self, txn: &Txn, deadline: Deadline) -> Result<BTreeMap<String, Option<Node>>> {
         let ops = txn.then.iter().chain(&txn.or_else).map(TxnOp::key);
         let keys: BTreeSet<&Key> = txn.conditions.iter().map(|condition| &condition.key).chain(ops).collect();
@@ -119,7 +121,7 @@ impl Core {
             keys.into_iter().filter(|key| self.layout.is_readable(key)).map(|key| self.layout.path(key));
         stream::iter(paths.collect::<Vec<_>>())
             .map(|path| async move {
-                let node = self.node(&path, true, deadline).await?;
+                let node = self.node_now(&path, true, deadline).await?;
                 Ok::<_, Error>((path, node))
             })
             .buffer_unordered(AT_ONCE)
@@ -136,6 +138,7 @@ impl Core {
         stats: &[Option<Stat>],
         outcomes: Vec<Made>,
         notes: Vec<Note>,
+        carried: &Carried,
         deadline: Deadline,
     ) -> TxnResult {
         let mut written = BTreeMap::new();
@@ -158,10 +161,8 @@ impl Core {
                 self.note_created(&note.path, stat, note.acl, created, deadline).await;
             }
         }
-        if ops.iter().any(|op| matches!(op, MultiOp::Create { mode: Mode::Ephemeral, .. }))
-            && let Ok(live) = self.client.up(deadline).await
-        {
-            self.client.need(&live);
+        if ops.iter().any(|op| matches!(op, MultiOp::Create { mode: Mode::Ephemeral, .. })) {
+            self.client.keeps_key(carried);
         }
         TxnResult::new(succeeded, outcomes.into_iter().map(|made| made.at(zxid)).collect())
     }
@@ -396,14 +397,21 @@ impl Plan<'_> {
             // has nothing to be below, the topmost one that is missing.
             let mut top = path.as_str();
             while let Some(above) = parent(top).filter(|above| *above != "/") {
-                let exists = match self.nodes.get(above) {
-                    Some(node) => node.is_some(),
-                    None => self.core.node(above, false, self.deadline).await?.is_some(),
+                let node = match self.nodes.get(above) {
+                    Some(node) => node.clone(),
+                    None => self.core.node(above, false, self.deadline).await?,
                 };
-                if exists {
-                    break;
+                match node.map(|node| node.known) {
+                    // Nothing can be below a session's key for as long as it is there.
+                    Some(Known { kind: Kind::Session { .. }, version, .. }) => {
+                        if !self.now.get(above).is_some_and(|sim| sim.guarded) {
+                            self.guards.push(MultiOp::Check { path: above.to_owned(), version });
+                        }
+                        return Ok(());
+                    }
+                    Some(_) => break,
+                    None => top = above,
                 }
-                top = above;
             }
             let made = self.guards.iter().any(|op| matches!(op, MultiOp::Create { path, .. } if path == top));
             let creates = self.now.get(top).is_some_and(|sim| sim.guarded);

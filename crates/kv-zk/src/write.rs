@@ -1,7 +1,9 @@
 //! put and delete of one key.
 //!
-//! A write is guarded by the node's version: from a read of the node, or from what this handle knows,
-//! which makes it one round trip. A guard that fails changes nothing, and the write is decided anew.
+//! A write is guarded by the node's version, which a node that is deleted and made again has once more.
+//! So what this handle remembers of a node serves only a put of anything over anything, in one round
+//! trip. Everything else looks at the node first, and no older than the call. A guard that fails
+//! changes nothing, and the write is decided anew.
 
 use bytes::Bytes;
 use futures_util::future;
@@ -11,12 +13,12 @@ use kv_core::{
     PutResult, Result, Version,
 };
 
-use crate::client::Live;
+use crate::client::Carried;
 use crate::core::{Core, Kind, Known, Node, not_held, unsupported, version};
 use crate::error::{EXPIRING_PARENT, Fault};
-use crate::mapping::{MARKER, check_value, parent};
+use crate::mapping::{MARKER, check_value};
 use crate::marks::{Marks, with_created};
-use crate::session::{AclEntry, Mode, MultiFault, MultiOp, Reply, Stat};
+use crate::session::{AclEntry, Mode, MultiFault, MultiOp, Reply, Session, Stat};
 
 /// Why a change of expiry is refused where there is no multi.
 const EXPIRY_CHANGE: &str =
@@ -80,13 +82,16 @@ impl Core {
         let mut state = self.remembered(&path, &options.precondition);
         loop {
             deadline.remaining()?;
-            let attempt = match state.take() {
-                Some(state) => {
-                    state.check(&options.precondition)?;
-                    self.write(&path, &value, mode, &state, options.fence.as_ref(), deadline).await?
+            let now = match state.take() {
+                Some(state) => state,
+                None => {
+                    let data = matches!(options.precondition, Precondition::Value(_));
+                    let certain = options.precondition != Precondition::Any;
+                    self.state(&path, data, certain, deadline).await?
                 }
-                None => Attempt::Conflict,
             };
+            now.check(&options.precondition)?;
+            let attempt = self.write(&path, &value, mode, &now, options.fence.as_ref(), deadline).await?;
             if let Attempt::Done(stat) = attempt {
                 let result = PutResult::new(version(stat.mzxid));
                 return Ok(match mode {
@@ -95,9 +100,6 @@ impl Core {
                 });
             }
             self.known.forget(&path);
-            state = Some(
-                self.state(&path, matches!(options.precondition, Precondition::Value(_)), deadline).await?,
-            );
         }
     }
 
@@ -108,23 +110,21 @@ impl Core {
         let deadline = self.deadline(options.timeout);
         let path = self.layout.path(key);
         let whole = options.previous || matches!(options.precondition, Precondition::Value(_));
-        let mut state = match self.remembered(&path, &options.precondition) {
-            Some(State::There(known, node)) if !whole => Some(State::There(known, node)),
-            _ => None,
-        };
+        // Without a sync, looking no older than now takes a write: only for the answer that nothing is
+        // there, which is given without one.
+        let mut certain = self.client.is_full() || options.precondition != Precondition::Any;
         loop {
             deadline.remaining()?;
-            let now = match state.take() {
-                Some(state) => state,
-                None => self.state(&path, whole, deadline).await?,
-            };
+            let now = self.state(&path, whole, certain, deadline).await?;
             now.check(&options.precondition)?;
-            let State::There(known, node) = now else {
-                return self.deleted_nothing(options.fence.as_ref(), deadline).await;
+            let (known, node) = match now {
+                State::There(known, node) if !known.marker => (known, node),
+                _ if certain => return self.deleted_nothing(options.fence.as_ref(), deadline).await,
+                _ => {
+                    certain = true;
+                    continue;
+                }
             };
-            if known.marker {
-                return self.deleted_nothing(options.fence.as_ref(), deadline).await;
-            }
             let previous = match &node {
                 Some(node) if options.previous => {
                     let read = node.data.clone().map(|data| (data, node.stat));
@@ -148,7 +148,7 @@ impl Core {
     /// A delete of nothing is still refused by a fence that does not hold.
     async fn deleted_nothing(&self, fence: Option<&Fence>, deadline: Deadline) -> Result<DeleteResult> {
         if fence.is_some() {
-            self.submit(fence, Vec::new(), deadline).await?.map_err(Fault::into_error)?;
+            self.submit(fence, Vec::new(), deadline).await?.0.map_err(Fault::into_error)?;
         }
         Ok(DeleteResult::absent())
     }
@@ -159,16 +159,19 @@ impl Core {
         let known = self.known.get(path).filter(|known| !known.marker);
         match (precondition, known) {
             (Precondition::Any | Precondition::Absent, None) => Some(State::Absent),
-            (Precondition::Any | Precondition::Present, Some(known)) => Some(State::There(known, None)),
-            (Precondition::At(at), Some(known)) if version(known.mzxid) == *at => {
-                Some(State::There(known, None))
-            }
+            (Precondition::Any, Some(known)) => Some(State::There(known, None)),
             _ => None,
         }
     }
 
-    async fn state(&self, path: &str, data: bool, deadline: Deadline) -> Result<State> {
-        Ok(match self.node(path, data, deadline).await? {
+    /// How it stands at a path; `certain`: no older than this call.
+    async fn state(&self, path: &str, data: bool, certain: bool, deadline: Deadline) -> Result<State> {
+        let node = if certain {
+            self.node_now(path, data, deadline).await?
+        } else {
+            self.node(path, data, deadline).await?
+        };
+        Ok(match node {
             None => State::Absent,
             Some(node) => State::There(node.known, Some(node)),
         })
@@ -189,8 +192,18 @@ impl Core {
             State::Absent => {
                 self.make_parents(path, deadline).await?;
                 let create = self.create_op(path, value, mode);
-                match self.submit(fence, vec![create], deadline).await? {
-                    Ok(stat) => Ok(Attempt::Done(self.wrote(path, stat, mode, &live))),
+                // The server answers in order, so both travel at once.
+                let (made, above) = future::join(
+                    self.submit(fence, vec![create], deadline),
+                    self.above(&live, path, deadline),
+                )
+                .await;
+                let (reply, carried) = made?;
+                match reply {
+                    Ok(stat) => {
+                        self.check_above(path, &stat, above, deadline).await?;
+                        Ok(Attempt::Done(self.wrote(path, stat, mode, &carried)))
+                    }
                     Err(Fault::NodeExists) => Ok(Attempt::Conflict),
                     Err(Fault::NoNode) => {
                         self.forget_parents(path);
@@ -201,18 +214,19 @@ impl Core {
             }
             State::There(known, node) if known.kind.is(mode, &live) => {
                 let set = MultiOp::Set { path: path.to_owned(), data: value.clone(), version: known.version };
-                let stat = match self.submit(fence, vec![set], deadline).await? {
+                let (reply, carried) = self.submit(fence, vec![set], deadline).await?;
+                let stat = match reply {
                     Ok(stat) => stat,
                     Err(Fault::BadVersion | Fault::NoNode) => return Ok(Attempt::Conflict),
                     Err(fault) => return Err(fault.into_error()),
                 };
-                if stat.czxid != known.czxid {
-                    return self.settle(path, value, mode, stat, deadline).await.map(Attempt::Done);
+                if stat.czxid != known.czxid || !known.kind.is(mode, &carried.live) {
+                    return self.settle(path, value, mode, stat, fence, deadline).await.map(Attempt::Done);
                 }
                 if let (true, Some(node)) = (known.marker, node) {
                     self.note_created(path, &stat, node.acl.clone(), stat.mzxid, deadline).await;
                 }
-                Ok(Attempt::Done(self.wrote(path, stat, mode, &live)))
+                Ok(Attempt::Done(self.wrote(path, stat, mode, &carried)))
             }
             // How old the key is must be known to be kept.
             State::There(_, None) => Ok(Attempt::Conflict),
@@ -241,18 +255,18 @@ impl Core {
                 EXPIRY_CHANGE
             }));
         }
-        let live = self.client.up(deadline).await?;
         let ops = vec![
             MultiOp::Delete { path: path.to_owned(), version: known.version },
             self.create_op(path, value, mode),
         ];
-        match self.submit(fence, ops, deadline).await? {
+        let (reply, carried) = self.submit(fence, ops, deadline).await?;
+        match reply {
             Ok(stat) => {
                 if !known.marker {
                     let acl = self.acl(mode);
                     self.note_created(path, &stat, acl, node.created(), deadline).await;
                 }
-                Ok(Attempt::Done(self.wrote(path, stat, mode, &live)))
+                Ok(Attempt::Done(self.wrote(path, stat, mode, &carried)))
             }
             Err(Fault::BadVersion | Fault::NoNode | Fault::NodeExists) => Ok(Attempt::Conflict),
             Err(Fault::NotEmpty) => Err(unsupported(EXPIRING_PARENT)),
@@ -261,23 +275,26 @@ impl Core {
     }
 
     /// A guarded write has landed on a node that was deleted and made again, by chance at the same
-    /// node version. The value stands; how it expires is looked at.
+    /// node version, or on one that lives by an earlier session. The value stands; how it expires is
+    /// looked at.
     async fn settle(
         &self,
         path: &str,
         value: &Bytes,
         mode: Mode,
         stat: Stat,
+        fence: Option<&Fence>,
         deadline: Deadline,
     ) -> Result<Stat> {
         let unsure = |error: Error| error.maybe_applied();
+        let sent_at = tokio::time::Instant::now();
         let live = self.client.up(deadline).await.map_err(unsure)?;
         let node = self.node(path, false, deadline).await.map_err(unsure)?;
         let Some(node) = node.filter(|node| node.stat.mzxid == stat.mzxid) else { return Ok(stat) };
         if node.known.kind.is(mode, &live) {
-            return Ok(self.wrote(path, stat, mode, &live));
+            return Ok(self.wrote(path, stat, mode, &Carried { live, sent_at }));
         }
-        let replaced = self.replace(path, value, mode, &node, None, deadline).await;
+        let replaced = self.replace(path, value, mode, &node, fence, deadline).await;
         match replaced.map_err(unsure)? {
             Attempt::Done(stat) => Ok(stat),
             // Somebody has written since: ours was before that.
@@ -301,7 +318,7 @@ impl Core {
             } else {
                 MultiOp::Delete { path, version }
             };
-            return match self.submit(fence, vec![op], deadline).await? {
+            return match self.submit(fence, vec![op], deadline).await?.0 {
                 Ok(_) => Ok(Attempt::Done(())),
                 Err(Fault::NotEmpty) if !parent => {
                     parent = true;
@@ -314,13 +331,13 @@ impl Core {
     }
 
     /// Carries out these operations, all or none, under the fence if there is one. Answers the state
-    /// of the node the last one wrote.
+    /// of the node the last one wrote, and what carried them.
     pub(crate) async fn submit(
         &self,
         fence: Option<&Fence>,
         mut ops: Vec<MultiOp>,
         deadline: Deadline,
-    ) -> Result<Reply<Stat>> {
+    ) -> Result<(Reply<Stat>, Carried)> {
         if fence.is_none()
             && let [op] = ops.as_slice()
         {
@@ -330,19 +347,23 @@ impl Core {
             // The name of a lock's record is never given twice: that it exists is all.
             ops.insert(0, MultiOp::Check { path: fence.record().to_owned(), version: -1 });
         }
-        match self.multi(&ops, deadline).await? {
-            Ok(stats) => Ok(Ok(stats.into_iter().rev().flatten().next().unwrap_or_default())),
-            Err(MultiFault::Refused { index: 0, fault: Fault::NoNode }) if fence.is_some() => Err(not_held()),
-            Err(MultiFault::Refused { fault, .. } | MultiFault::Failed(fault)) => Ok(Err(fault)),
-        }
+        let (reply, carried) = self.multi(&ops, deadline).await?;
+        let reply = match reply {
+            Ok(stats) => Ok(stats.into_iter().rev().flatten().next().unwrap_or_default()),
+            Err(MultiFault::Refused { index: 0, fault: Fault::NoNode }) if fence.is_some() => {
+                return Err(not_held());
+            }
+            Err(MultiFault::Refused { fault, .. } | MultiFault::Failed(fault)) => Err(fault),
+        };
+        Ok((reply, carried))
     }
 
     pub(crate) async fn multi(
         &self,
         ops: &[MultiOp],
         deadline: Deadline,
-    ) -> Result<Result<Vec<Option<Stat>>, MultiFault>> {
-        let reply = self
+    ) -> Result<(Result<Vec<Option<Stat>>, MultiFault>, Carried)> {
+        let (reply, carried) = self
             .client
             .write(deadline, |session| async move {
                 match session.multi(ops).await {
@@ -352,7 +373,7 @@ impl Core {
                 }
             })
             .await?;
-        Ok(reply.unwrap_or_else(|fault| Err(MultiFault::Failed(fault))))
+        Ok((reply.unwrap_or_else(|fault| Err(MultiFault::Failed(fault))), carried))
     }
 
     pub(crate) fn create_op(&self, path: &str, value: &Bytes, mode: Mode) -> MultiOp {
@@ -368,13 +389,13 @@ impl Core {
     }
 
     /// Remembers what a write made.
-    fn wrote(&self, path: &str, stat: Stat, mode: Mode, live: &Live) -> Stat {
+    fn wrote(&self, path: &str, stat: Stat, mode: Mode, carried: &Carried) -> Stat {
         let kind = match mode {
             Mode::Persistent => Kind::Permanent,
             Mode::Ttl(ttl) => Kind::Ttl(ttl),
             Mode::Ephemeral | Mode::EphemeralSequential => {
-                let _ = live.own_id.set(stat.ephemeral_owner);
-                self.client.need(live);
+                let _ = carried.live.own_id.set(stat.ephemeral_owner);
+                self.client.keeps_key(carried);
                 Kind::Session { owner: stat.ephemeral_owner }
             }
         };
@@ -401,54 +422,6 @@ impl Core {
 
     pub(crate) fn check_fence(&self, fence: Option<&Fence>) -> Result<()> {
         if fence.is_some() { self.capabilities.require(Power::FencedWrites) } else { Ok(()) }
-    }
-
-    /// Makes sure that the node above `path` exists and may have children. What is made is no entry,
-    /// so it is made again where its outcome is not known.
-    pub(crate) async fn make_parents(&self, path: &str, deadline: Deadline) -> Result<()> {
-        let unchanged = |error: Error| error.not_applied();
-        let unknown: Vec<&str> = std::iter::successors(parent(path), |above| parent(above))
-            .take_while(|above| *above != "/")
-            .take_while(|above| !self.known.get(above).is_some_and(|known| known.kind == Kind::Permanent))
-            .collect();
-        let nodes = unknown.iter().map(|above| self.node(above, false, deadline));
-        let mut missing = Vec::new();
-        for (above, node) in unknown.iter().zip(future::try_join_all(nodes).await.map_err(unchanged)?) {
-            match node {
-                Some(node) if node.known.kind == Kind::Permanent => self.known.note(above, node.known),
-                Some(_) => return Err(unsupported(EXPIRING_PARENT)),
-                None => missing.push(*above),
-            }
-        }
-        let (acl, marker) = (&self.access.acl(), &Bytes::from_static(MARKER));
-        // The server carries them out in order, so they need not wait for each other.
-        let creating = missing.iter().rev().map(|above| async move {
-            let made = self.client.read(deadline, |session| async move {
-                session.create(above, marker, Mode::Persistent, acl).await
-            });
-            made.await.map(|reply| (*above, reply))
-        });
-        for (above, made) in future::try_join_all(creating).await.map_err(unchanged)? {
-            match made {
-                Ok((_, stat)) => {
-                    let known = Known { marker: true, ..Known::new(&stat, Kind::Permanent) };
-                    self.known.note(above, known);
-                }
-                // Somebody else was faster; or a delete_tree was: the write finds out and begins anew.
-                Err(Fault::NodeExists | Fault::NoNode) => {}
-                Err(fault) => return Err(unchanged(fault.into_error())),
-            }
-        }
-        Ok(())
-    }
-
-    /// Forgets what is known of the nodes above `path`: one of them is gone.
-    pub(crate) fn forget_parents(&self, path: &str) {
-        let mut above = parent(path);
-        while let Some(path) = above {
-            self.known.forget(path);
-            above = parent(path);
-        }
     }
 
     /// Notes on a node when its key came to be, where that is not when the node did. The write stands
@@ -486,7 +459,7 @@ impl Core {
     }
 }
 
-async fn single(session: &dyn crate::session::Session, op: &MultiOp) -> Reply<Stat> {
+async fn single(session: &dyn Session, op: &MultiOp) -> Reply<Stat> {
     match op {
         MultiOp::Create { path, data, mode, acl } => {
             session.create(path, data, *mode, acl).await.map(|(_, stat)| stat)

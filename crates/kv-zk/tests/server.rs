@@ -5,14 +5,14 @@
 mod common;
 
 use std::collections::BTreeSet;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use common::{key, namespace, next, server, with};
 use futures_util::StreamExt;
 use kv_testkit::{is_nightly, require_or_skip};
 use kv_zk::kv_core::{
     DeleteTreeOptions, EntryExpiry, ErrorKind, Expiry, GetOptions, ListItem, ListOptions, Power, Prefix,
-    PutOptions, Store, StoreExt, WatchEvent, WatchOptions, WatchTarget,
+    PutOptions, Store, StoreExt, WatchEvent, WatchOptions,
 };
 
 common::on_each_client!(
@@ -23,7 +23,6 @@ common::on_each_client!(
     a_value_that_marks_parents_is_refused,
     servers_without_time_to_live_are_told_by_name,
     other_tools_see_the_same,
-    thousands_of_watches_live_on_one_connection,
     a_large_tree_is_listed_in_order_and_deleted,
 );
 
@@ -186,35 +185,6 @@ async fn other_tools_see_the_same(client: &str) {
             gone.insert(deletion.key.to_string());
         }
     }
-}
-
-async fn thousands_of_watches_live_on_one_connection(client: &str) {
-    let Some(server) = server().await else { return };
-    let namespace = namespace();
-    let store = server.open(client, &namespace, "timeout=60s").await;
-    let writer = server.open(client, &namespace, "timeout=60s").await;
-    let mut watches = Vec::new();
-    for at in 0..3000 {
-        // Many on one key, many on one tree, many on their own.
-        let target: WatchTarget = match at % 3 {
-            0 => key("shared").into(),
-            1 => "tree".parse::<Prefix>().unwrap().into(),
-            _ => key(&format!("own/{at}")).into(),
-        };
-        watches.push(store.watch_with(target, WatchOptions::default()));
-    }
-    let mut watches: Vec<_> =
-        futures_util::stream::iter(watches).buffered(200).map(Result::unwrap).collect().await;
-    let begin = Instant::now();
-    writer.put("shared", "x").await.unwrap();
-    writer.put("tree/deep/leaf", "x").await.unwrap();
-    let own: Vec<String> = (0..3000).filter(|at| at % 3 == 2).map(|at| format!("own/{at}")).collect();
-    let puts = own.iter().map(|own| writer.put(own.as_str(), "x"));
-    futures_util::future::try_join_all(puts).await.unwrap();
-    for (at, watch) in watches.iter_mut().enumerate() {
-        assert!(matches!(next(watch).await, WatchEvent::Put(_)), "{at}");
-    }
-    assert!(begin.elapsed() < 60 * SECOND, "{:?}", begin.elapsed());
 }
 
 async fn a_large_tree_is_listed_in_order_and_deleted(client: &str) {

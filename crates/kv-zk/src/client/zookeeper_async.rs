@@ -12,6 +12,8 @@
 //! - It sends requests before it has authenticated again. So nothing is sent until that is done.
 //! - It reconnects without a pause to a server that takes connections and hangs up, as servers
 //!   without a quorum do. So its thread sleeps between steps while there is no connection.
+//! - It takes leftovers of a broken connection for answers on the next one. So a new connection is
+//!   asked what the answers to are known, before requests get through.
 //! - It makes a new session in silence when the old one expired. So the first sign of it ends this
 //!   session for good.
 
@@ -46,6 +48,9 @@ const BRAKE_AFTER: Duration = Duration::from_millis(10);
 const BRAKE_FROM: Duration = Duration::from_millis(60);
 const BRAKE_TO: Duration = Duration::from_millis(250);
 
+/// How many questions show whether answers pair up with requests.
+const PROBES: usize = 8;
+
 /// How long closing waits for the server's answer.
 const CLOSE: Duration = Duration::from_secs(2);
 
@@ -55,6 +60,7 @@ pub(crate) struct AsyncSession {
     handle: Handle,
     runtime: Mutex<Option<Runtime>>,
     timeout: Duration,
+    requests: Arc<AtomicU64>,
 }
 
 /// What the crate's callbacks reach.
@@ -68,12 +74,13 @@ struct Shared {
 }
 
 impl AsyncSession {
-    /// A session with one of these servers, in this order. Returns once requests get through; has no
-    /// deadline of its own, and leaves nothing behind when dropped.
+    /// A session with one of these servers, in this order, counting its requests. Returns once requests
+    /// get through; has no deadline of its own, and leaves nothing behind when dropped.
     pub(crate) async fn connect(
         servers: &[SocketAddr],
         timeout: Duration,
         credentials: Option<Secret>,
+        requests: Arc<AtomicU64>,
     ) -> Reply<Self> {
         let runtime = Builder::new_multi_thread()
             .worker_threads(1)
@@ -119,7 +126,7 @@ impl AsyncSession {
             Err(_) => return Err(Fault::ClientClosed),
         }
         drop(reached);
-        Ok(Self { shared, zk, handle, runtime: Mutex::new(runtime.keep()), timeout })
+        Ok(Self { shared, zk, handle, runtime: Mutex::new(runtime.keep()), timeout, requests })
     }
 
     /// Runs one request on the session's own thread.
@@ -133,16 +140,25 @@ impl AsyncSession {
             Link::Down => return Err(Fault::Unsent),
             Link::Over(fault) => return Err(fault.clone()),
         }
+        self.requests.fetch_add(1, Ordering::Relaxed);
         let connection = self.shared.connection.load(Ordering::SeqCst);
-        let reply = self.handle.spawn(request(Arc::clone(&self.zk))).await;
+        let request = request(Arc::clone(&self.zk));
+        let reply = self.handle.spawn(async move {
+            let reply = request.await;
+            // What the server said before this answer is with the dispatcher of watches: it goes first.
+            tokio::task::yield_now().await;
+            reply
+        });
+        let reply = reply.await;
         let fault = match reply {
             Ok(Ok(answer)) => return Ok(answer),
             Ok(Err(error)) => Fault::from(error),
             // The session was closed under it.
             Err(_) => Fault::ConnectionLost,
         };
-        // It overtook the credentials on a new connection: refused, so as good as not sent.
-        let overtook = fault == Fault::NoAuth
+        // It overtook the credentials on a new connection: refused, so as good as not sent. A list of
+        // access for whoever is authenticated is invalid while nobody is.
+        let overtook = matches!(fault, Fault::NoAuth | Fault::InvalidAcl)
             && self.shared.credentials.is_some()
             && connection != self.shared.connection.load(Ordering::SeqCst);
         Err(if overtook { Fault::Unsent } else { fault })
@@ -183,9 +199,43 @@ impl Shared {
                 Err(_) => return,
             }
         }
+        // The first connection has nothing left of an earlier one.
+        if connection > 0 {
+            match self.pairs_up().await {
+                Some(true) => {}
+                Some(false) => {
+                    tracing::warn!(
+                        "answers do not fit the requests of a new connection; giving the session up"
+                    );
+                    return self.end(Fault::SessionExpired);
+                }
+                None => return,
+            }
+        }
         if self.connection.load(Ordering::SeqCst) == connection {
             self.say(Link::Up);
         }
+    }
+
+    /// Whether each request gets its own answer. The crate pairs them by their order alone, and what it
+    /// had received and not parsed when a connection broke it takes for answers on the next one, which
+    /// shifts all that follow. So it is asked one thing that is and then others that are not: whatever
+    /// the shift, one of those is told that it is. `None` if the connection broke again.
+    async fn pairs_up(&self) -> Option<bool> {
+        let zk = self.zk.get().and_then(Weak::upgrade)?;
+        let asking = (0..PROBES).map(|at| {
+            let path = if at == 0 { "/" } else { "/zookeeper/kv.absent" };
+            zk.exists(path, false)
+        });
+        for (at, answer) in futures_util::future::join_all(asking).await.into_iter().enumerate() {
+            match answer {
+                Ok(found) if found.is_some() == (at == 0) => {}
+                Err(zookeeper_async::ZkError::NoAuth) if at == 0 => {}
+                Err(zookeeper_async::ZkError::ConnectionLoss) => return None,
+                _ => return Some(false),
+            }
+        }
+        Some(true)
     }
 
     fn say(&self, now: Link) {

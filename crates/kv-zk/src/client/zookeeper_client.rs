@@ -4,7 +4,8 @@
 //! then whether one was sent; and closing waits for the server.
 
 use std::fmt;
-use std::sync::{Mutex, PoisonError};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -25,15 +26,18 @@ pub(crate) struct FullSession {
     client: Mutex<Option<Client>>,
     link: watch::Sender<Link>,
     timeout: Duration,
+    requests: Arc<AtomicU64>,
 }
 
 impl FullSession {
-    /// A session with one of these servers (`host:port`). Has no deadline of its own.
+    /// A session with one of these servers (`host:port`), counting its requests. Has no deadline of
+    /// its own.
     pub(crate) async fn connect(
         servers: &[String],
         timeout: Duration,
         credentials: Option<&Credentials>,
         tls: Option<&Tls>,
+        requests: Arc<AtomicU64>,
     ) -> Reply<Self> {
         let mut connector = Client::connector().with_session_timeout(timeout).with_fail_eagerly();
         match credentials {
@@ -71,15 +75,17 @@ impl FullSession {
                 }
             }
         });
-        Ok(Self { client: Mutex::new(Some(client)), link, timeout })
+        Ok(Self { client: Mutex::new(Some(client)), link, timeout, requests })
     }
 
+    /// The client, for one request.
     fn client(&self) -> Reply<Client> {
         match &*self.link.borrow() {
             Link::Up => {}
             Link::Down => return Err(Fault::Unsent),
             Link::Over(fault) => return Err(fault.clone()),
         }
+        self.requests.fetch_add(1, Ordering::Relaxed);
         let client = self.client.lock().unwrap_or_else(PoisonError::into_inner);
         client.clone().ok_or(Fault::ClientClosed)
     }

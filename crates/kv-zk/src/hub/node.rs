@@ -40,7 +40,6 @@ pub(super) enum Known {
 /// One reading of one part of a node.
 #[derive(Default)]
 pub(super) struct Arm {
-    pub(super) loaded: bool,
     pub(super) running: bool,
     pub(super) queued: bool,
     /// It must be read again when the running one is done.

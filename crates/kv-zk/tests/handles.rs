@@ -1,0 +1,142 @@
+//! What handles on one namespace do to each other's keys: nobody is fooled by what another has done
+//! before.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // It is a test.
+
+mod common;
+
+use std::time::Duration;
+
+use common::{key, namespace, server};
+use kv_zk::kv_core::{DeleteOptions, ErrorKind, Expiry, Precondition, PutOptions, Store, StoreExt, Version};
+
+common::on_each_client!(
+    a_stale_version_is_refused_after_a_key_was_made_again,
+    a_parent_that_was_a_key_is_no_key,
+    no_key_is_put_below_one_that_came_to_expire,
+    each_operation_takes_the_round_trips_it_promises,
+);
+
+const SECOND: Duration = Duration::from_secs(1);
+
+fn put_if(precondition: Precondition) -> PutOptions {
+    PutOptions::default().with_precondition(precondition)
+}
+
+fn delete_if(precondition: Precondition) -> DeleteOptions {
+    DeleteOptions::default().with_precondition(precondition)
+}
+
+fn expiring(ttl: Duration) -> PutOptions {
+    PutOptions::default().with_expiry(Expiry::Ttl(ttl))
+}
+
+/// A node that is made again is at the same version of its own once more.
+async fn a_stale_version_is_refused_after_a_key_was_made_again(client: &str) {
+    let Some(server) = server().await else { return };
+    let namespace = namespace();
+    let a = server.open(client, &namespace, "").await;
+    let b = server.open(client, &namespace, "").await;
+    let k = key("k");
+    for writes in [1, 3] {
+        let mut stale = Version::new(0);
+        for _ in 0..writes {
+            stale = a.put(&k, "a's").await.unwrap();
+        }
+        assert!(b.delete(&k).await.unwrap());
+        let mut current = stale;
+        for _ in 0..writes {
+            current = b.put(&k, "b's").await.unwrap();
+        }
+        let refused = [
+            a.compare_and_set(&k, stale, "over b's").await.map(drop),
+            a.delete_with(&k, delete_if(Precondition::At(stale))).await.map(drop),
+            a.put_with(&k, "over b's".into(), put_if(Precondition::Value("a's".into()))).await.map(drop),
+        ];
+        for refused in refused {
+            let error = refused.unwrap_err();
+            let expected = ErrorKind::PreconditionFailed { current: Some(current) };
+            assert_eq!(error.kind(), &expected, "after {writes} writes: {error}");
+        }
+        assert_eq!(b.get(&k).await.unwrap().unwrap().value, "b's");
+        a.compare_and_set(&k, current, "a's again").await.unwrap();
+    }
+}
+
+/// What was a key is a parent now, at the same version of its own.
+async fn a_parent_that_was_a_key_is_no_key(client: &str) {
+    let Some(server) = server().await else { return };
+    let namespace = namespace();
+    let a = server.open(client, &namespace, "").await;
+    let b = server.open(client, &namespace, "").await;
+    for empty in [false, true] {
+        a.put("k", "a's").await.unwrap();
+        assert!(b.delete("k").await.unwrap());
+        b.put("k/below", "b's").await.unwrap();
+        if empty {
+            b.delete("k/below").await.unwrap();
+        }
+        let error = a.put_with(&key("k"), "x".into(), put_if(Precondition::Present)).await.unwrap_err();
+        assert_eq!(error.kind(), &ErrorKind::NotFound, "{error}");
+        assert!(!a.delete("k").await.unwrap(), "it said that it deleted what is not there");
+        assert_eq!(b.get("k").await.unwrap(), None);
+        assert_eq!(b.get("k/below").await.unwrap().is_some(), !empty);
+    }
+}
+
+/// The server would keep such a key, and with it the one above beyond its time.
+async fn no_key_is_put_below_one_that_came_to_expire(client: &str) {
+    let Some(server) = server().await else { return };
+    let namespace = namespace();
+    let a = server.open(client, &namespace, "").await;
+    let b = server.open(client, &namespace, "").await;
+    a.put("p/x", "so that a knows p").await.unwrap();
+    assert_eq!(b.delete_tree("").await.unwrap(), 1);
+    b.put_with(&key("p"), "expires".into(), expiring(60 * SECOND)).await.unwrap();
+    let error = a.put("p/y", "x").await.unwrap_err();
+    assert!(matches!(error.kind(), ErrorKind::Unsupported { .. }), "{error}");
+    assert_eq!(b.get("p/y").await.unwrap(), None);
+    b.put_with(&key("p"), "alone".into(), expiring(60 * SECOND)).await.unwrap();
+    // The parent that a remembers is another node, and a good one.
+    b.delete("p").await.unwrap();
+    b.put("p/z", "x").await.unwrap();
+    a.put("p/y", "x").await.unwrap();
+}
+
+async fn each_operation_takes_the_round_trips_it_promises(client: &str) {
+    let Some(server) = server().await else { return };
+    // Heartbeats are not counted, and rare ones are in nobody's way.
+    let store = server.open(client, &namespace(), "session_timeout=40s").await;
+    let full = client == "zookeeper-client";
+    store.put("a/warm", "x").await.unwrap();
+    let (mut trips, mut requests) = (store.round_trips(), store.requests());
+    let mut cost = |what: &str, expected_trips: u64, expected_requests: u64| {
+        let now = (store.round_trips(), store.requests());
+        let spent = (now.0 - trips, now.1 - requests);
+        assert_eq!(spent, (expected_trips, expected_requests), "{client}: {what}");
+        (trips, requests) = now;
+    };
+    // A new key: with it the state of its parent, which travels along.
+    let first = store.put("a/k", "1").await.unwrap();
+    cost("a put that creates", 1, 2);
+    let version = store.put("a/k", "2").await.unwrap();
+    cost("a put of what this handle put", 1, 1);
+    store.get("a/k").await.unwrap().unwrap();
+    cost("get", 1, if full { 2 } else { 1 });
+    store.get("a/none").await.unwrap();
+    cost("get of nothing", 1, if full { 2 } else { 1 });
+    // A look that is no older than the call, then the write.
+    let version = store.compare_and_set("a/k", version, "3").await.unwrap();
+    cost("compare_and_set", 2, 3);
+    store.compare_and_set("a/k", first, "x").await.unwrap_err();
+    cost("a compare_and_set that is refused", 1, 2);
+    store.put_with(&key("a/k"), "4".into(), put_if(Precondition::Present)).await.unwrap();
+    cost("a put over what must be there", 2, 3);
+    store.create("a/k", "x").await.unwrap_err();
+    cost("a create that is refused", 1, 2);
+    assert!(version > first);
+    assert!(store.delete("a/k").await.unwrap());
+    cost("delete", 2, if full { 3 } else { 2 });
+    assert!(!store.delete("a/k").await.unwrap());
+    cost("delete of nothing", if full { 1 } else { 2 }, if full { 2 } else { 3 });
+}

@@ -8,8 +8,10 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use common::{next, own_server, until};
-use kv_consul::kv_core::{Applied, ErrorKind, Key, LockLoss, Store, StoreExt, WatchEvent};
-use kv_testkit::{Mode, Proxy};
+use kv_consul::kv_core::{
+    Applied, Consistency, ErrorKind, GetOptions, Key, LockLoss, Store, StoreExt, WatchEvent,
+};
+use kv_testkit::{Mode, Proxy, require_or_skip};
 use reqwest::Method;
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -234,4 +236,67 @@ async fn a_holder_that_is_cut_off_knows_before_its_rival() {
     assert_eq!(guard.unlock().await.unwrap_err().kind(), &ErrorKind::NotHeld);
     assert!(theirs.is_held());
     theirs.unlock().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_release_during_an_outage_is_made_up_for() {
+    let Some(server) = own_server().await else { return };
+    let proxy = Proxy::start(server.endpoint()).await.unwrap();
+    let url = server.url_at(&proxy.endpoint(), "app", "timeout=1s&lock_ttl=60s&lock_delay=15s");
+    let (ours, rival) = (common::open(&url).await, server.open("app", "").await);
+    let (unlocked, dropped) = (ours.lock("unlocked").await.unwrap(), ours.lock("dropped").await.unwrap());
+    proxy.set(Mode::Refuse).await;
+    proxy.cut();
+    drop(dropped);
+    let error = unlocked.unlock().await.unwrap_err();
+    assert!(error.is_transient(), "{error}");
+    for name in ["unlocked", "dropped"] {
+        assert!(rival.try_lock(name).await.unwrap().is_none());
+    }
+    proxy.set(Mode::Forward).await;
+    // Not by the session's end, which takes up to two minutes, and without a lock delay.
+    for name in ["unlocked", "dropped"] {
+        let theirs = tokio::time::timeout(SECOND * 10, rival.lock(name)).await.unwrap().unwrap();
+        theirs.unlock().await.unwrap();
+    }
+    until("no session should be left", SECOND * 10, || async { common::sessions(&server).await == "[]" })
+        .await;
+}
+
+#[tokio::test]
+async fn an_agent_without_a_leader_is_survived() {
+    let Some(servers) = require_or_skip(env!("CARGO_MANIFEST_DIR")) else { return };
+    let cluster = servers.nodes(3).start().await.unwrap();
+    let query = "?timeout=3s&lock_ttl=60s&session_ttl=60s";
+    let store =
+        common::open(&common::url(&cluster.node(1).endpoint(), "app", query, common::variant())).await;
+    store.put("w/a", "before").await.unwrap();
+    let mut watch = store.watch("w").await.unwrap();
+    let guard = store.lock("held").await.unwrap();
+    for node in [2, 3] {
+        cluster.node(node).kill().await.unwrap();
+    }
+    until("the agent should have lost its leader", SECOND * 30, || async { store.get("w/a").await.is_err() })
+        .await;
+    let begin = Instant::now();
+    for error in [
+        store.put("w/a", "x").await.unwrap_err(),
+        store.get("w/a").await.unwrap_err(),
+        store.entries("w").await.unwrap_err(),
+    ] {
+        assert!(error.is_transient(), "{error}");
+    }
+    assert!(begin.elapsed() < SECOND * 11, "{:?}", begin.elapsed());
+    let stale = GetOptions::default().with_consistency(Consistency::Stale);
+    assert_eq!(store.get_with(&key("w/a"), stale).await.unwrap().unwrap().value, "before");
+    for node in [2, 3] {
+        cluster.node(node).start().await.unwrap();
+    }
+    until("the same handle should work again", SECOND * 40, || async {
+        store.put("w/a", "after").await.is_ok()
+    })
+    .await;
+    told(&mut watch, "w/a", "after").await;
+    assert!(guard.is_held(), "{:?}", guard.loss());
+    guard.unlock().await.unwrap();
 }

@@ -11,8 +11,8 @@ use std::time::{Duration, Instant};
 
 use common::{next, until};
 use kv_consul::kv_core::{
-    Applied, Error, ErrorKind, Key, LockLoss, LockOptions, LockWait, Prefix, Secret, Store, StoreExt,
-    StoreUrl, WatchEvent, WatchOptions,
+    Applied, Error, ErrorKind, Key, LockLoss, LockOptions, LockWait, Store, StoreExt, StoreUrl, Watch,
+    WatchEvent, WatchOptions,
 };
 use kv_consul::{ConsulConfig, ConsulStore};
 use kv_testkit::require_or_skip;
@@ -88,9 +88,8 @@ async fn tokens_have_the_rights_they_were_given() {
     let cluster = servers.arg(&format!("-hcl={acl}")).ready_when(ready).start().await.unwrap();
     let endpoint = cluster.node(1).endpoint();
     let config = |token: &str| {
-        ConsulConfig::new([endpoint.as_str()])
-            .with_token(Secret::new(token))
-            .with_namespace(Prefix::new("app").unwrap())
+        let url = common::url(&endpoint, "app", &format!("token={token}"), common::variant());
+        ConsulConfig::from_url(&StoreUrl::parse(&url).unwrap()).unwrap()
     };
     until("access control should be up", SECOND * 30, || async {
         match ConsulStore::connect(config(ROOT)).await {
@@ -141,6 +140,9 @@ async fn tokens_have_the_rights_they_were_given() {
         store.watch_with(key("mine/a").into(), WatchOptions::default().with_initial()).await.unwrap();
     assert!(matches!(next(&mut watch).await, WatchEvent::Put(entry) if entry.value == "x"));
 
+    let mut tree = store.watch("mine").await.unwrap();
+    let mut alone = store.watch_key("read/a").await.unwrap();
+
     // With the right to sessions it can lock, and loses the lock with that right.
     let more = format!(
         "{some} session_prefix \"\" {{ policy = \"write\" }} node_prefix \"\" {{ policy = \"read\" }}"
@@ -150,8 +152,33 @@ async fn tokens_have_the_rights_they_were_given() {
     make(&format!("policy/{id}"), policy("key_prefix \"app/other/\" { policy = \"read\" }")).await;
     let loss = tokio::time::timeout(SECOND * 40, guard.lost()).await.unwrap();
     assert_eq!(loss, LockLoss::PermissionDenied);
+    // A watch of a key ends with the reason. Of a prefix Consul leaves out what the token may not read.
+    let error = loop {
+        root.put("read/a", "y").await.unwrap();
+        match next_or_end(&mut alone).await {
+            Some(Ok(_)) => {}
+            Some(Err(error)) => break error,
+            None => panic!("the watch ended without a word"),
+        }
+    };
+    assert_eq!(error.kind(), &ErrorKind::PermissionDenied, "{error}");
+    // What it asked before, it is answered as before.
+    let begin = Instant::now();
+    loop {
+        assert!(begin.elapsed() < SECOND * 60, "the keys should be gone from the watch");
+        root.put("mine/b", "z").await.unwrap();
+        match tokio::time::timeout(SECOND, tree.next()).await {
+            Ok(Some(Ok(WatchEvent::Delete(gone)))) if gone.key.as_str() == "mine/a" => break,
+            Ok(Some(Ok(_))) | Err(_) => {}
+            Ok(other) => panic!("{other:?}"),
+        }
+    }
     LOG.is_silent_about(LIMITED);
     LOG.is_silent_about(ROOT);
+}
+
+async fn next_or_end(watch: &mut Watch) -> Option<Result<WatchEvent, Error>> {
+    tokio::time::timeout(SECOND * 60, watch.next()).await.expect("an event or the end")
 }
 
 struct Authority(CertifiedIssuer<'static, KeyPair>);

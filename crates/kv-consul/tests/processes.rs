@@ -1,0 +1,127 @@
+//! Holders in processes of their own: one is killed, one is stopped and goes on.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // Integration tests.
+
+mod common;
+
+use std::io::{BufRead, BufReader};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use common::own_server;
+use kv_consul::kv_core::{Expiry, Key, PutOptions, Store, StoreExt};
+use tokio::sync::mpsc;
+
+const SECOND: Duration = Duration::from_secs(1);
+const URL: &str = "KV_TEST_HOLDER_URL";
+const LOCK: &str = "KV_TEST_HOLDER_LOCK";
+
+fn key(text: &str) -> Key {
+    text.parse().unwrap()
+}
+
+/// No test by itself: what the other process runs.
+#[tokio::test]
+async fn the_other_process() {
+    let (Ok(url), Ok(name)) = (std::env::var(URL), std::env::var(LOCK)) else { return };
+    let store = common::open(&url).await;
+    let session = PutOptions::default().with_expiry(Expiry::Session);
+    store.put_with(&key(&format!("alive/{name}")), "yes".into(), session).await.unwrap();
+    let guard = store.lock(name.as_str()).await.unwrap();
+    println!("\ntoken {}", guard.token());
+    loop {
+        let held = guard.is_held();
+        println!("{}", if held { "held" } else { "lost" });
+        // As a holder that does not look would.
+        let fenced = PutOptions::default().with_fence(guard.fence());
+        drop(store.put_with(&key(&format!("written/{name}")), "by the first".into(), fenced).await);
+        tokio::time::sleep(SECOND / 20).await;
+    }
+}
+
+/// A process that holds a lock; killed on drop.
+struct Holder {
+    child: Child,
+    lines: mpsc::UnboundedReceiver<String>,
+}
+
+impl Holder {
+    async fn start(url: &str, lock: &str) -> (Self, u64) {
+        let mut child = Command::new(std::env::current_exe().unwrap())
+            .args(["--exact", "the_other_process", "--nocapture"])
+            .env(URL, url)
+            .env(LOCK, lock)
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let (sender, lines) = mpsc::unbounded_channel();
+        let out = child.stdout.take().unwrap();
+        std::thread::spawn(move || {
+            for line in BufReader::new(out).lines().map_while(Result::ok) {
+                drop(sender.send(line));
+            }
+        });
+        let mut holder = Self { child, lines };
+        loop {
+            let line = holder.line().await;
+            if let Some(token) = line.strip_prefix("token ") {
+                return (holder, token.parse().unwrap());
+            }
+        }
+    }
+
+    async fn line(&mut self) -> String {
+        tokio::time::timeout(SECOND * 30, self.lines.recv()).await.expect("a line").expect("a line")
+    }
+
+    fn signal(&self, name: &str) {
+        let sent = Command::new("kill").args([name, &self.child.id().to_string()]).status().unwrap();
+        assert!(sent.success());
+    }
+}
+
+impl Drop for Holder {
+    fn drop(&mut self) {
+        drop(self.child.kill());
+        drop(self.child.wait());
+    }
+}
+
+#[tokio::test]
+async fn a_holder_that_is_killed_or_stopped_loses_within_the_bound() {
+    let Some(server) = own_server().await else { return };
+    let url = server.url_at(&server.endpoint(), "app", "lock_ttl=10s&session_ttl=10s&lock_delay=0s");
+    let store = common::open(&url).await;
+    let bound = store.capabilities().limits.session_bound;
+    let (mut killed, _) = Holder::start(&url, "killed").await;
+    let (mut stopped, first) = Holder::start(&url, "stopped").await;
+    assert!(store.try_lock("killed").await.unwrap().is_none());
+    assert!(store.try_lock("stopped").await.unwrap().is_none());
+    stopped.signal("-STOP");
+    killed.child.kill().unwrap();
+    killed.child.wait().unwrap();
+    let begin = Instant::now();
+    let (one, other) = tokio::join!(store.lock("killed"), store.lock("stopped"));
+    let (one, other) = (one.unwrap(), other.unwrap());
+    assert!(begin.elapsed() <= bound, "{:?}, not {bound:?}", begin.elapsed());
+    assert!(other.token().get() > first);
+    common::until("their session keys should be gone", bound, || async {
+        store.keys("alive").await.unwrap().is_empty()
+    })
+    .await;
+
+    let fenced = PutOptions::default().with_fence(other.fence());
+    store.put_with(&key("written/stopped"), "by the second".into(), fenced).await.unwrap();
+    while stopped.lines.try_recv().is_ok() {}
+    stopped.signal("-CONT");
+    // One line may have been on its way when it was stopped.
+    let lines = [stopped.line().await, stopped.line().await];
+    assert!(lines.contains(&"lost".to_owned()), "{lines:?}");
+    for _ in 0..20 {
+        assert_eq!(stopped.line().await, "lost");
+    }
+    assert_eq!(store.get("written/stopped").await.unwrap().unwrap().value, "by the second");
+    assert!(one.is_held() && other.is_held());
+    one.unlock().await.unwrap();
+    other.unlock().await.unwrap();
+}

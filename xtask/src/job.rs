@@ -6,7 +6,7 @@ use std::process::{ExitCode, ExitStatus, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use kv_testkit::{Engine, workspace};
+use kv_testkit::{Engine, wait_for_children, workspace};
 use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::process::Command;
 use tokio::signal::unix::{SignalKind, signal};
@@ -15,6 +15,9 @@ use crate::tally::Tally;
 
 /// Bounded so that a test that hangs ends the run in words, not by somebody's patience.
 pub(crate) const TEST_LIMIT: Duration = Duration::from_secs(15 * 60);
+
+/// How long programs that were killed may take to be gone.
+const ENDING: Duration = Duration::from_secs(10);
 
 /// The cargo that runs this program.
 pub(crate) fn cargo() -> Command {
@@ -109,6 +112,8 @@ pub(crate) fn run<F: Future<Output = Result<ExitCode>>>(work: F) -> Result<ExitC
     }
     // Waits for docker commands under way.
     drop(runtime);
+    // What the programs that were ended had is rubbish only once they are gone.
+    wait_for_children(ENDING);
     if let Ok(engine) = Engine::detect() {
         // Test programs that were ended leave containers without an owner.
         engine.remove_own()?;

@@ -20,6 +20,7 @@ pub use cluster::Cluster;
 pub use engine::Engine;
 pub use image::{Image, ImagePolicy};
 pub use node::{Link, Node};
+pub use owner::wait_for_children;
 pub use proxy::{Counts, Mode, Proxy};
 pub use servers::Servers;
 pub use skip::{is_nightly, require_or_skip, skip};

@@ -6,6 +6,7 @@
 
 use std::fs;
 use std::sync::OnceLock;
+use std::time::{Duration, Instant};
 
 /// The name of this process, for labels. Empty where the system has no `/proc`.
 pub(crate) fn me() -> &'static str {
@@ -53,15 +54,43 @@ fn namespace_id() -> Option<String> {
     Some(link.to_str()?.chars().filter(char::is_ascii_digit).collect())
 }
 
-/// Field 22 of `/proc/PID/stat`; the second field is in brackets and may hold anything.
+/// Waits until the programs this process started run no more: those that were killed take a moment.
+/// Returns whether none is left.
+pub fn wait_for_children(limit: Duration) -> bool {
+    let deadline = Instant::now() + limit;
+    while children().into_iter().any(|pid| start_time(pid).is_some()) {
+        if Instant::now() > deadline {
+            return false;
+        }
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    true
+}
+
+/// None on a kernel that does not tell.
+fn children() -> Vec<u32> {
+    let threads = fs::read_dir("/proc/self/task").into_iter().flatten().flatten();
+    let lists = threads.filter_map(|thread| fs::read_to_string(thread.path().join("children")).ok());
+    lists
+        .flat_map(|list| list.split_whitespace().filter_map(|pid| pid.parse().ok()).collect::<Vec<_>>())
+        .collect()
+}
+
+/// Field 22 of `/proc/PID/stat`; the second field is in brackets and may hold anything. Nothing for a
+/// process that ended, also while nobody has asked for its status.
 fn start_time(pid: u32) -> Option<String> {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    let after_name = &stat[stat.rfind(')')? + 1..];
-    after_name.split_whitespace().nth(19).map(str::to_owned)
+    let mut after_name = stat[stat.rfind(')')? + 1..].split_whitespace();
+    match after_name.next()? {
+        "Z" | "X" => None,
+        _ => after_name.nth(18).map(str::to_owned),
+    }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::{is_dead, me};
 
     #[test]
@@ -80,6 +109,22 @@ mod tests {
         child.wait().unwrap();
         let here = super::here().unwrap();
         assert!(is_dead(&format!("{here}/{pid}/1"), true));
+    }
+
+    #[test]
+    fn a_killed_process_whose_status_nobody_asked_for_is_dead() {
+        let mut child = std::process::Command::new("sleep").arg("60").spawn().unwrap();
+        let start = super::start_time(child.id()).unwrap();
+        let owner = format!("{}/{}/{start}", super::here().unwrap(), child.id());
+        assert!(!is_dead(&owner, true));
+        assert!(super::children().contains(&child.id()));
+        child.kill().unwrap();
+        let deadline = std::time::Instant::now() + Duration::from_secs(10);
+        while !is_dead(&owner, true) {
+            assert!(std::time::Instant::now() < deadline, "a zombie is taken for alive");
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        child.wait().unwrap();
     }
 
     #[test]

@@ -28,6 +28,8 @@ pub(crate) use wire::{
 const PAUSE: Duration = Duration::from_millis(100);
 /// How often a harmless request is repeated after its connection broke.
 const REPEATS: usize = 3;
+/// No member is given up sooner for its silence, however many there are: links can be slow.
+const PATIENCE: Duration = Duration::from_secs(1);
 
 /// Why an attempt failed and what it leaves to do.
 pub(crate) struct Failure {
@@ -62,6 +64,8 @@ pub(crate) struct Client {
     current: AtomicUsize,
     /// Whether TLS is spoken, and then whether with a certificate of our own.
     tls: Option<bool>,
+    /// Whether requests are signed in.
+    has_user: bool,
     /// Requests made so far, for tests that count round trips.
     requests: AtomicU64,
 }
@@ -86,7 +90,8 @@ impl Client {
         let first = RandomState::new().hash_one(0) % members.len() as u64;
         let current = AtomicUsize::new(usize::try_from(first).unwrap_or_default());
         let tls = config.tls.as_ref().map(|tls| tls.identity.is_some());
-        Ok(Self { members, current, tls, requests: AtomicU64::new(0) })
+        let has_user = config.user.is_some();
+        Ok(Self { members, current, tls, has_user, requests: AtomicU64::new(0) })
     }
 
     /// Finds a member that answers, within `timeout`.
@@ -152,7 +157,12 @@ impl Client {
         self.requests.load(Ordering::Relaxed)
     }
 
-    /// Lets go of all connections.
+    /// Whether requests are made for a user, whose tokens end.
+    pub(crate) fn has_user(&self) -> bool {
+        self.has_user
+    }
+
+    /// Lets go of all connections, for good.
     pub(crate) fn disconnect(&self) {
         self.members.iter().for_each(Member::disconnect);
     }
@@ -175,6 +185,16 @@ impl Client {
         self.call(deadline, repeat, ask).await
     }
 
+    /// Deletes what is in a range, whatever it is. A server that is full takes it where an old one
+    /// refuses every transaction.
+    pub(crate) async fn delete(&self, deadline: Deadline, range: &Range, previous: bool) -> Result<TreeDone> {
+        let ask = move |native: Arc<Native>| {
+            let (name, options) = wire::deletion(range.clone(), previous);
+            async move { Ok(wire::deleted(native.kv.clone().delete(name, Some(options)).await?.0)?) }
+        };
+        self.call(deadline, Repeat::Never, ask).await
+    }
+
     /// Grants the lease `id`, which nobody else may have, and returns its time to live in seconds.
     pub(crate) async fn grant(&self, deadline: Deadline, id: i64, seconds: i64) -> Result<i64> {
         let ask = move |native: Arc<Native>| async move {
@@ -188,14 +208,14 @@ impl Client {
         self.call(deadline, Repeat::Never, ask).await
     }
 
-    /// Revokes a lease and so deletes its keys; that it is gone already is no error.
-    pub(crate) async fn revoke(&self, deadline: Deadline, id: i64) -> Result<()> {
+    /// Revokes a lease and so deletes its keys; `false` if there is none.
+    pub(crate) async fn revoke(&self, deadline: Deadline, id: i64) -> Result<bool> {
         let ask = move |native: Arc<Native>| async move {
             native.lease.clone().revoke(id).await?;
-            Ok(())
+            Ok(true)
         };
         match self.call(deadline, Repeat::Harmless, ask).await {
-            Err(error) if error::lease_gone(&error) => Ok(()),
+            Err(error) if error::lease_gone(&error) => Ok(false),
             other => other,
         }
     }
@@ -239,10 +259,7 @@ impl Client {
     ) -> Result<(ChangesOut, ChangesIn)> {
         let ask = |native: Arc<Native>| {
             let (name, options) = first.native();
-            async move {
-                let opened = native.watch.clone().watch(name, Some(options)).await?;
-                Ok(stream::split(opened, native))
-            }
+            async move { Ok(stream::open(native, name, options).await?) }
         };
         self.call(deadline, Repeat::Harmless, ask).await
     }
@@ -259,11 +276,11 @@ impl Client {
             let at = self.pick();
             let member = &self.members[at];
             let sent = AtomicBool::new(false);
-            // A read leaves time to ask the other members; a write cannot be asked twice.
-            let untried = u32::try_from(count.saturating_sub(tried)).unwrap_or(1).max(1);
+            // A read leaves time to ask another member; a write cannot be asked twice.
+            let left = deadline.remaining()?;
             let patience = match repeat {
-                Repeat::Harmless => deadline.remaining()? / untried,
-                Repeat::Never => deadline.remaining()?,
+                Repeat::Harmless if tried + 1 < count => (left / 2).max(PATIENCE).min(left),
+                Repeat::Harmless | Repeat::Never => left,
             };
             let asked = tokio::time::timeout(patience, self.attempt(member, &ask, &sent)).await;
             let Failure { error, next } = match asked {

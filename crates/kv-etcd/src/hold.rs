@@ -123,7 +123,7 @@ impl Task {
             tracing::warn!(name = %String::from_utf8_lossy(&self.name), %loss, "a lock was lost");
         }
         // The record goes with its lease, and only this lock lives by it.
-        self.core.leases.revoke_later(self.lease);
+        self.core.leases.revoke_later(self.lease, self.ttl);
     }
 
     /// Deletes the record, if it is still ours.

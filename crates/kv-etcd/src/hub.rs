@@ -2,8 +2,8 @@
 //!
 //! A task owns the stream. It opens it when there is a watch, takes every watch up again where it
 //! stood when the stream broke, and closes it with the last watch. A watch that cannot be taken up
-//! there, or whose reader is too slow, is told that there is a gap and forgotten: its reader then
-//! reads the state and begins anew.
+//! there is told that there is a gap and forgotten: its reader then reads the state and begins anew.
+//! One whose reader is too slow is forgotten too, and told where it can be taken up again.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
@@ -16,7 +16,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use crate::client::{Answer, Change, ChangesIn, ChangesOut, Client, Range, WatchRequest};
+use crate::client::{Answer, Change, ChangesIn, ChangesOut, Client, Range, Read, WatchRequest};
 use crate::error::{self, Next};
 use crate::handle::closed;
 use crate::past::Past;
@@ -27,11 +27,15 @@ const QUEUED_BYTES: usize = 4 << 20;
 
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 const LONGEST_PAUSE: Duration = Duration::from_secs(1);
+/// A stream that is younger carries a token that was good just now.
+const TOKEN_AGE: Duration = Duration::from_secs(1);
 
 /// What a watch gets.
 #[derive(Debug)]
 pub(crate) enum Signal {
     Changes(Vec<Change>),
+    /// Too much waits for the reader: what begins at this revision is not delivered here any more.
+    Overflow(i64),
     /// Changes were missed. With the revision of the compaction, if it was one.
     Gap(Option<i64>),
     Failed(Error),
@@ -76,7 +80,7 @@ pub(crate) struct Subscription {
 }
 
 impl Subscription {
-    /// The next signal; after a gap or a failure there is none. Cancel-safe.
+    /// The next signal; after one that is no change there is none. Cancel-safe.
     pub(crate) async fn next(&mut self) -> Signal {
         match self.signals.recv().await {
             Some(Signal::Changes(changes)) => {
@@ -109,6 +113,8 @@ struct Sub {
     queued: Arc<Queued>,
     /// Told when the server has taken it the first time.
     started: Option<oneshot::Sender<Result<()>>>,
+    /// Whether the stream was opened anew because it was refused.
+    retried: bool,
 }
 
 impl Sub {
@@ -116,7 +122,8 @@ impl Sub {
     fn pass(&mut self, mut changes: Vec<Change>) -> bool {
         // A member that lags behind has sent what lies before the start.
         changes.retain(|change| change.record.version >= self.request.start);
-        let Some(last) = changes.iter().map(|change| change.record.version).max() else { return true };
+        let versions = || changes.iter().map(|change| change.record.version);
+        let (Some(first), Some(last)) = (versions().min(), versions().max()) else { return true };
         self.request.start = last.saturating_add(1);
         self.seen = self.seen.max(last);
         let bytes = size(&changes);
@@ -127,7 +134,7 @@ impl Sub {
         if fits {
             return self.signals.send(Signal::Changes(changes)).is_ok();
         }
-        self.end(Signal::Gap(None));
+        self.end(Signal::Overflow(first));
         false
     }
 
@@ -149,8 +156,15 @@ impl Sub {
 impl Hub {
     pub(crate) fn start(client: Arc<Client>, timeout: Duration, closing: CancellationToken) -> Self {
         let (commands, received) = mpsc::unbounded_channel();
-        let task =
-            Task { client, timeout, commands: received, subs: BTreeMap::new(), cluster: 0, refusals: 0 };
+        let task = Task {
+            client,
+            timeout,
+            commands: received,
+            subs: BTreeMap::new(),
+            cluster: 0,
+            first: 0,
+            doubts_token: false,
+        };
         tokio::spawn(async move {
             let mut task = task;
             let closed_now = closing.run_until_cancelled(task.run()).await;
@@ -179,6 +193,7 @@ impl Hub {
             signals,
             queued: Arc::clone(&queued),
             started: Some(started),
+            retried: false,
         };
         self.commands.send(Command::Watch(id, Box::new(sub))).map_err(|_| closed())?;
         let commands = self.commands.clone();
@@ -195,8 +210,10 @@ struct Task {
     subs: BTreeMap<i64, Sub>,
     /// The cluster the last answer came from; 0 before the first.
     cluster: u64,
-    /// How often the stream was given up in a row because the server refused its token.
-    refusals: u32,
+    /// The watch the stream was last opened with.
+    first: i64,
+    /// Whether the stream was given up because the server may have refused its token.
+    doubts_token: bool,
 }
 
 impl Task {
@@ -213,6 +230,7 @@ impl Task {
             match self.connect().await {
                 Ok(Some(Opened { past, first, out, stream })) => {
                     let opened = Instant::now();
+                    self.doubts_token = false;
                     self.drop_lost_pasts(&past);
                     let Some(error) = self.serve(first, out, stream).await else { continue };
                     tracing::debug!(%error, "the stream of changes broke; taking it up again");
@@ -272,9 +290,9 @@ impl Task {
     fn fail(&mut self, error: Error) {
         let lasting = matches!(error.kind(), ErrorKind::Unauthenticated | ErrorKind::PermissionDenied);
         let mut remaining = BTreeMap::new();
-        for (at, (id, mut sub)) in std::mem::take(&mut self.subs).into_iter().enumerate() {
-            // The stream is opened with the first watch: what that one may not see, others may.
-            let its_own = *error.kind() != ErrorKind::PermissionDenied || at == 0;
+        for (id, mut sub) in std::mem::take(&mut self.subs) {
+            // What the watch that the stream was to be opened with may not see, others may.
+            let its_own = *error.kind() != ErrorKind::PermissionDenied || id == self.first;
             if its_own && (lasting || sub.started.is_some()) {
                 sub.end(Signal::Failed(again(&error)));
             } else {
@@ -289,13 +307,22 @@ impl Task {
         let Some(first) = self.subs.values().next().map(|sub| sub.request.clone()) else {
             return Ok(None);
         };
-        let (client, timeout) = (Arc::clone(&self.client), self.timeout);
+        self.first = first.id;
+        let (client, timeout, doubts_token) = (Arc::clone(&self.client), self.timeout, self.doubts_token);
         // One that begins was looked at by its reader.
         let resumed = self.subs.values().filter(|sub| sub.started.is_none());
         let mut starts: Vec<_> = resumed.map(|sub| sub.request.start).collect();
         starts.sort_unstable();
         let opening = async move {
             let deadline = Deadline::after(timeout);
+            if doubts_token {
+                // The opening alone does not sign in. Whether this may be read is another matter.
+                let read = Read::new(Range::one(first.range.start.clone())).keys_only();
+                match client.read(deadline, &read).await {
+                    Err(error) if *error.kind() != ErrorKind::PermissionDenied => return Err(error),
+                    _ => {}
+                }
+            }
             let past = Past::look(&client, deadline, &first.range, &starts).await?;
             let (out, stream) = client.open_watch(deadline, &first).await?;
             Ok(Some(Opened { past, first: first.id, out, stream }))
@@ -331,6 +358,7 @@ impl Task {
         let (requests, sending) = mpsc::unbounded_channel();
         let _sender = tokio_util::task::AbortOnDropHandle::new(tokio::spawn(send(out, sending)));
         let ask = |request| drop(requests.send(request));
+        let opened = Instant::now();
         // Answers to watches come in the order they were asked for.
         let mut pending = VecDeque::from([first]);
         for sub in self.subs.values().filter(|sub| sub.request.id != first) {
@@ -368,7 +396,8 @@ impl Task {
                         } else {
                             answer.id
                         };
-                        match self.take(id, answer) {
+                        let is_old = stream.is_outdated() || opened.elapsed() > TOKEN_AGE;
+                        match self.take(id, answer, is_old) {
                             Taken::Well => {}
                             Taken::Unwanted => ask(Request::Cancel(id)),
                             Taken::Reopen(error) => return Some(error),
@@ -380,17 +409,25 @@ impl Task {
         }
     }
 
-    fn take(&mut self, id: i64, answer: Answer) -> Taken {
+    /// `is_old`: the token of the stream may be good no more.
+    fn take(&mut self, id: i64, answer: Answer, is_old: bool) -> Taken {
         let Some(sub) = self.subs.get_mut(&id) else {
             return if answer.cancelled { Taken::Well } else { Taken::Unwanted };
         };
         if answer.cancelled {
             if answer.compacted.is_none() {
                 let (error, next) = error::watch_refused(&answer.reason);
-                // The stream carries the token it was opened with: it is opened anew, which signs in.
-                if next == Next::Wait || (next == Next::SignIn && self.refusals == 0) {
-                    self.refusals += 1;
+                // Older versions say of an expired token that rights are missing.
+                let by_token = next == Next::SignIn
+                    || (*error.kind() == ErrorKind::PermissionDenied && self.client.has_user() && is_old);
+                if next == Next::Wait {
                     return Taken::Reopen(error);
+                }
+                // The stream carries the token it was opened with, so it is opened anew: for each watch
+                // once, and for one that lacks rights indeed not more often than tokens grow old.
+                if by_token && !std::mem::replace(&mut sub.retried, true) {
+                    self.doubts_token = true;
+                    return Taken::Reopen(Error::new(ErrorKind::Unauthenticated).with_source(error));
                 }
                 sub.end(Signal::Failed(error));
             } else {
@@ -400,12 +437,16 @@ impl Task {
             return Taken::Well;
         }
         if answer.created {
-            self.refusals = 0;
+            sub.retried = false;
             sub.seen = sub.seen.max(answer.revision);
             if let Some(started) = sub.started.take() {
                 // A caller that gave up cancels it.
                 let _ = started.send(Ok(()));
             }
+        } else if answer.changes.is_empty() {
+            // Nothing up to here is missing.
+            sub.request.start = sub.request.start.max(answer.revision.saturating_add(1));
+            sub.seen = sub.seen.max(answer.revision);
         }
         if sub.pass(answer.changes) {
             return Taken::Well;

@@ -7,17 +7,21 @@ use std::time::Duration;
 
 use futures_util::stream;
 use kv_backend::Deadline;
-use kv_core::{Consistency, Error, Key, ListItem, ListOptions, Listing, Operation, Prefix, Result};
+use kv_core::{
+    Consistency, Error, ErrorKind, Key, ListItem, ListOptions, Listing, Operation, Prefix, Result,
+};
+use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
 use crate::client::{Client, Name, Page, Range, Read, Record, behind};
 use crate::error::{self, BACKEND};
-use crate::handle::Handle;
+use crate::handle::{Handle, closed};
 use crate::record;
 
 /// What a page aims at, in bytes and in records.
 const PAGE_BYTES: usize = 1 << 20;
 const PAGE_RECORDS: usize = 4096;
+const LEAST_PAGE_BYTES: usize = 16 << 10;
 /// The first page, whose sizes nobody knows yet.
 const FIRST_PAGE: usize = 256;
 /// The first page of one level, where a page may lie within one sub-prefix.
@@ -30,24 +34,37 @@ pub(crate) struct Pager {
     range: Range,
     read: Read,
     page: usize,
+    /// What a page aims at; less on a slow link.
+    bytes: usize,
     timeout: Duration,
 }
 
 impl Pager {
     pub(crate) fn new(client: Arc<Client>, read: Read, timeout: Duration) -> Self {
         let page = if read.keys_only { PAGE_RECORDS } else { FIRST_PAGE };
-        Self { client, range: read.range.clone(), read, page, timeout }
+        Self { client, range: read.range.clone(), read, page, bytes: PAGE_BYTES, timeout }
     }
 
     /// The next page of at most `limit` records. `more` says whether there is another.
     pub(crate) async fn next(&mut self, limit: usize) -> Result<Page> {
+        let deadline = Deadline::after(self.timeout);
         loop {
             let mut read = self.read.clone();
             read.range = self.range.clone();
             read.limit = i64::try_from(self.page.min(limit).max(1)).unwrap_or(i64::MAX);
-            match self.client.read(Deadline::after(self.timeout), &read).await {
-                Err(error) if error::answer_too_large(&error) && read.limit > 1 => {
-                    self.page = (usize::try_from(read.limit).unwrap_or(2) / 8).max(1);
+            // A page that does not arrive in half of the time is too large for the link, and there is
+            // time for a smaller one.
+            let left = deadline.remaining()?;
+            let share = if read.limit > 1 { left / 2 } else { left };
+            match self.client.read(Deadline::after(share), &read).await {
+                Err(error) if error::answer_too_large(&error) && read.limit > 1 => self.shrink(&read),
+                Err(error) if *error.kind() == ErrorKind::Timeout => {
+                    self.shrink(&read);
+                    self.bytes = (self.bytes / 8).max(LEAST_PAGE_BYTES);
+                    // Whoever asks again gets the smaller page.
+                    if deadline.remaining().is_err() {
+                        return Err(error);
+                    }
                 }
                 // The member that answers now lags behind the one that gave the first page.
                 Err(error) if error::is_future(&error) && self.read.stale => self.read.stale = false,
@@ -70,6 +87,11 @@ impl Pager {
         }
     }
 
+    /// Asks for less than it just did.
+    fn shrink(&mut self, asked: &Read) {
+        self.page = (usize::try_from(asked.limit).unwrap_or(2) / 8).max(1);
+    }
+
     /// Goes on with this name.
     fn skip_to(&mut self, name: Name) {
         self.range.start = name;
@@ -82,7 +104,7 @@ impl Pager {
         else {
             return;
         };
-        let fits = PAGE_BYTES / bytes.max(1);
+        let fits = self.bytes / bytes.max(1);
         // One page of small values does not promise that the next is the same.
         self.page = fits.clamp(1, PAGE_RECORDS).min(self.page.saturating_mul(8));
     }
@@ -180,7 +202,8 @@ pub(crate) async fn list(core: &Arc<Handle>, prefix: &Prefix, options: ListOptio
     };
     let ((items, more), revision) = lister.fetch().await?;
     let about = prefix.clone();
-    let items = stream::unfold(Some(Reading { items, next: more.map(ahead) }), move |reading| {
+    let reading = Reading { items, next: more.map(ahead), closing: core.closing.clone() };
+    let items = stream::unfold(Some(reading), move |reading| {
         let about = about.clone();
         async move {
             let mut reading = reading?;
@@ -202,6 +225,7 @@ fn tell(error: Error, prefix: &Prefix) -> Error {
 struct Reading {
     items: VecDeque<ListItem>,
     next: Option<AbortOnDropHandle<Result<Batch>>>,
+    closing: CancellationToken,
 }
 
 impl Reading {
@@ -211,10 +235,14 @@ impl Reading {
                 return Ok(Some(item));
             }
             let Some(next) = &mut self.next else { return Ok(None) };
-            let fetched = next.await;
+            let fetched = tokio::select! {
+                biased;
+                () = self.closing.cancelled() => return Err(closed()),
+                fetched = next => fetched,
+            };
             self.next = None;
             let (items, more) =
-                fetched.map_err(|error| Error::new(kv_core::ErrorKind::Internal).with_source(error))??;
+                fetched.map_err(|error| Error::new(ErrorKind::Internal).with_source(error))??;
             self.items = items;
             self.next = more.map(ahead);
         }

@@ -6,7 +6,8 @@ use std::time::Duration;
 
 use kv_backend::{Deadline, HoldState};
 use kv_core::{
-    Error, ErrorKind, Fence, FencingToken, Key, LockGuard, LockHolder, LockOptions, LockWait, Result,
+    Error, ErrorKind, Fence, FencingToken, Key, LockGuard, LockHolder, LockLoss, LockOptions, LockWait,
+    Result,
 };
 use tokio::time::Instant;
 
@@ -202,7 +203,9 @@ impl Candidate<'_> {
         }
         let state = HoldState::new(self.options.max_hold);
         let (ttl, acked) = (granted.ttl, *last_acked());
-        if !state.renewed(acked, ttl, margin(ttl)) {
+        state.renewed(acked, ttl, margin(ttl));
+        // This process was stopped for longer than its place lasts: another may hold the lock by now.
+        if state.loss() == Some(LockLoss::Expired) {
             return Ok(None);
         }
         let token = FencingToken::new(u64::try_from(token).unwrap_or(0));
@@ -269,7 +272,7 @@ pub(crate) async fn gone(core: &Handle, name: &Name, created: i64, mut from: i64
                 match subscription.next().await {
                     Signal::Changes(changes) if changes.iter().any(|change| change.deleted) => return Ok(()),
                     Signal::Changes(_) => {}
-                    Signal::Gap(_) => break,
+                    Signal::Overflow(_) | Signal::Gap(_) => break,
                     Signal::Failed(error) if error.is_transient() => break,
                     Signal::Failed(error) => return Err(error),
                 }

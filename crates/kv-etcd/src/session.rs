@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
 
 use kv_backend::{Deadline, SessionCell};
-use kv_core::{Result, SessionState};
+use kv_core::{Error, Result, SessionState};
 use tokio::time::Instant;
 
 use crate::handle::Handle;
@@ -51,7 +51,9 @@ pub(crate) async fn lease(core: &Arc<Handle>, deadline: Deadline) -> Result<i64>
     if let Some(lease) = session.lease() {
         return Ok(lease);
     }
-    let _making = session.making.lock().await;
+    // Whoever makes one may have more time than this call.
+    let turn = deadline.run(async { Ok(session.making.lock().await) });
+    let _making = turn.await.map_err(Error::not_applied)?;
     if let Some(lease) = session.lease() {
         return Ok(lease);
     }
@@ -87,14 +89,14 @@ async fn keep(core: Arc<Handle>, lease: i64, ttl: Duration, first: Instant) {
                 Ended::Refused(error) => tracing::warn!(%error, "the session was lost"),
             }
             session.gone(lease);
-            core.leases.revoke_later(lease);
+            core.leases.revoke_later(lease, ttl);
         }
         () = lost(session, lease) => {
             // By our clock: so that its keys are gone for everybody, it is ended on the server too.
             session.gone(lease);
-            core.leases.revoke_later(lease);
+            core.leases.revoke_later(lease, ttl);
         }
-        () = core.closing.cancelled() => core.leases.revoke_later(lease),
+        () = core.closing.cancelled() => core.leases.revoke_later(lease, ttl),
     }
 }
 

@@ -14,11 +14,12 @@ use kv_core::{
     SessionStates, Store, Transact, Txn, TxnResult, Watch, WatchOptions, WatchTarget,
 };
 
-use crate::client::{Done, Range, Read, Step, Tree};
+use crate::client::{Done, Range, Read, Record, Step, Tree};
 use crate::config::{EtcdConfig, TTL};
 use crate::error::{self, BACKEND};
 use crate::handle::Handle;
 use crate::lease::Granted;
+use crate::list::Pager;
 use crate::write::{self, Guards};
 use crate::{list, lock, record, session, txn, watch};
 
@@ -27,8 +28,10 @@ use crate::{list, lock, record, session, txn, watch};
 const MAX_VALUE: usize = (3 << 19) - (16 << 10);
 /// The most a value and the one it is compared with may take.
 const MAX_VALUES: usize = (3 << 19) - (6 << 10);
-/// How many keys a delete_tree looks at to tell entries from records of locks.
+/// How many keys a delete_tree looks at in its one request, to tell entries from records of locks.
 const MAX_LOOKED_AT: i64 = 40_000;
+/// The pause before a key whose lease is over is read again.
+const EXPIRING: Duration = Duration::from_millis(50);
 /// How often a put whose lease ended before it was used takes another.
 const LEASE_ATTEMPTS: usize = 3;
 
@@ -140,11 +143,25 @@ impl PutLease<'_> {
         })
     }
 
+    /// The put is about to be sent.
+    pub(crate) fn in_flight(&mut self) {
+        if let Self::Own(granted) = self {
+            granted.in_flight();
+        }
+    }
+
+    /// The put was not made.
+    pub(crate) fn unused(self) {
+        if let Self::Own(granted) = self {
+            granted.unused();
+        }
+    }
+
     /// What the put failed with, and what that means for the lease.
     pub(crate) fn failed(self, core: &Handle, error: &Error) {
         match self {
-            // The put may still be made, and its key must not go before its time.
-            Self::Own(granted) if error.applied() == kv_core::Applied::Unknown => drop(granted.keep()),
+            // Otherwise the put may still be made, and its key must not go before its time.
+            Self::Own(granted) if error.applied() == kv_core::Applied::No => granted.unused(),
             Self::Session(lease) if error::lease_gone(error) => core.session.gone(lease),
             Self::None | Self::Own(_) | Self::Session(_) => {}
         }
@@ -187,7 +204,8 @@ impl EtcdStore {
                 let (granted, left) = (Duration::from_secs(granted), Duration::from_secs(left));
                 return Ok(Some(entry.with_expiry(EntryExpiry::ttl(granted, Some(left)))));
             }
-            // It expired in between: the key is gone or another.
+            // It expired in between: the key is gone or another, or will be in a moment.
+            tokio::time::sleep(EXPIRING.min(deadline.remaining()?)).await;
         }
     }
 
@@ -205,7 +223,8 @@ impl EtcdStore {
         let mut when = guards.checks();
         when.extend(write::precondition(&name, &options.precondition)?);
         for attempt in 1.. {
-            let lease = PutLease::new(core, deadline, options.expiry).await?;
+            let mut lease = PutLease::new(core, deadline, options.expiry).await?;
+            lease.in_flight();
             let put = Step::Put { name: name.clone().into(), value: value.clone(), lease: lease.id() };
             match self.write(deadline, &name, &guards, when.clone(), put).await {
                 Ok(Written::Done(_, revision)) => {
@@ -214,6 +233,7 @@ impl EtcdStore {
                     return Ok(granted.map_or(result, |ttl| result.with_granted_ttl(ttl)));
                 }
                 Ok(Written::Refused(found)) => {
+                    lease.unused();
                     return Err(write::refusal(&options.precondition, found.as_ref()));
                 }
                 Err(error) => {
@@ -267,8 +287,14 @@ impl EtcdStore {
             reads.extend(guards.reads());
             reads
         };
-        let tree = Tree { when, then: vec![step], or_else };
-        let mut done = self.core.client.commit(deadline, tree).await?;
+        let client = &self.core.client;
+        let committed = match step {
+            Step::Delete { range, previous } if when.is_empty() => {
+                client.delete(deadline, &range, previous).await
+            }
+            step => client.commit(deadline, Tree { when, then: vec![step], or_else }).await,
+        };
+        let mut done = committed?;
         if done.steps.is_empty() {
             return Err(error::nonsense("a transaction without its answers"));
         }
@@ -286,22 +312,50 @@ impl EtcdStore {
         let range = Range::below(&core.namespace.native_prefix(prefix));
         // One transaction: what is looked at is what is deleted.
         let look = Read::new(range.clone()).keys_only().limit(MAX_LOOKED_AT);
-        let tree = Tree::always(vec![Step::Read(look), Step::Delete { range, previous: false }]);
-        let done = core.client.commit(core.deadline(options.timeout), tree).await?;
+        let delete = Step::Delete { range: range.clone(), previous: false };
+        let timeout = options.timeout.unwrap_or(core.timeout);
+        let tree = Tree::always(vec![Step::Read(look), delete]);
+        let done = core.client.commit(Deadline::after(timeout), tree).await?;
         let (Some(Done::Read(page)), Some(Done::Delete { deleted, .. })) =
             (done.steps.first(), done.steps.get(1))
         else {
             return Err(error::nonsense("another answer than that of a delete"));
         };
-        for record in page.records.iter().filter(|record| record.lease != 0) {
-            core.leases.detached(&record.name, done.revision);
+        let mut others = self.gone(&page.records, done.revision);
+        if let (true, Some(last)) = (page.more, page.records.last()) {
+            // The state before still tells of the rest.
+            let mut rest = Read::new(Range { start: [&last.name[..], &[0]].concat(), ..range }).keys_only();
+            rest.revision = done.revision.saturating_sub(1);
+            let mut pager = Pager::new(Arc::clone(&core.client), rest, timeout);
+            loop {
+                match pager.next(usize::MAX).await {
+                    Ok(page) => {
+                        others += self.gone(&page.records, done.revision);
+                        if !page.more {
+                            break;
+                        }
+                    }
+                    Err(error) => {
+                        // It is deleted all the same: as of a compaction right behind it.
+                        tracing::debug!(%error, "what a delete_tree took is counted roughly");
+                        break;
+                    }
+                }
+            }
         }
-        let others = page
-            .records
+        Ok(u64::try_from(*deleted).unwrap_or(0).saturating_sub(others))
+    }
+
+    /// Lets go of the leases of records that were deleted, and counts those that were no entries.
+    fn gone(&self, records: &[Record], revision: i64) -> u64 {
+        let core = &self.core;
+        for record in records.iter().filter(|record| record.lease != 0) {
+            core.leases.detached(&record.name, revision);
+        }
+        let others = records
             .iter()
             .filter(|record| record::is_lock(record) || record::key(&core.namespace, &record.name).is_none());
-        let others = u64::try_from(others.count()).unwrap_or(0);
-        Ok(u64::try_from(*deleted).unwrap_or(0).saturating_sub(others))
+        u64::try_from(others.count()).unwrap_or(0)
     }
 }
 
@@ -309,7 +363,7 @@ impl EtcdStore {
 enum Written {
     Done(Done, i64),
     /// The caller's own condition does not hold: what was found.
-    Refused(Option<crate::client::Record>),
+    Refused(Option<Record>),
 }
 
 /// Says what an error is about.

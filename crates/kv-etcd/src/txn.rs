@@ -152,7 +152,7 @@ impl Attempt<'_> {
         let nested = Plan::Nested(&self.terms.nested);
         // Sizes do not depend on the leases, so they are known before any is granted.
         let tree = self.tree(&nested, &self.no_leases(&self.txn.then), &self.no_leases(&self.txn.or_else))?;
-        if self.terms.nested.len() <= MAX_NESTED && tree.ops() <= MAX_OPS {
+        if self.terms.nested.len() <= MAX_NESTED && tree.ops() <= MAX_OPS && tree.size() <= MAX_BYTES {
             return Ok(nested);
         }
         let mut unchanged = Vec::new();
@@ -161,7 +161,9 @@ impl Attempt<'_> {
                 let read = vec![Step::Read(Read::new(Range::one(name.as_str())).keys_only())];
                 Step::Branch(Tree { when: term.checks.clone(), then: read.clone(), or_else: read })
             });
-            let done = self.core.client.commit(deadline, Tree::always(questions.collect())).await?;
+            let asked = self.core.client.commit(deadline, Tree::always(questions.collect())).await;
+            // A question that fails changed nothing, also where its answer is what is missing.
+            let done = asked.map_err(Error::not_applied)?;
             for ((name, term), done) in terms.iter().zip(done.steps) {
                 let Done::Branch(done) = done else {
                     return Err(error::nonsense("a transaction without its inner one"));
@@ -196,9 +198,10 @@ impl Attempt<'_> {
             return Err(Error::new(ErrorKind::TooLarge { size, max: MAX_BYTES })
                 .with_detail("bytes of the request, namespaces and repeated branches included"));
         }
-        let then = self.leases(deadline, &self.txn.then).await?;
-        let or_else = self.leases(deadline, &self.txn.or_else).await?;
+        let mut then = self.leases(deadline, &self.txn.then).await?;
+        let mut or_else = self.leases(deadline, &self.txn.or_else).await?;
         let tree = self.tree(plan, &then, &or_else)?;
+        then.iter_mut().chain(&mut or_else).for_each(PutLease::in_flight);
         let done = match self.core.client.commit(deadline, tree).await {
             Ok(done) => done,
             Err(error) => {
@@ -210,6 +213,7 @@ impl Attempt<'_> {
         let (succeeded, steps) = match plan {
             Plan::Nested(terms) if self.guards.is_empty() => unnest(terms, done)?,
             _ if !done.succeeded => {
+                then.into_iter().chain(or_else).for_each(PutLease::unused);
                 self.guards.refusal(&done.steps)?;
                 return match plan {
                     Plan::Nested(_) => Err(error::nonsense("a refusal without its reason")),
@@ -219,7 +223,9 @@ impl Attempt<'_> {
             Plan::Nested(terms) => unnest(terms, branch(done)?)?,
             Plan::Decided { held, .. } => (*held, done.steps),
         };
-        let (ops, leases) = if succeeded { (&self.txn.then, then) } else { (&self.txn.or_else, or_else) };
+        let (ops, leases, unused) =
+            if succeeded { (&self.txn.then, then, or_else) } else { (&self.txn.or_else, or_else, then) };
+        unused.into_iter().for_each(PutLease::unused);
         if steps.len() != ops.len() {
             return Err(error::nonsense("a transaction without all its answers"));
         }

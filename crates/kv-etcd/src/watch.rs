@@ -82,6 +82,8 @@ enum Phase {
     /// The state is being read; changes after it wait.
     Loading(Box<Pager>, Subscription),
     Live(Subscription),
+    /// All was handed out up to this revision, with which the server must begin again.
+    Slow(i64),
 }
 
 impl Reader {
@@ -110,10 +112,34 @@ impl Reader {
                 },
                 Phase::Live(subscription) => match subscription.next().await {
                     Signal::Changes(changes) => self.changed(changes),
+                    Signal::Overflow(from) => self.phase = Phase::Slow(from),
                     Signal::Gap(_) => self.phase = Phase::Behind,
                     Signal::Failed(error) => return Err(error),
                 },
+                Phase::Slow(from) => {
+                    let from = *from;
+                    match self.resume(from).await {
+                        Ok(phase) => self.phase = phase,
+                        Err(error) if error.is_transient() => {
+                            tracing::debug!(%error, "a watch cannot be taken up; trying again");
+                            tokio::time::sleep(PAUSE).await;
+                        }
+                        Err(error) => return Err(error),
+                    }
+                }
             }
+        }
+    }
+
+    /// Goes on with the changes from a revision that was seen, if they are still there.
+    async fn resume(&self, from: i64) -> Result<Phase> {
+        // As in `after`.
+        let mut before = Read::new(Range::one(self.range.start.clone())).keys_only();
+        before.revision = from.saturating_sub(1).max(1);
+        match self.core.client.read(Deadline::after(self.timeout), &before).await {
+            Err(error) if error::compacted(&error) || error::is_future(&error) => Ok(Phase::Behind),
+            Err(error) => Err(error),
+            Ok(_) => Ok(Phase::Live(self.subscribe(from, from).await?)),
         }
     }
 

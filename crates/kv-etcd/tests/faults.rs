@@ -10,33 +10,15 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use common::{namespace, next, open, until};
+use common::{is_healthy, key, namespace, next, open, start, until, url};
 use kv_etcd::EtcdStore;
 use kv_etcd::kv_core::{
-    Applied, ErrorKind, Expiry, Key, LockLoss, LockOptions, Precondition, Prefix, PutOptions, SessionState,
-    Store, StoreExt, Version, Watch, WatchEvent, WatchOptions, WatchTarget,
+    Applied, ErrorKind, Expiry, LockLoss, LockOptions, Precondition, Prefix, PutOptions, SessionState, Store,
+    StoreExt, Version, Watch, WatchEvent, WatchOptions, WatchTarget,
 };
-use kv_testkit::{Cluster, Mode, Proxy, require_or_skip};
+use kv_testkit::{Mode, Proxy};
 
 const SECOND: Duration = Duration::from_secs(1);
-
-fn key(text: &str) -> Key {
-    text.parse().unwrap()
-}
-
-async fn start(nodes: usize) -> Option<Cluster> {
-    Some(require_or_skip(env!("CARGO_MANIFEST_DIR"))?.nodes(nodes).start().await.unwrap())
-}
-
-/// The cluster's URL for these endpoints, with a namespace and options.
-fn url(cluster: &Cluster, endpoints: &[String], namespace: &str, query: &str) -> String {
-    let url = cluster.url_of(endpoints).unwrap();
-    format!("{}/{namespace}{query}", url.trim_end_matches('/'))
-}
-
-async fn is_healthy(store: &EtcdStore) -> bool {
-    store.put("health", "well").await.is_ok() && store.get("health").await.is_ok_and(|entry| entry.is_some())
-}
 
 async fn put_versions(watch: &mut Watch, count: usize) -> Vec<Version> {
     let mut versions = Vec::new();

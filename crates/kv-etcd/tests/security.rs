@@ -9,9 +9,9 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, LazyLock, Mutex};
 use std::time::Duration;
 
-use common::{next, until};
+use common::{etcdctl, key, next, until};
 use kv_etcd::kv_core::{
-    Applied, Error, ErrorKind, Key, LockOptions, PutOptions, Store, StoreExt, StoreUrl, WatchEvent,
+    Applied, Error, ErrorKind, LockOptions, PutOptions, Store, StoreExt, StoreUrl, WatchEvent,
 };
 use kv_etcd::{EtcdConfig, EtcdStore};
 use kv_testkit::{Cluster, Proxy, require_or_skip};
@@ -75,15 +75,6 @@ fn shown(error: &Error) -> String {
         at = cause.source();
     }
     text
-}
-
-fn key(text: &str) -> Key {
-    text.parse().unwrap()
-}
-
-async fn etcdctl(cluster: &Cluster, line: &str) -> String {
-    let line = format!("etcdctl {line}");
-    cluster.node(1).exec(&["sh", "-c", &line]).await.unwrap()
 }
 
 /// A server with a user `app` that may use what lies below `app/`.

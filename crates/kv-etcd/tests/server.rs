@@ -6,18 +6,14 @@ mod common;
 
 use std::time::Duration;
 
-use common::{next, server, until};
+use common::{key, next, server, until};
 use kv_etcd::kv_core::{
-    Compare, Condition, DeleteOptions, DeleteTreeOptions, EntryExpiry, ErrorKind, Expiry, GetOptions, Key,
+    Compare, Condition, DeleteOptions, DeleteTreeOptions, EntryExpiry, ErrorKind, Expiry, GetOptions,
     ListItem, ListOptions, LockLoss, LockOptions, LockWait, Precondition, Prefix, PutOptions, SessionState,
     Store, StoreExt, Txn, TxnOp, TxnOutcome, Version, WatchEvent, WatchOptions, WatchTarget,
 };
 
 const SECOND: Duration = Duration::from_secs(1);
-
-fn key(text: &str) -> Key {
-    text.parse().unwrap()
-}
 
 #[tokio::test]
 async fn each_operation_takes_the_round_trips_it_promises() {

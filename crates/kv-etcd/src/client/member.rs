@@ -11,6 +11,7 @@ use tokio::time::Instant;
 
 use super::Failure;
 use crate::error::{self, Next};
+use crate::handle::closed;
 
 /// The largest answer taken. Pages are kept far smaller; this is what a server could make us hold.
 const MAX_ANSWER: usize = 32 << 20;
@@ -51,6 +52,8 @@ pub(crate) struct Native {
     pub(crate) watch: native::WatchClient,
     pub(crate) lease: native::LeaseClient,
     pub(crate) maintenance: native::MaintenanceClient,
+    /// How often its member signed in so far.
+    pub(super) sign_ins: Arc<AtomicU64>,
     /// For signing in.
     all: native::Client,
 }
@@ -60,13 +63,20 @@ pub(super) struct Member {
     /// `http(s)://host:port`, as errors name it.
     pub(super) endpoint: String,
     dial: Dial,
-    native: RwLock<Option<Arc<Native>>>,
+    native: RwLock<Connection>,
     /// Held while connecting or signing in.
     signing_in: tokio::sync::Mutex<()>,
     /// How often it signed in: tells a stale token from a new one.
-    sign_ins: AtomicU64,
+    sign_ins: Arc<AtomicU64>,
     gate: Mutex<Gate>,
     opened: Notify,
+}
+
+/// The native clients, and whether the handle is closed, after which there are none for ever.
+#[derive(Default)]
+struct Connection {
+    native: Option<Arc<Native>>,
+    closed: bool,
 }
 
 /// Whether and when an endpoint may be tried.
@@ -86,7 +96,7 @@ impl Member {
             dial,
             native: RwLock::default(),
             signing_in: tokio::sync::Mutex::default(),
-            sign_ins: AtomicU64::new(0),
+            sign_ins: Arc::default(),
             gate: Mutex::default(),
             opened: Notify::new(),
         }
@@ -151,11 +161,11 @@ impl Member {
     pub(super) async fn native(&self) -> Result<(Arc<Native>, u64), Failure> {
         // Read before it is used: a sign-in in between makes it stale and not the other way round.
         let generation = self.sign_ins.load(Ordering::Acquire);
-        if let Some(native) = self.present() {
+        if let Some(native) = self.present()? {
             return Ok((native, generation));
         }
         let _signing_in = self.signing_in.lock().await;
-        if let Some(native) = self.present() {
+        if let Some(native) = self.present()? {
             return Ok((native, self.sign_ins.load(Ordering::Acquire)));
         }
         let mut options = self.dial.options();
@@ -179,14 +189,21 @@ impl Member {
             watch: all.watch_client().max_decoding_message_size(MAX_CHANGES),
             lease: all.lease_client(),
             maintenance: all.maintenance_client(),
+            sign_ins: Arc::clone(&self.sign_ins),
             all,
         });
-        *self.native.write().unwrap_or_else(PoisonError::into_inner) = Some(Arc::clone(&native));
+        let mut connection = self.native.write().unwrap_or_else(PoisonError::into_inner);
+        if connection.closed {
+            return Err(closed().into());
+        }
+        connection.native = Some(Arc::clone(&native));
+        drop(connection);
         Ok((native, self.sign_ins.fetch_add(1, Ordering::AcqRel) + 1))
     }
 
-    fn present(&self) -> Option<Arc<Native>> {
-        self.native.read().unwrap_or_else(PoisonError::into_inner).clone()
+    fn present(&self) -> Result<Option<Arc<Native>>, Failure> {
+        let connection = self.native.read().unwrap_or_else(PoisonError::into_inner);
+        if connection.closed { Err(closed().into()) } else { Ok(connection.native.clone()) }
     }
 
     /// Signs in again, unless somebody did since the sign-in `seen`.
@@ -200,7 +217,7 @@ impl Member {
         if self.sign_ins.load(Ordering::Acquire) != seen {
             return Ok(());
         }
-        let Some(native) = self.present() else { return Ok(()) };
+        let Some(native) = self.present()? else { return Ok(()) };
         let credentials = (user.clone(), password.expose().to_owned());
         native.all.clone().update_user(Some(credentials)).await.map_err(|error| {
             let (error, next) = error::classify(error);
@@ -212,9 +229,10 @@ impl Member {
         Ok(())
     }
 
-    /// Lets go of the connection.
+    /// Lets go of the connection, for good.
     pub(super) fn disconnect(&self) {
-        self.native.write().unwrap_or_else(PoisonError::into_inner).take();
+        let mut connection = self.native.write().unwrap_or_else(PoisonError::into_inner);
+        *connection = Connection { native: None, closed: true };
     }
 }
 

@@ -1,6 +1,7 @@
 //! The stream of changes, and the TLS settings.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use etcd_client as native;
 use kv_core::{Error, Result};
@@ -34,6 +35,9 @@ impl WatchRequest {
         let mut options = native::WatchOptions::new()
             .with_watch_id(self.id)
             .with_start_revision(self.start)
+            // From time to time a watch of which nothing changes is told up to where that is so, and
+            // later needs no older history.
+            .with_progress_notify()
             .with_filters(filters);
         if let Some(end) = &self.range.end {
             options = options.with_range(end.clone());
@@ -82,10 +86,17 @@ impl ChangesOut {
 pub(crate) struct ChangesIn {
     stream: native::WatchResponseStream,
     /// The stream lives on this connection.
-    _native: Arc<Native>,
+    native: Arc<Native>,
+    /// How often was signed in before it was opened: it keeps the token it was opened with.
+    sign_ins: u64,
 }
 
 impl ChangesIn {
+    /// Whether the token it was opened with was replaced since.
+    pub(crate) fn is_outdated(&self) -> bool {
+        self.native.sign_ins.load(Ordering::Acquire) != self.sign_ins
+    }
+
     /// The next message. Cancel-safe.
     pub(crate) async fn next(&mut self) -> Result<Answer, (Error, Next)> {
         let message = self.stream.message().await.map_err(error::classify)?;
@@ -109,9 +120,16 @@ impl ChangesIn {
     }
 }
 
-pub(super) fn split(stream: native::WatchStream, native: Arc<Native>) -> (ChangesOut, ChangesIn) {
-    let (sender, stream) = stream.split();
-    (ChangesOut(sender), ChangesIn { stream, _native: native })
+/// Opens a stream with its first watch.
+pub(super) async fn open(
+    native: Arc<Native>,
+    name: Name,
+    options: native::WatchOptions,
+) -> Result<(ChangesOut, ChangesIn), native::Error> {
+    // Read before it is used, as a sign-in in between makes it outdated and not the other way round.
+    let sign_ins = native.sign_ins.load(Ordering::Acquire);
+    let (sender, stream) = native.watch.clone().watch(name, Some(options)).await?.split();
+    Ok((ChangesOut(sender), ChangesIn { stream, native, sign_ins }))
 }
 
 /// The native TLS settings. The server's certificate is always checked.

@@ -5,7 +5,8 @@
 use bytes::Bytes;
 use etcd_client as native;
 use etcd_client::proto::{
-    PbEvent, PbKeyValue, PbRangeResponse, PbResponseHeader, PbResponseOp, PbTxnOpResponse, PbTxnResponse,
+    PbDeleteResponse, PbEvent, PbKeyValue, PbRangeResponse, PbResponseHeader, PbResponseOp, PbTxnOpResponse,
+    PbTxnResponse,
 };
 use kv_core::{Compare, Result};
 
@@ -215,14 +216,8 @@ impl Step {
                 native::TxnOp::put(name, value, options)
             }
             Self::Delete { range, previous } => {
-                let mut options = native::DeleteOptions::new();
-                if let Some(end) = range.end {
-                    options = options.with_range(end);
-                }
-                if previous {
-                    options = options.with_prev_key();
-                }
-                native::TxnOp::delete(range.start, Some(options))
+                let (name, options) = deletion(range, previous);
+                native::TxnOp::delete(name, Some(options))
             }
             Self::Read(read) => {
                 let (name, options) = read.native();
@@ -249,6 +244,17 @@ impl Step {
             Self::Branch(tree) => tree.size(),
         }
     }
+}
+
+pub(super) fn deletion(range: Range, previous: bool) -> (Name, native::DeleteOptions) {
+    let mut options = native::DeleteOptions::new();
+    if let Some(end) = range.end {
+        options = options.with_range(end);
+    }
+    if previous {
+        options = options.with_prev_key();
+    }
+    (range.start, options)
 }
 
 /// A transaction: if all checks hold, one list of steps, else the other. All checks of a tree, those
@@ -353,6 +359,16 @@ pub(super) fn tree_done(native: PbTxnResponse) -> Result<TreeDone> {
     Ok(TreeDone { succeeded: native.succeeded, steps, revision })
 }
 
+/// A delete on its own, as a transaction of nothing else.
+pub(super) fn deleted(mut native: PbDeleteResponse) -> Result<TreeDone> {
+    let revision = revision(native.header.take())?;
+    Ok(TreeDone { succeeded: true, steps: vec![delete_done(native)], revision })
+}
+
+fn delete_done(native: PbDeleteResponse) -> Done {
+    Done::Delete { deleted: native.deleted, previous: native.prev_kvs.into_iter().map(record).collect() }
+}
+
 /// The headers of the parts of a transaction carry no revision of their own on every version.
 fn done(native: PbResponseOp, revision: i64) -> Result<Done> {
     let response = native.response.ok_or_else(|| error::nonsense("a transaction with an empty answer"))?;
@@ -363,10 +379,7 @@ fn done(native: PbResponseOp, revision: i64) -> Result<Done> {
             more: range.more,
             records: range.kvs.into_iter().map(record).collect(),
         }),
-        PbTxnOpResponse::ResponseDeleteRange(delete) => Done::Delete {
-            deleted: delete.deleted,
-            previous: delete.prev_kvs.into_iter().map(record).collect(),
-        },
+        PbTxnOpResponse::ResponseDeleteRange(delete) => delete_done(delete),
         PbTxnOpResponse::ResponseTxn(txn) => Done::Branch(TreeDone {
             succeeded: txn.succeeded,
             steps: txn.responses.into_iter().map(|op| done(op, revision)).collect::<Result<_>>()?,

@@ -5,7 +5,7 @@
 use std::hash::{BuildHasher, RandomState};
 use std::time::{Duration, Instant};
 
-use kv_etcd::kv_core::{StoreUrl, Watch, WatchEvent};
+use kv_etcd::kv_core::{Key, StoreExt, StoreUrl, Watch, WatchEvent};
 use kv_etcd::{EtcdConfig, EtcdStore};
 use kv_testkit::{Cluster, require_or_skip};
 
@@ -40,6 +40,36 @@ impl Server {
 
 pub(crate) fn namespace() -> String {
     format!("t{:x}", RandomState::new().hash_one(0))
+}
+
+pub(crate) fn key(text: &str) -> Key {
+    text.parse().unwrap()
+}
+
+/// Servers of a test's own, or `None` after saying why there are none.
+pub(crate) async fn start(nodes: usize) -> Option<Cluster> {
+    Some(require_or_skip(env!("CARGO_MANIFEST_DIR"))?.nodes(nodes).start().await.unwrap())
+}
+
+/// The cluster's URL for these endpoints, with a namespace and options.
+pub(crate) fn url(cluster: &Cluster, endpoints: &[String], namespace: &str, query: &str) -> String {
+    let url = cluster.url_of(endpoints).unwrap();
+    format!("{}/{namespace}{query}", url.trim_end_matches('/'))
+}
+
+/// Runs `etcdctl` with arguments that need no quoting on the first node.
+pub(crate) async fn etcdctl(cluster: &Cluster, line: &str) -> String {
+    cluster.node(1).exec(&["sh", "-c", &format!("etcdctl {line}")]).await.unwrap()
+}
+
+/// How many leases the server has.
+pub(crate) async fn leases(cluster: &Cluster) -> usize {
+    let told = etcdctl(cluster, "lease list").await;
+    told.split_whitespace().nth(1).and_then(|count| count.parse().ok()).unwrap_or_else(|| panic!("{told}"))
+}
+
+pub(crate) async fn is_healthy(store: &EtcdStore) -> bool {
+    store.put("health", "well").await.is_ok() && store.get("health").await.is_ok_and(|entry| entry.is_some())
 }
 
 pub(crate) async fn open(url: &str) -> EtcdStore {

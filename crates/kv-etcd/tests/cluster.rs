@@ -1,0 +1,89 @@
+//! Three members, of which some are cut off, die and return.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // It is a test.
+
+mod common;
+
+use std::time::{Duration, Instant};
+
+use common::{is_healthy, key, namespace, next, open, start, until, url};
+use kv_etcd::kv_core::{Applied, LockLoss, LockOptions, Store, StoreExt, WatchEvent};
+use kv_testkit::{Link, is_nightly};
+
+const SECOND: Duration = Duration::from_secs(1);
+
+#[tokio::test]
+async fn a_member_without_its_peers_serves_nothing_and_hides_nothing() {
+    if !is_nightly() {
+        return;
+    }
+    let Some(cluster) = start(3).await else { return };
+    let namespace = namespace();
+    let leader = cluster.leader().await.unwrap();
+    let others: Vec<_> = cluster
+        .nodes()
+        .iter()
+        .filter(|node| node.index() != leader.index())
+        .map(|node| node.endpoint())
+        .collect();
+    let cut_off = open(&url(&cluster, &[leader.endpoint()], &namespace, "?timeout=2s")).await;
+    let majority = open(&url(&cluster, &others, &namespace, "?timeout=5s")).await;
+    assert!(is_healthy(&cut_off).await && is_healthy(&majority).await);
+    let guard = cut_off.lock_with(&key("l"), LockOptions::default().with_ttl(4 * SECOND)).await.unwrap();
+    let mut watch = cut_off.watch("w").await.unwrap();
+    let mut versions = vec![majority.put("w/k", "1").await.unwrap()];
+    assert!(matches!(next(&mut watch).await, WatchEvent::Put(entry) if entry.version == versions[0]));
+
+    leader.disconnect(Link::Peers).await.unwrap();
+    until("the others have a leader", 30 * SECOND, || is_healthy(&majority)).await;
+    versions.push(majority.put("w/k", "2").await.unwrap());
+    let mut unsure = 0;
+    for _ in 0..3 {
+        let begin = Instant::now();
+        let error = cut_off.get("w/k").await.expect_err("a stale read");
+        assert!(error.is_transient() && begin.elapsed() < 3 * SECOND, "{error} {:?}", begin.elapsed());
+        let error = cut_off.put("lost", "x").await.expect_err("a write of the minority");
+        assert!(error.is_transient(), "{error}");
+        unsure += usize::from(error.applied() == Applied::Unknown);
+    }
+    assert_eq!(majority.get("lost").await.unwrap(), None, "{unsure} writes were unsure");
+    let loss = tokio::time::timeout(10 * SECOND, guard.lost()).await.expect("it cannot be renewed");
+    assert_eq!(loss, LockLoss::Expired);
+
+    leader.reconnect(Link::Peers).await.unwrap();
+    until("the handle works again", 30 * SECOND, || is_healthy(&cut_off)).await;
+    versions.push(majority.put("w/k", "3").await.unwrap());
+    for version in &versions[1..] {
+        assert!(matches!(next(&mut watch).await, WatchEvent::Put(entry) if entry.version == *version));
+    }
+    let next = majority.lock("l").await.unwrap();
+    assert!(next.token() > guard.token());
+}
+
+#[tokio::test]
+async fn a_member_that_returns_takes_over_from_one_that_dies() {
+    if !is_nightly() {
+        return;
+    }
+    let Some(cluster) = start(3).await else { return };
+    let two = [cluster.node(1).endpoint(), cluster.node(2).endpoint()];
+    let store = open(&url(&cluster, &two, &namespace(), "?timeout=5s")).await;
+    let mut watch = store.watch("w").await.unwrap();
+    let mut versions = Vec::new();
+    for round in 0..4 {
+        // Whichever is used: after two rounds each was away once.
+        let (away, here) = (cluster.node(1 + round % 2), cluster.node(2 - round % 2));
+        away.kill().await.unwrap();
+        until("the other one serves", 30 * SECOND, || is_healthy(&store)).await;
+        versions.push(store.put("w/k", format!("{round}")).await.unwrap());
+        away.start().await.unwrap();
+        away.ready().await.unwrap();
+        here.ready().await.unwrap();
+    }
+    let mut seen = Vec::new();
+    while seen.last() < versions.last() {
+        let WatchEvent::Put(entry) = next(&mut watch).await else { panic!("a gap after {seen:?}") };
+        seen.push(entry.version);
+    }
+    assert_eq!(seen, versions);
+}

@@ -23,6 +23,10 @@ pub(super) const CASES: &[Case] = &[
     case!(slashes_are_normalised, "Leading, trailing and doubled slashes are normalised away."),
     case!(invalid_keys_are_refused, "A key that breaks a rule is InvalidKey in every call."),
     case!(long_namespace_is_refused, "A namespace of more than 256 bytes is refused at open."),
+    case!(
+        names_that_are_no_keys_are_left_alone,
+        "A name that is no key is not listed and goes with its tree."
+    ),
     case!(key_then_child_both_hold_values, "`a` and then `a/b` can both hold values."),
     case!(child_then_key_both_hold_values, "`a/b` and then `a` can both hold values."),
     case!(deleting_a_key_leaves_its_children, "Deleting `a` leaves `a/b`."),
@@ -169,6 +173,29 @@ async fn longest_key_round_trips(fixture: &Fixture) -> Result<()> {
 }
 
 /// PEERS: a new key of two segments returned ok and wrote nothing.
+/// As another program would leave it: a key that is as long as can be is too long from further up.
+async fn names_that_are_no_keys_are_left_alone(fixture: &Fixture) -> Result<()> {
+    let (store, below) = (&fixture.store, fixture.another_below("dir").await?);
+    let half = "k".repeat(MAX_KEY_BYTES / 2);
+    let (foreign, a, z) = (key(&format!("{half}/{}", &half[1..]))?, key("dir/a")?, key("dir/z")?);
+    below.put(&foreign, "1").await?;
+    store.put(&a, "x").await?;
+    let mut follower = Follower::synced(store, Prefix::root()).await?;
+    below.put(&foreign, "2").await?;
+    let version = store.put(&z, "x").await?;
+    follower.until_version(&z, version).await?;
+    ensure_eq!(follower.named(), ["dir/a", "dir/z"], "the keys that a watch told");
+    ensure_eq!(names(store, "").await?, ["dir/a", "dir/z"], "the list");
+    ensure_eq!(store.entries("dir").await?.len(), 2, "how many entries are listed");
+    store.delete(&a).await?;
+    sees(fixture, "the name should be left alone", || async {
+        Ok(below.get(&foreign).await?.is_some_and(|entry| entry.value == "2"))
+    })
+    .await?;
+    store.delete_tree("dir").await?;
+    sees(fixture, "the name should go with its tree", || async { Ok(!below.exists(&foreign).await?) }).await
+}
+
 async fn deep_key_round_trips(fixture: &Fixture) -> Result<()> {
     let store = &fixture.store;
     let deep = key(&["d"; 100].join("/"))?;

@@ -1,11 +1,64 @@
 //! Keys that are changed, joined, refused or lost, and namespaces that leak.
 
-use kv_core::{DeleteOptions, Error, ErrorKind, Key, Prefix, PutResult, StoreExt, Version};
+use std::sync::Arc;
+
+use kv_core::{
+    DeleteOptions, Error, ErrorKind, Key, MAX_KEY_BYTES, Prefix, PutResult, Store, StoreExt, Version,
+};
 
 use super::Fault;
-use super::tools::{has_children, rewatch};
+use super::tools::{Shared, has_children, rewatch, shared, with};
+
+/// What was put last under a key of the greatest length, and through which handle.
+type TooLong = Option<(Arc<dyn Store>, Key)>;
+
+/// Stores that trip over a name that is too long for a key from further up.
+fn too_long_names() -> [Fault; 2] {
+    let fault = |name| {
+        let seen: Shared<TooLong> = shared();
+        let put = Arc::clone(&seen);
+        let fault = Fault::new(name, &["names_that_are_no_keys_are_left_alone"]).put(
+            move |store, key, value, options| {
+                if key.as_str().len() == MAX_KEY_BYTES {
+                    with(&put, |put| *put = Some((Arc::clone(&store), key.clone())));
+                }
+                async move { store.put_with(&key, value, options).await }
+            },
+        );
+        (fault, seen)
+    };
+    let (breaks_lists, seen) = fault("a_name_that_is_no_key_breaks_lists");
+    let (stays, kept) = fault("delete_tree_leaves_names_that_are_no_keys");
+    [
+        breaks_lists.list(move |store, prefix, options| {
+            let breaks = with(&seen, |seen| seen.is_some());
+            async move {
+                if breaks {
+                    return Err(ErrorKind::InvalidKey { reason: "too long".to_owned() }.into());
+                }
+                store.list_with(&prefix, options).await
+            }
+        }),
+        stays.delete_tree(move |store, prefix, options| {
+            let kept = with(&kept, Option::take);
+            async move {
+                let deleted = store.delete_tree_with(&prefix, options).await?;
+                if let Some((below, key)) = kept {
+                    below.put(&key, "2").await?;
+                }
+                Ok(deleted)
+            }
+        }),
+    ]
+}
 
 pub(super) fn faults() -> Vec<Fault> {
+    let mut faults = wrong_keys();
+    faults.extend(too_long_names());
+    faults
+}
+
+fn wrong_keys() -> Vec<Fault> {
     let lower = |key: Key| Key::new(&key.as_str().to_lowercase()).unwrap();
     let invalid = || Error::new(ErrorKind::InvalidKey { reason: "not here".to_owned() });
     vec![

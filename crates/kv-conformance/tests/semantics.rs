@@ -1,0 +1,706 @@
+//! docs/semantics.md is true sentence by sentence: each is shown by cases of the suite or, where nothing is
+//! to be seen beside a server that is well, by tests of the backends; and each case belongs to a sentence.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // A test says what it means.
+
+use std::collections::BTreeSet;
+use std::path::Path;
+
+/// How each sentence begins, in the page's order, and what shows that it is true: a case by its name, or
+/// another test as `CRATE/FILE::NAME`.
+const SHOWN: &[(&str, &[&str])] = &[
+    (
+        "Two kinds of things differ",
+        &["powers_make_sense", "limits_make_sense", "capabilities_are_constant", "backend_name_is_told"],
+    ),
+    ("- **Powers**", &["powers_make_sense"]),
+    (
+        "A power declared absent",
+        &[
+            "transact_power_is_declared",
+            "kv-conformance/tests/self_test::what_is_honestly_absent_is_not_applicable",
+        ],
+    ),
+    ("Declared and not working", &["kv-conformance/tests/self_test::each_fault_is_caught_by_name"]),
+    ("- **Guarantees**", &["kv-conformance/tests/self_test::each_case_catches_a_fault"]),
+    ("A store may be better", &["kv-conformance/tests/self_test::what_is_honestly_absent_is_not_applicable"]),
+    (
+        "| `transactions`",
+        &[
+            "txn_runs_then",
+            "txn_runs_or_else",
+            "txn_needs_every_condition",
+            "txn_without_conditions",
+            "transact_power_is_declared",
+        ],
+    ),
+    ("| `ttl`", &["ttl_is_not_early", "ttl_is_not_late", "many_ttls_end"]),
+    ("| `session_keys`", &["session_key_goes_at_close"]),
+    ("| `expiry_change`", &["put_makes_permanent", "put_makes_expiring", "change_of_expiry_leaves_no_gap"]),
+    ("| `expiry_with_children`", &["expiring_key_can_have_children"]),
+    ("| `fenced_writes`", &["fenced_writes_apply_while_held", "fenced_writes_are_refused_after_release"]),
+    ("| `watch_history`", &["watch_from_a_version"]),
+    ("| `stale_reads`", &["stale_reads_answer"]),
+    ("| `linearizable_reads`", &["reads_see_acknowledged_writes", "reads_never_go_back"]),
+    ("| `list_snapshot`", &["list_is_one_version", "snapshot_lists_see_no_half_rounds"]),
+    (
+        "| `list_paged`",
+        &[
+            "kv-mem/tests/memory::a_list_takes_no_memory_for_what_it_has_not_reached",
+            "kv-etcd/tests/server::pages_adapt_to_large_values",
+        ],
+    ),
+    (
+        "| `delete_tree_atomic`",
+        &[
+            "delete_tree_is_all_or_nothing",
+            "kv-sled/tests/kill::a_large_subtree_is_gone_or_there_after_a_kill",
+        ],
+    ),
+    (
+        "| `watch_complete`",
+        &[
+            "watch_is_complete",
+            "watch_tells_a_short_life",
+            "watch_tells_identical_puts",
+            "watch_initial_misses_no_version",
+            "txn_changes_all_reach_watchers",
+        ],
+    ),
+    (
+        "| `watch_expiry`",
+        &[
+            "expiry_is_marked",
+            "session_end_is_marked",
+            "watch_tells_deletes_from_expiries",
+            "unmarked_delete_has_no_wrong_cause",
+        ],
+    ),
+    ("| `watch_previous`", &["watch_tells_what_was_deleted"]),
+    ("| `cas_detects_recreate`", &["recreation_is_noticed_at_any_moment", "recreated_key_is_noticed"]),
+    ("| `lock_fifo`", &["waiters_get_it_in_order"]),
+    (
+        "A key is one or more",
+        &[
+            "odd_keys_round_trip",
+            "deep_key_round_trips",
+            "implicit_parents_do_not_exist",
+            "concurrent_creates_below_a_new_parent",
+        ],
+    ),
+    ("A leading, trailing", &["slashes_are_normalised"]),
+    (
+        "Refused with `InvalidKey`",
+        &[
+            "invalid_keys_are_refused",
+            "longest_key_round_trips",
+            "kv-core/tests/keys::what_some_backend_cannot_store_is_refused_with_the_rule",
+        ],
+    ),
+    ("The namespace a store", &["long_namespace_is_refused", "namespaces_are_separate"]),
+    (
+        "Every accepted key comes back",
+        &[
+            "odd_keys_round_trip",
+            "odd_keys_work_in_watches",
+            "odd_keys_work_as_locks",
+            "similar_keys_are_different",
+        ],
+    ),
+    (
+        "It is stored under its natural name",
+        &[
+            "keys_lie_under_their_natural_names",
+            "kv-consul/tests/server::a_native_tool_sees_the_same_keys",
+            "kv-zk/tests/server::other_tools_see_the_same",
+        ],
+    ),
+    (
+        "Names of other programs",
+        &["names_that_are_no_keys_are_left_alone", "kv-consul/tests/foreign::foreign_names_are_left_alone"],
+    ),
+    ("`a` and `a/b` can both", &["key_then_child_both_hold_values", "child_then_key_both_hold_values"]),
+    ("Deleting one leaves", &["deleting_a_key_leaves_its_children", "deleting_a_child_leaves_its_parent"]),
+    (
+        "A prefix is a path boundary",
+        &[
+            "list_keeps_to_the_path_boundary",
+            "delete_tree_keeps_to_the_path_boundary",
+            "watch_of_a_prefix_keeps_to_the_boundary",
+        ],
+    ),
+    ("The empty prefix", &["empty_prefix_is_the_whole_namespace", "delete_tree_of_the_namespace"]),
+    ("Values are bytes", &["values_round_trip_byte_for_byte", "large_values_are_listed"]),
+    ("Empty is a value", &["empty_value_is_not_absent"]),
+    (
+        "A value above `max_value`",
+        &["larger_value_is_refused", "largest_value_round_trips", "connection_survives_a_larger_value"],
+    ),
+    (
+        "Every successful write of a key",
+        &[
+            "every_write_gets_a_greater_version",
+            "identical_value_gets_a_greater_version",
+            "versions_grow_across_recreation",
+            "versions_grow_across_handles",
+            "kv-sled/tests/reopen::versions_and_tokens_grow_across_restarts",
+        ],
+    ),
+    ("All versions of a store", &["versions_come_from_one_counter", "txn_versions_grow"]),
+    (
+        "An `Entry` carries",
+        &[
+            "created_is_the_version_of_the_first_write",
+            "everything_agrees_on_a_version",
+            "watch_carries_the_entry",
+        ],
+    ),
+    (
+        "Writes are linearizable",
+        &[
+            "version_counter_loses_no_increment",
+            "one_of_two_conditional_writes_wins",
+            "one_deleter_wins",
+            "one_delete_finds_the_key",
+            "kv-sled/tests/linearizable::concurrent_histories_on_the_model_are_linearizable",
+        ],
+    ),
+    ("Reads are where", &["reads_see_acknowledged_writes", "reads_never_go_back", "stale_reads_answer"]),
+    (
+        "`put` returns",
+        &["put_returns_its_own_version", "put_creates_and_replaces", "everything_agrees_on_a_version"],
+    ),
+    (
+        "Its precondition, the write",
+        &["ttl_with_precondition", "refused_put_keeps_the_ttl", "one_of_two_conditional_writes_wins"],
+    ),
+    ("| `Any`", &["put_creates_and_replaces"]),
+    ("| `Absent`", &["absent_creates", "absent_refuses_an_existing_key"]),
+    ("| `Present`", &["present_replaces", "present_refuses_an_absent_key"]),
+    (
+        "| `At(version)`",
+        &[
+            "at_replaces_that_version",
+            "at_refuses_another_version",
+            "at_refuses_an_absent_key",
+            "listed_version_can_be_compared",
+        ],
+    ),
+    (
+        "| `Value(bytes)`",
+        &["value_replaces_that_value", "value_refuses_another_value", "value_refuses_an_absent_key"],
+    ),
+    (
+        "`current` is a state",
+        &["at_refuses_another_version", "value_refuses_another_value", "absent_refuses_an_existing_key"],
+    ),
+    (
+        "Of any number of concurrent",
+        &["one_creator_wins", "version_counter_loses_no_increment", "value_counter_loses_no_increment"],
+    ),
+    (
+        "`delete` takes the same",
+        &[
+            "delete_at_a_version",
+            "delete_of_a_value",
+            "delete_present_needs_the_key",
+            "delete_absent_needs_no_key",
+        ],
+    ),
+    (
+        "Deleting an absent key",
+        &[
+            "delete_of_an_absent_key_is_no_error",
+            "delete_removes_the_entry",
+            "delete_returns_the_previous_entry",
+        ],
+    ),
+    (
+        "A refused write changes nothing",
+        &[
+            "refused_put_changes_nothing",
+            "refused_delete_changes_nothing",
+            "refused_put_keeps_the_ttl",
+            "refusals_are_definite",
+        ],
+    ),
+    (
+        "A write that failed with",
+        &[
+            "kv-etcd/tests/faults::a_write_whose_answer_is_lost_is_not_sent_again",
+            "kv-consul/tests/faults::a_lost_reply_is_unknown_and_the_write_is_not_repeated",
+            "kv-zk/tests/faults::a_write_whose_answer_is_lost_is_never_made_twice",
+        ],
+    ),
+    ("A write whose future", &["dropped_write_is_whole_or_nothing"]),
+    (
+        "`list` streams the entries",
+        &[
+            "list_is_recursive",
+            "list_is_in_byte_order",
+            "list_follows_every_write",
+            "large_list_is_whole",
+            "list_while_writing_keeps_the_rest",
+            "dropped_list_is_harmless",
+        ],
+    ),
+    (
+        "It takes a limit",
+        &[
+            "list_limit_ends_it",
+            "list_range_bounds_it",
+            "empty_range_lists_nothing",
+            "list_keys_only",
+            "list_one_level",
+            "list_start_after_resumes",
+            "list_options_combine",
+        ],
+    ),
+    ("An absent prefix", &["absent_prefix_lists_nothing"]),
+    (
+        "What a backend needs in between",
+        &["implicit_parents_do_not_exist", "kv-zk/tests/server::parents_are_no_entries_until_they_are_put"],
+    ),
+    ("In a list of one level", &["list_one_level"]),
+    ("Another list goes on", &["list_resumes_behind_any_item", "list_start_after_resumes"]),
+    ("`Listing::as_of`", &["list_then_watch_loses_nothing"]),
+    (
+        "`delete_tree` removes",
+        &[
+            "delete_tree_takes_every_level",
+            "delete_tree_counts_entries",
+            "delete_tree_of_nothing_is_zero",
+            "delete_tree_of_a_large_tree",
+            "deleted_tree_can_be_written_again",
+            "delete_tree_reaches_watchers",
+            "delete_tree_ends_while_others_write",
+            "delete_tree_above_takes_locks",
+            "delete_tree_beside_spares_locks",
+            "lock_records_do_not_count",
+            "names_that_are_no_keys_are_left_alone",
+        ],
+    ),
+    (
+        "`Expiry::Ttl(d)`",
+        &[
+            "ttl_is_not_early",
+            "ttl_is_not_late",
+            "ttl_outlives_its_handle",
+            "expired_key_is_absent_everywhere",
+            "expired_key_can_be_created",
+            "deleted_ttl_spares_the_next_value",
+            "same_ttl_again_renews",
+            "txn_puts_expire",
+        ],
+    ),
+    (
+        "A later put without expiry",
+        &[
+            "put_makes_permanent",
+            "put_makes_expiring",
+            "longer_ttl_replaces",
+            "shorter_ttl_replaces",
+            "change_of_expiry_leaves_no_gap",
+            "session_key_made_permanent_stays",
+            "permanent_key_made_session_goes",
+        ],
+    ),
+    (
+        "A TTL outside the range",
+        &[
+            "ttl_outside_the_range_is_refused",
+            "txn_ttl_outside_the_range_is_refused",
+            "granted_ttl_is_rounded_up",
+        ],
+    ),
+    ("A get tells how", &["ttl_is_told_when_asked", "session_key_is_told_when_asked"]),
+    (
+        "`Expiry::Session`",
+        &[
+            "session_key_lives_with_its_handle",
+            "session_key_goes_with_its_last_writer",
+            "closing_spares_other_sessions",
+            "closing_spares_permanent_keys",
+            "closing_spares_a_recreated_key",
+            "txn_puts_live_by_the_session",
+        ],
+    ),
+    (
+        "It goes at once on `close`",
+        &[
+            "session_key_goes_at_close",
+            "session_key_lives_with_its_handle",
+            "dropped_handle_ends_its_session",
+            "kv-sled/tests/processes::the_session_keys_of_a_killed_process_are_gone_at_open",
+            "kv-consul/tests/processes::a_holder_that_is_killed_or_stopped_loses_within_the_bound",
+        ],
+    ),
+    (
+        "`session()` says",
+        &[
+            "session_is_held_once_used",
+            "session_states_begin_with_the_present",
+            "session_states_end_with_the_handle",
+            "kv-backend/src/session::it_turns_suspect_and_lost_by_the_clock",
+        ],
+    ),
+    (
+        "Lost session keys",
+        &[
+            "kv-consul/tests/server::a_handle_whose_session_is_destroyed_says_so",
+            "kv-etcd/tests/faults::a_lease_revoked_from_outside_is_noticed_at_once",
+        ],
+    ),
+    (
+        "Expiry reaches watchers",
+        &[
+            "expiry_reaches_watchers",
+            "session_end_reaches_watchers",
+            "expiry_is_marked",
+            "session_end_is_marked",
+        ],
+    ),
+    (
+        "On a key or a prefix",
+        &[
+            "watch_of_an_absent_key",
+            "watch_of_an_absent_prefix",
+            "watch_of_a_key_is_of_that_key",
+            "watch_of_a_prefix_sees_every_level",
+        ],
+    ),
+    (
+        "Events: `Put`",
+        &["watch_carries_the_entry", "watch_tells_deletes", "watch_of_puts_only", "watch_of_deletes_only"],
+    ),
+    ("| `Now`", &["watch_sees_what_follows_it", "watch_now_tells_nothing_older"]),
+    (
+        "| `Initial`",
+        &[
+            "watch_initial_tells_the_state",
+            "watch_initial_of_a_key",
+            "watch_initial_of_nothing",
+            "watch_initial_of_a_large_tree",
+            "watch_initial_loses_nothing",
+        ],
+    ),
+    (
+        "| `After(version)`",
+        &[
+            "watch_from_a_version",
+            "watch_from_a_version_replays_deletes",
+            "watch_from_the_newest_version",
+            "watch_from_long_ago_is_whole_or_compacted",
+            "watch_from_any_version_ends_right",
+        ],
+    ),
+    (
+        "Events of one key",
+        &["watch_tells_in_version_order", "watch_ends_on_the_final_state", "txn_reaches_watchers"],
+    ),
+    (
+        "After any gap",
+        &[
+            "resync_brings_the_whole_state",
+            "slow_consumer_ends_on_the_state",
+            "kv-mem/tests/small_history::the_cases_about_watches_pass_with_a_hundred_changes_of_history",
+            "kv-etcd/tests/faults::a_compaction_that_overtakes_a_watch_is_a_resync",
+            "kv-consul/tests/faults::an_agent_that_lost_its_data_is_a_resync",
+            "kv-zk/tests/faults::watches_survive_a_restart_of_the_server",
+        ],
+    ),
+    (
+        "A watch is never silently",
+        &[
+            "close_ends_watches",
+            "idle_watch_lives_on",
+            "next_is_cancel_safe",
+            "watches_of_two_handles_tell",
+            "two_watches_both_tell",
+            "overlapping_watches_all_tell",
+        ],
+    ),
+    (
+        "A slow consumer never",
+        &[
+            "slow_consumer_blocks_no_writer",
+            "slow_consumer_ends_on_the_state",
+            "kv-backend/src/hub/tests::what_is_kept_for_watches_is_bounded_and_goes_when_it_is_read",
+            "kv-consul/tests/watches::first_states_nobody_reads_are_in_nobodys_way",
+        ],
+    ),
+    (
+        "A write wakes only",
+        &[
+            "watch_wakes_for_its_own_only",
+            "kv-mem/tests/watches::each_of_ten_thousand_watches_gets_its_own_events_and_only_they_wake_it",
+        ],
+    ),
+    (
+        "Thousands of watches",
+        &[
+            "many_watches_live_together",
+            "kv-etcd/tests/faults::a_thousand_watches_share_one_connection",
+            "kv-consul/tests/watches::a_thousand_watches_share_few_queries",
+            "kv-zk/tests/watches::thousands_of_watches_live_on_one_connection",
+        ],
+    ),
+    ("Dropping the stream", &["dropping_a_watch_leaves_others", "dropped_watches_release_everything"]),
+    (
+        "`lock(key)` waits",
+        &[
+            "try_lock_answers_at_once",
+            "lock_waits_for_the_release",
+            "wait_up_to_ends_in_time",
+            "wait_up_to_gets_a_released_lock",
+            "wait_outlives_a_request_deadline",
+            "wait_ends_when_the_handle_closes",
+            "waiter_survives_removed_records",
+            "locked_waits_on_many_names",
+        ],
+    ),
+    (
+        "The guard tells",
+        &[
+            "guard_tells_what_it_holds",
+            "lock_tokens_grow",
+            "loss_is_told_on_release",
+            "loss_outlives_its_guard",
+        ],
+    ),
+    (
+        "Dropping it releases",
+        &[
+            "dropped_guard_releases",
+            "unlock_frees_at_once",
+            "closing_releases_locks",
+            "closing_spares_other_locks",
+            "dropped_handle_releases_locks",
+            "dropped_lock_is_released",
+        ],
+    ),
+    ("`lock_holder(key)`", &["lock_holder_is_told", "lock_owner_is_any_bytes"]),
+    ("Waiters are woken", &["waiters_are_woken_by_the_release"]),
+    (
+        "A wait that was dropped",
+        &[
+            "cancelled_wait_leaves_no_trace",
+            "cancelled_among_many_leave_no_trace",
+            "ended_wait_leaves_no_trace",
+        ],
+    ),
+    ("A lock is renewed", &["lock_is_renewed"]),
+    ("It lives as long", &["lock_ttl_outside_the_range_is_refused", "lock_ttl_of_the_session_is_fixed"]),
+    ("Holding it longer", &["max_hold_ends_the_hold", "max_hold_spares_the_next"]),
+    (
+        "By the server's account",
+        &[
+            "lock_excludes_other_handles",
+            "lock_excludes_tasks_of_one_handle",
+            "lock_excludes_under_contention",
+            "locks_of_other_names_are_free",
+            "locks_of_nested_names_are_free",
+        ],
+    ),
+    (
+        "The guard reports loss",
+        &[
+            "removed_lock_is_told_lost",
+            "kv-backend/src/hold::it_is_lost_when_renewals_stop",
+            "kv-etcd/tests/faults::a_holder_that_is_cut_off_knows_before_its_rival_acquires",
+            "kv-consul/tests/faults::a_holder_that_is_cut_off_knows_before_its_rival",
+            "kv-zk/tests/faults::a_holder_that_is_cut_off_knows_before_the_next_one_holds",
+            "kv-consul/tests/processes::a_holder_that_is_killed_or_stopped_loses_within_the_bound",
+        ],
+    ),
+    ("`grace()` is how long", &["lock_grace_is_within_its_ttl"]),
+    ("**Two processes may still", &["fence_of_the_old_holder_is_refused"]),
+    ("Only the resource", &["fence_of_the_old_holder_is_refused"]),
+    (
+        "Give it the fencing token",
+        &[
+            "lock_tokens_grow",
+            "fenced_writes_apply_while_held",
+            "fenced_writes_are_refused_after_release",
+            "fenced_writes_are_refused_after_removal",
+            "fence_of_the_old_holder_is_refused",
+            "fence_and_precondition_both_count",
+            "fence_refuses_with_close",
+            "fenced_transaction_applies_while_held",
+        ],
+    ),
+    ("A fence is worth", &["fence_works_on_any_handle", "fence_works_in_any_namespace"]),
+    (
+        "Lock records lie below",
+        &[
+            "lock_spares_its_entry",
+            "kv-etcd/tests/faults::etcdctl_and_we_exclude_each_other",
+            "kv-consul/tests/faults::consul_lock_and_we_exclude_each_other",
+            "kv-zk/tests/interop::kazoo_and_we_exclude_each_other",
+        ],
+    ),
+    (
+        "Records are no entries",
+        &["lock_records_are_invisible", "lock_makes_no_entry", "lock_records_refuse_writes"],
+    ),
+    ("Unlocking after a loss", &["unlock_after_loss_is_not_held", "dropping_a_lost_guard_spares_the_next"]),
+    (
+        "`Txn::when(conditions)",
+        &[
+            "txn_runs_then",
+            "txn_runs_or_else",
+            "txn_tells_each_outcome",
+            "txn_is_isolated",
+            "one_of_many_txns_wins",
+            "txn_compares_presence",
+            "txn_compares_versions",
+            "txn_compares_created_versions",
+            "txn_compares_values",
+        ],
+    ),
+    ("Operations run in order", &["txn_reads_its_own_writes", "txn_tells_each_outcome"]),
+    ("An absent key compares", &["txn_absent_compares_as_absent", "txn_sees_implicit_parents_as_absent"]),
+    ("A key written twice", &["txn_writes_no_key_twice", "txn_may_write_a_key_in_each_branch"]),
+    (
+        "`max_txn_ops`",
+        &[
+            "txn_of_too_many_ops_is_refused",
+            "txn_of_the_most_ops_works",
+            "txn_of_too_many_bytes_is_refused",
+            "txn_of_the_most_bytes_works",
+            "txn_value_too_large_is_refused",
+        ],
+    ),
+    (
+        "Every request has a deadline",
+        &[
+            "calls_end_by_their_deadline",
+            "kv-zk/tests/faults::calls_to_a_silent_server_end_by_their_deadline",
+            "kv-consul/tests/hostile::a_silent_server_costs_the_deadline_and_no_more",
+        ],
+    ),
+    (
+        "Lock waits and streams",
+        &[
+            "wait_outlives_a_request_deadline",
+            "idle_watch_lives_on",
+            "kv-etcd/tests/links::an_idle_watch_notices_that_its_connection_fell_silent",
+        ],
+    ),
+    (
+        "Connecting to an endpoint",
+        &[
+            "kv-etcd/tests/security::a_dead_or_silent_endpoint_is_named_in_time",
+            "kv-consul/tests/hosts::a_dead_or_silent_endpoint_is_named_in_time",
+            "kv-zk/tests/unreachable::no_server_is_an_error_in_time_and_costs_no_cpu",
+        ],
+    ),
+    ("Clones are one handle", &["closed_handle_answers_closed", "calls_at_once_get_their_own_answers"]),
+    (
+        "`close` is idempotent",
+        &["close_is_idempotent", "closed_handle_answers_closed", "close_leaves_other_handles"],
+    ),
+    ("Dropping the last clone", &["dropped_last_clone_ends_watches", "dropping_outside_a_runtime"]),
+    ("Dropping any future", &["dropped_futures_harm_nothing"]),
+    (
+        "When a server returns",
+        &[
+            "kv-etcd/tests/faults::a_killed_server_keeps_what_it_acknowledged",
+            "kv-consul/tests/faults::watches_locks_and_calls_survive_a_killed_agent",
+            "kv-zk/tests/faults::watches_survive_a_restart_of_the_server",
+        ],
+    ),
+    ("`server()` tells", &["server_tells_product_and_version"]),
+    (
+        "Bad credentials",
+        &[
+            "kv-etcd/tests/security::users_have_the_rights_they_were_given",
+            "kv-consul/tests/security::tokens_have_the_rights_they_were_given",
+            "kv-zk/tests/security::what_credentials_create_is_theirs",
+        ],
+    ),
+    (
+        "TLS verifies",
+        &[
+            "kv-etcd/tests/security::tls_is_verified_both_ways",
+            "kv-consul/tests/security::tls_is_verified_both_ways",
+            "kv-zk/tests/security::tls_is_verified_on_both_sides",
+        ],
+    ),
+    (
+        "A server that answers nonsense",
+        &[
+            "kv-consul/tests/hostile::nonsense_is_a_protocol_error",
+            "kv-consul/tests/hostile::an_endless_answer_is_cut_off_in_bounded_memory",
+        ],
+    ),
+    (
+        "Every error tells",
+        &[
+            "errors_name_what_failed",
+            "transaction_errors_name_what_failed",
+            "errors_do_not_repeat_values",
+            "refusals_are_definite",
+            "kv-core/tests/errors::only_failures_that_can_hide_a_write_are_unknown",
+        ],
+    ),
+];
+
+const ROOT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../..");
+
+/// The sentences and table rows below the first heading of a section, up to the table of old names.
+fn sentences() -> Vec<String> {
+    let page = std::fs::read_to_string(Path::new(ROOT).join("docs/semantics.md")).unwrap();
+    let (_, page) = page.split_once("\n## ").unwrap();
+    let (page, _) = page.split_once("\n| what earlier libraries called it").unwrap();
+    let mut sentences = Vec::new();
+    for block in page.replace("\n- ", "\n\n- ").split("\n\n").skip(1) {
+        let block = block.trim();
+        if block.starts_with('|') {
+            // A head, a rule, and rows.
+            sentences.extend(block.lines().skip(2).map(str::to_owned));
+        } else if !block.starts_with('#') {
+            let text = block.split_whitespace().collect::<Vec<_>>().join(" ");
+            let (last, rest) = text.rsplit_once(". ").map_or((text.as_str(), None), |(a, b)| (b, Some(a)));
+            sentences.extend(rest.into_iter().flat_map(|rest| rest.split(". ")).map(|one| format!("{one}.")));
+            sentences.push(last.to_owned());
+        }
+    }
+    sentences
+}
+
+#[test]
+fn each_sentence_is_shown_by_something() {
+    let sentences = sentences();
+    for (at, sentence) in sentences.iter().enumerate() {
+        let shown = SHOWN.get(at).filter(|(begins, shown)| sentence.starts_with(begins) && !shown.is_empty());
+        assert!(shown.is_some(), "nothing is said to show this sentence, or not in this place: {sentence}");
+    }
+    let rest: Vec<_> = SHOWN.iter().skip(sentences.len()).map(|(begins, _)| begins).collect();
+    assert!(rest.is_empty(), "the page does not say: {rest:?}");
+}
+
+#[test]
+fn what_shows_a_sentence_exists() {
+    let cases: BTreeSet<&str> = kv_conformance::cases().iter().map(|case| case.name).collect();
+    for (begins, shown) in SHOWN {
+        for name in *shown {
+            let Some((file, test)) = name.split_once("::") else {
+                assert!(cases.contains(name), "{begins}: no such case: {name}");
+                continue;
+            };
+            let path = Path::new(ROOT).join("crates").join(file).with_extension("rs");
+            let text =
+                std::fs::read_to_string(&path).unwrap_or_else(|why| panic!("{begins}: {path:?}: {why}"));
+            assert!(text.contains(&format!("fn {test}(")), "{begins}: no such test: {name}");
+        }
+    }
+}
+
+#[test]
+fn each_case_shows_a_sentence() {
+    let shown: BTreeSet<&str> = SHOWN.iter().flat_map(|(_, shown)| shown.iter().copied()).collect();
+    let cases = kv_conformance::cases();
+    let idle: Vec<_> = cases.iter().map(|case| case.name).filter(|name| !shown.contains(name)).collect();
+    assert!(idle.is_empty(), "these show nothing that the page says: {idle:?}");
+}

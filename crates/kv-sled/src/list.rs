@@ -139,9 +139,11 @@ impl Walk {
         for (native, record) in found.entries {
             let below = self.one_level.then(|| self.sub_prefix(&native)).flatten();
             let item = match &below {
-                Some(below) => ListItem::Prefix(self.relative(below)?),
+                Some(below) => self.namespace.key(below).map(|key| ListItem::Prefix(key.as_prefix())),
                 None => self.item(view, &native, &record, &mut bytes)?,
             };
+            // Too long for a key as seen from here, though not from further down.
+            let Some(item) = item else { continue };
             items.push_back(item);
             self.left -= 1;
             if self.left == 0 {
@@ -165,27 +167,26 @@ impl Walk {
         Ok(items)
     }
 
-    fn item(&self, view: &View, native: &str, record: &Record, bytes: &mut usize) -> Result<ListItem> {
-        let key =
-            self.namespace.key(native).ok_or_else(|| Error::new(ErrorKind::Corrupt).with_key(native))?;
+    fn item(
+        &self,
+        view: &View,
+        native: &str,
+        record: &Record,
+        bytes: &mut usize,
+    ) -> Result<Option<ListItem>> {
+        let Some(key) = self.namespace.key(native) else { return Ok(None) };
         if self.keys_only {
-            return Ok(ListItem::Key(key));
+            return Ok(Some(ListItem::Key(key)));
         }
         let value = view.value(&self.snapshot, record).map_err(|error| error.with_key(key.as_str()))?;
         *bytes += value.len();
         let (version, created) = (Version::new(record.version), Version::new(record.created));
-        Ok(ListItem::Entry(Entry::new(key, value, version, created)))
+        Ok(Some(ListItem::Entry(Entry::new(key, value, version, created))))
     }
 
     /// The native path one level below the prefix that `native` lies below.
     fn sub_prefix(&self, native: &str) -> Option<String> {
         let at = native[self.prefix.len()..].find('/')?;
         Some(native[..self.prefix.len() + at].to_owned())
-    }
-
-    fn relative(&self, native: &str) -> Result<Prefix> {
-        let key =
-            self.namespace.key(native).ok_or_else(|| Error::new(ErrorKind::Corrupt).with_key(native))?;
-        Ok(key.as_prefix())
     }
 }

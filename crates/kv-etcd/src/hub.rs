@@ -496,3 +496,6 @@ fn again(error: &Error) -> Error {
         None => copy,
     }
 }
+
+#[cfg(test)]
+mod tests;

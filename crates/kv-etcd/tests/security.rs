@@ -48,12 +48,22 @@ impl Write for Log {
 }
 
 impl Log {
+    fn position(log: &[u8], text: &str) -> Option<usize> {
+        log.windows(text.len()).position(|window| window == text.as_bytes())
+    }
+
+    /// Asserts that the log has what these crates say at the finest level: it would have a secret too.
+    fn has_all_of(&self, crates: &[&str]) {
+        let log = self.0.lock().unwrap();
+        for name in crates {
+            assert!(Self::position(&log, &format!("TRACE {name}")).is_some(), "nothing of {name} is logged");
+        }
+    }
+
     /// Asserts that the secret was not logged, by whomever.
     fn is_silent_about(&self, secret: &str) {
         let log = self.0.lock().unwrap();
-        assert!(!log.is_empty());
-        let found = log.windows(secret.len()).position(|window| window == secret.as_bytes());
-        if let Some(at) = found {
+        if let Some(at) = Self::position(&log, secret) {
             let line = &log[at.saturating_sub(200)..(at + 20).min(log.len())];
             panic!("logged: {}", String::from_utf8_lossy(line));
         }
@@ -78,8 +88,12 @@ fn shown(error: &Error) -> String {
 }
 
 /// A server with a user `app` that may use what lies below `app/`.
-async fn with_users() -> Option<Cluster> {
-    let cluster = require_or_skip(env!("CARGO_MANIFEST_DIR"))?.start().await.unwrap();
+async fn with_users(args: &[&str]) -> Option<Cluster> {
+    let mut servers = require_or_skip(env!("CARGO_MANIFEST_DIR"))?;
+    for arg in args {
+        servers = servers.arg(arg);
+    }
+    let cluster = servers.start().await.unwrap();
     for line in [
         "user add root:rootpw".to_owned(),
         "role add root".to_owned(),
@@ -98,7 +112,7 @@ async fn with_users() -> Option<Cluster> {
 #[tokio::test]
 async fn users_have_the_rights_they_were_given() {
     LazyLock::force(&LOG);
-    let Some(cluster) = with_users().await else { return };
+    let Some(cluster) = with_users(&[]).await else { return };
     let endpoint = cluster.node(1).endpoint();
     let url = |user: &str, namespace: &str| format!("etcd://{user}{endpoint}/{namespace}?timeout=2s");
 
@@ -138,14 +152,72 @@ async fn users_have_the_rights_they_were_given() {
     assert_eq!(store.get("k").await.unwrap().unwrap().version, entry.version, "applied once");
     assert!(guard.is_held());
     guard.unlock().await.unwrap();
+    LOG.has_all_of(&["h2::", "hyper_util::"]);
     LOG.is_silent_about(PASSWORD);
     LOG.is_silent_about("wrong-canary-91");
+}
+
+/// The tokens the server gave out, which it tells at its finest level.
+async fn tokens(cluster: &Cluster) -> Vec<String> {
+    let logs = cluster.node(1).logs().await.unwrap();
+    let mut tokens: Vec<_> = logs
+        .split("\"token\":\"")
+        .skip(1)
+        .filter_map(|rest| rest.split('"').next())
+        .filter(|token| token.contains('.'))
+        .map(str::to_owned)
+        .collect();
+    tokens.sort_unstable();
+    tokens.dedup();
+    tokens
+}
+
+#[tokio::test]
+async fn a_token_that_ends_is_replaced_everywhere_and_shown_nowhere() {
+    LazyLock::force(&LOG);
+    let args = ["--auth-token-ttl=2", "--logger=zap", "--log-level=debug"];
+    let Some(cluster) = with_users(&args).await else { return };
+    let url = format!("etcd://app:{PASSWORD}@{}/app?timeout=2s&lock_ttl=3s", cluster.node(1).endpoint());
+    let (store, rival) = (connect(&url).await.unwrap(), connect(&url).await.unwrap());
+    let mut old = store.watch("w").await.unwrap();
+    let guard = store.lock("l").await.unwrap();
+    let mut version = store.put("w/a", "0").await.unwrap();
+    assert!(matches!(next(&mut old).await, WatchEvent::Put(entry) if entry.version == version));
+    for round in 0..3 {
+        // Renewals and watches need no token, so that it ends.
+        tokio::time::sleep(5 * SECOND).await;
+        let mut new = store.watch_key(format!("w/{round}")).await.unwrap();
+        let next_version = store.put(format!("w/{round}"), "1").await.unwrap();
+        assert_eq!(next_version.get(), version.get() + 1, "applied once");
+        version = next_version;
+        for watch in [&mut old, &mut new] {
+            assert!(matches!(next(watch).await, WatchEvent::Put(entry) if entry.version == version));
+        }
+        version = version.max(store.put("health", "well").await.unwrap());
+    }
+    // A lock watches its own record, and who waits for it watches that too.
+    tokio::time::sleep(5 * SECOND).await;
+    assert_eq!(guard.loss(), None);
+    let waiting = tokio::spawn(async move { rival.lock("l").await.unwrap().loss() });
+    let other = store.lock("other").await.unwrap();
+    tokio::time::sleep(SECOND).await;
+    assert_eq!(other.loss(), None);
+    guard.unlock().await.unwrap();
+    assert_eq!(tokio::time::timeout(5 * SECOND, waiting).await.unwrap().unwrap(), None);
+
+    let tokens = tokens(&cluster).await;
+    assert!(tokens.len() > 4, "{tokens:?}");
+    LOG.has_all_of(&["h2::", "hyper_util::"]);
+    for token in tokens {
+        LOG.is_silent_about(&token);
+    }
+    LOG.is_silent_about(PASSWORD);
 }
 
 #[tokio::test]
 async fn rights_that_are_withdrawn_end_what_needs_them() {
     LazyLock::force(&LOG);
-    let Some(cluster) = with_users().await else { return };
+    let Some(cluster) = with_users(&[]).await else { return };
     let proxy = Proxy::start(cluster.node(1).endpoint()).await.unwrap();
     let url = format!("etcd://app:{PASSWORD}@{}/app?timeout=2s", proxy.endpoint());
     let store = connect(&url).await.unwrap();
@@ -244,6 +316,7 @@ async fn tls_is_verified_both_ways() {
     let error =
         connect(&format!("etcd://app:{PASSWORD}@{endpoint}/app?connect_timeout=4s")).await.unwrap_err();
     assert!(error.to_string().contains("etcd+tls://"), "{error}");
+    LOG.has_all_of(&["h2::", "hyper_util::"]);
     LOG.is_silent_about(PASSWORD);
     let secret_lines: Vec<_> = private.lines().filter(|line| !line.starts_with("--")).collect();
     LOG.is_silent_about(secret_lines[0]);

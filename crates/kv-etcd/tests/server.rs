@@ -226,11 +226,22 @@ async fn locks_queue_fence_and_leave_no_trace() {
     assert!(two.transact(Txn::when([Condition::absent(key(&record))])).await.unwrap().succeeded);
     assert!(!two.transact(Txn::when([Condition::present(key(&record))])).await.unwrap().succeeded);
 
+    // Records are visible to etcdctl alone.
+    let records = async || match &server.cluster {
+        Some(cluster) => {
+            let line = format!("get --prefix --keys-only {namespace}/l/");
+            common::etcdctl(cluster, &line).await.split_whitespace().count()
+        }
+        None => 0,
+    };
+    let before = records().await;
     let waiter = tokio::spawn({
         let two = two.clone();
         async move { two.lock("l").await.unwrap() }
     });
-    until("the waiter queues", 5 * SECOND, || async { !waiter.is_finished() }).await;
+    let queues = || async { before == 0 || records().await == before + 1 };
+    until("the waiter queues", 5 * SECOND, queues).await;
+    assert!(!waiter.is_finished());
     let fence = first.fence();
     first.unlock().await.unwrap();
     let second = waiter.await.unwrap();
@@ -254,4 +265,110 @@ async fn locks_queue_fence_and_leave_no_trace() {
     one.close().await.unwrap();
     assert_eq!(guard.loss(), Some(LockLoss::Closed));
     assert!(two.lock_holder(&key("l")).await.unwrap().is_none());
+}
+
+#[tokio::test]
+async fn a_transaction_beyond_the_limit_is_refused_before_anything_is_sent() {
+    let Some(server) = server().await else { return };
+    let store = server.store().await;
+    let puts = |count: usize| (0..count).map(|at| TxnOp::put(key(&format!("{at}")), "v"));
+    let conditions = |count: usize| (0..count).map(|at| Condition::absent(key(&format!("c/{at}"))));
+    store.transact(Txn::always().then(puts(128))).await.unwrap();
+    store.transact(Txn::when(conditions(64)).then(puts(64))).await.unwrap();
+    let before = store.requests();
+    for txn in [
+        Txn::always().then(puts(129)),
+        Txn::always().or_else(puts(129)),
+        Txn::when(conditions(65)).then(puts(64)),
+        Txn::when(conditions(129)),
+    ] {
+        let error = store.transact(txn).await.unwrap_err();
+        assert!(matches!(error.kind(), ErrorKind::TooLarge { max: 128, .. }), "{error}");
+    }
+    let big = TxnOp::put(key("big"), vec![7; (3 << 19) - (64 << 10)]);
+    let error = store.transact(Txn::always().then([big])).await.unwrap_err();
+    assert!(matches!(error.kind(), ErrorKind::TooLarge { .. }), "{error}");
+    assert_eq!(store.requests(), before);
+}
+
+#[tokio::test]
+async fn a_transaction_that_does_not_fit_one_request_asks_first() {
+    let Some(server) = server().await else { return };
+    let store = server.store().await;
+    let differ = |count: usize| {
+        (0..count).map(|at| Condition::value(key(&format!("c/{at:02}")), Compare::NotEqual, "x"))
+    };
+    let txn = |count: usize| {
+        Txn::when(differ(count)).then([TxnOp::put(key("k"), "then")]).or_else([TxnOp::put(key("k"), "else")])
+    };
+    for (count, requests) in [(8, 1), (9, 2), (60, 2)] {
+        for at in 0..count {
+            store.put(format!("c/{at:02}"), "y").await.unwrap();
+        }
+        for (last, branch) in [("y", "then"), ("x", "else"), ("y", "then")] {
+            store.put(format!("c/{:02}", count - 1), last).await.unwrap();
+            let before = store.requests();
+            assert_eq!(store.transact(txn(count)).await.unwrap().succeeded, branch == "then");
+            assert_eq!(store.requests() - before, requests, "{count} conditions");
+            assert_eq!(store.get("k").await.unwrap().unwrap().value, branch);
+        }
+    }
+    // A branch that is repeated for each condition, and with that exceeds what a request may hold.
+    let large = TxnOp::put(key("large"), vec![7; 1 << 20]);
+    let txn = Txn::when(differ(2)).then([TxnOp::delete(key("large"))]).or_else([large]);
+    assert!(store.transact(txn.clone()).await.unwrap().succeeded);
+    store.put("c/01", "x").await.unwrap();
+    assert!(!store.transact(txn).await.unwrap().succeeded);
+    assert_eq!(store.get("large").await.unwrap().unwrap().value.len(), 1 << 20);
+}
+
+/// While keys change between the question and the transaction, it is still all or nothing.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_transaction_that_asks_first_is_isolated() {
+    let Some(server) = server().await else { return };
+    let namespace = common::namespace();
+    let store = server.open(&namespace, "").await;
+    // Each round one of all conditions fails, another one each time; so the branch never runs.
+    store.put("c/00", "x").await.unwrap();
+    let other = server.open(&namespace, "").await;
+    let moving = tokio::spawn(async move {
+        for at in 0..200 {
+            let (from, to) = (key(&format!("c/{:02}", at % 12)), key(&format!("c/{:02}", (at + 1) % 12)));
+            other.transact(Txn::always().then([TxnOp::put(from, "y"), TxnOp::put(to, "x")])).await.unwrap();
+        }
+    });
+    let mut rounds = 0;
+    while !moving.is_finished() || rounds == 0 {
+        let conditions =
+            (0..12).map(|at| Condition::value(key(&format!("c/{at:02}")), Compare::NotEqual, "x"));
+        let txn = Txn::when(conditions).then([TxnOp::put(key("never"), "")]);
+        assert!(!store.transact(txn).await.unwrap().succeeded, "round {rounds}");
+        rounds += 1;
+    }
+    moving.await.unwrap();
+    assert_eq!(store.get("never").await.unwrap(), None);
+}
+
+#[tokio::test]
+async fn a_large_tree_is_counted_to_its_end() {
+    if !kv_testkit::is_nightly() {
+        return;
+    }
+    let Some(server) = server().await else { return };
+    let namespace = common::namespace();
+    let (store, other) = (server.open(&namespace, "").await, server.open(&namespace, "").await);
+    for at in 0..402 {
+        let ops = (0..100).map(|op| TxnOp::put(key(&format!("t/{at:03}/{op:02}")), "v"));
+        store.transact(Txn::always().then(ops)).await.unwrap();
+    }
+    // Behind what is looked at in one request.
+    let guard = other.lock("t/z").await.unwrap();
+    let ttl = PutOptions::default().with_expiry(Expiry::Ttl(3600 * SECOND));
+    store.put_with(&key("t/zz"), "v".into(), ttl).await.unwrap();
+    assert_eq!(store.delete_tree("t").await.unwrap(), 40_201);
+    assert_eq!(tokio::time::timeout(SECOND, guard.lost()).await.unwrap(), LockLoss::Removed);
+    if let Some(cluster) = &server.cluster {
+        let none = || async { common::leases(cluster).await == 0 };
+        until("the lease behind is revoked too", 5 * SECOND, none).await;
+    }
 }

@@ -17,7 +17,7 @@ use crate::config::LockLayout;
 use crate::error::{BACKEND, Fault};
 use crate::mapping::{Layout, is_marker, may_be_marker};
 use crate::marks::{Access, Marks};
-use crate::session::{AclEntry, Mode, Reply, Stat, caught_up};
+use crate::session::{AclEntry, BARRIER, Mode, Reply, Stat, caught_up};
 
 /// Shared by a store handle, its watches and its locks.
 #[derive(Debug)]
@@ -61,6 +61,18 @@ impl Kind {
             _ => false,
         }
     }
+}
+
+/// How old what is read may be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Age {
+    /// What the server has that the session is with.
+    Any,
+    /// As the client's sync has it: the leader answers alone, and where it is the server that is read
+    /// from, perhaps before it has carried out itself what others have been told already.
+    Synced,
+    /// No older than the call: after a write in vain, which takes a quorum.
+    Now,
 }
 
 /// What an operation knows of a node.
@@ -188,21 +200,29 @@ impl Core {
     /// A node with its kind, and its data where it is asked for or could be a marker's. It may be
     /// older than the call.
     pub(crate) async fn node(&self, path: &str, data: bool, deadline: Deadline) -> Result<Option<Node>> {
-        self.look(path, data, false, deadline).await
+        self.look(path, data, Age::Any, deadline).await
     }
 
-    /// The same, and no older than the call.
-    pub(crate) async fn node_now(&self, path: &str, data: bool, deadline: Deadline) -> Result<Option<Node>> {
-        self.look(path, data, true, deadline).await
-    }
-
-    async fn look(&self, path: &str, data: bool, now: bool, deadline: Deadline) -> Result<Option<Node>> {
+    /// The same, no older than asked for.
+    pub(crate) async fn look(
+        &self,
+        path: &str,
+        data: bool,
+        age: Age,
+        deadline: Deadline,
+    ) -> Result<Option<Node>> {
         loop {
             let reply = self
                 .client
                 .read(deadline, |session| async move {
                     // The server answers in order, so all travel at once.
-                    let synced = async { if now { caught_up(&*session).await } else { Ok(()) } };
+                    let synced = async {
+                        match age {
+                            Age::Any => Ok(()),
+                            Age::Synced => caught_up(&*session).await,
+                            Age::Now => session.barrier(BARRIER).await,
+                        }
+                    };
                     let read = async { if data { session.get(path).await.map(Some) } else { Ok(None) } };
                     let (synced, acl, read) = future::join3(synced, session.acl(path), read).await;
                     synced?;

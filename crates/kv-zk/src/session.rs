@@ -187,7 +187,7 @@ pub(crate) trait Session: fmt::Debug + Send + Sync + 'static {
 
 /// Deleted in vain where the client has no sync. It lies in the server's own tree, where nobody has
 /// keys.
-const BARRIER: &str = "/zookeeper/kv.barrier";
+pub(crate) const BARRIER: &str = "/zookeeper/kv.barrier";
 
 /// Asks the leader: what this session reads afterwards is no older than what was acknowledged before
 /// the call. By the client's sync, or what takes its place.

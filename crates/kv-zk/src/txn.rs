@@ -12,7 +12,7 @@ use kv_core::{
 };
 
 use crate::client::Carried;
-use crate::core::{Core, Kind, Known, Node, not_held, unsupported, version};
+use crate::core::{Age, Core, Kind, Known, Node, not_held, unsupported, version};
 use crate::error::{EXPIRING_PARENT, Fault};
 use crate::mapping::{MARKER, check_value, parent};
 use crate::session::{Mode, MultiFault, MultiOp, Stat};
@@ -121,7 +121,7 @@ impl Core {
             keys.into_iter().filter(|key| self.layout.is_readable(key)).map(|key| self.layout.path(key));
         stream::iter(paths.collect::<Vec<_>>())
             .map(|path| async move {
-                let node = self.node_now(&path, true, deadline).await?;
+                let node = self.look(&path, true, Age::Synced, deadline).await?;
                 Ok::<_, Error>((path, node))
             })
             .buffer_unordered(AT_ONCE)

@@ -14,7 +14,7 @@ use kv_core::{
 };
 
 use crate::client::Carried;
-use crate::core::{Core, Kind, Known, Node, not_held, unsupported, version};
+use crate::core::{Age, Core, Kind, Known, Node, not_held, unsupported, version};
 use crate::error::{EXPIRING_PARENT, Fault};
 use crate::mapping::{MARKER, check_value};
 use crate::marks::{Marks, with_created};
@@ -60,6 +60,17 @@ impl State {
         };
         if holds { Ok(()) } else { Err(Error::new(refusal)) }
     }
+
+    /// Whether a refusal of the precondition stands however old this state is.
+    fn refuses_for_good(&self, precondition: &Precondition) -> bool {
+        match precondition {
+            // It comes after a refused creation, which this state is no older than.
+            Precondition::Absent => true,
+            // What was written later is never at an earlier version again.
+            Precondition::At(at) => self.version().is_some_and(|current| current > *at),
+            _ => false,
+        }
+    }
 }
 
 /// What came of one attempt.
@@ -79,18 +90,22 @@ impl Core {
         self.client.check_open()?;
         let deadline = self.deadline(options.timeout);
         let path = self.layout.path(key);
+        let data = matches!(options.precondition, Precondition::Value(_));
+        let mut age = self.age(&options.precondition);
         let mut state = self.remembered(&path, &options.precondition);
         loop {
             deadline.remaining()?;
             let now = match state.take() {
                 Some(state) => state,
-                None => {
-                    let data = matches!(options.precondition, Precondition::Value(_));
-                    let certain = options.precondition != Precondition::Any;
-                    self.state(&path, data, certain, deadline).await?
-                }
+                None => self.state(&path, data, age, deadline).await?,
             };
-            now.check(&options.precondition)?;
+            if let Err(refusal) = now.check(&options.precondition) {
+                if age == Age::Now || now.refuses_for_good(&options.precondition) {
+                    return Err(refusal);
+                }
+                age = Age::Now;
+                continue;
+            }
             let attempt = self.write(&path, &value, mode, &now, options.fence.as_ref(), deadline).await?;
             if let Attempt::Done(stat) = attempt {
                 let result = PutResult::new(version(stat.mzxid));
@@ -110,20 +125,22 @@ impl Core {
         let deadline = self.deadline(options.timeout);
         let path = self.layout.path(key);
         let whole = options.previous || matches!(options.precondition, Precondition::Value(_));
-        // Without a sync, looking no older than now takes a write: only for the answer that nothing is
-        // there, which is given without one.
-        let mut certain = self.client.is_full() || options.precondition != Precondition::Any;
+        let mut age = self.age(&options.precondition);
         loop {
             deadline.remaining()?;
-            let now = self.state(&path, whole, certain, deadline).await?;
-            now.check(&options.precondition)?;
-            let (known, node) = match now {
-                State::There(known, node) if !known.marker => (known, node),
-                _ if certain => return self.deleted_nothing(options.fence.as_ref(), deadline).await,
-                _ => {
-                    certain = true;
+            let now = self.state(&path, whole, age, deadline).await?;
+            // An answer without a write must not be older than the call.
+            let settled = age == Age::Now
+                || (options.precondition != Precondition::Absent
+                    && now.refuses_for_good(&options.precondition));
+            let (known, node) = match (now.check(&options.precondition), now) {
+                (Ok(()), State::There(known, node)) if !known.marker => (known, node),
+                _ if !settled => {
+                    age = Age::Now;
                     continue;
                 }
+                (Err(refusal), _) => return Err(refusal),
+                _ => return self.deleted_nothing(options.fence.as_ref(), deadline).await,
             };
             let previous = match &node {
                 Some(node) if options.previous => {
@@ -153,24 +170,30 @@ impl Core {
         Ok(DeleteResult::absent())
     }
 
-    /// What this handle knows of a key, where that is enough to try without reading. A put without
-    /// knowledge begins by creating.
+    /// How old what a write is decided on may be at first. Where only a write in vain tells what is now,
+    /// a write without a condition is tried on less: what it finds there guards it.
+    fn age(&self, precondition: &Precondition) -> Age {
+        match precondition {
+            Precondition::Absent => Age::Any,
+            _ if self.client.is_full() => Age::Synced,
+            Precondition::Any => Age::Any,
+            _ => Age::Now,
+        }
+    }
+
+    /// What this handle knows of a key, where that is enough to try without reading. A put that may
+    /// create begins with that.
     fn remembered(&self, path: &str, precondition: &Precondition) -> Option<State> {
         let known = self.known.get(path).filter(|known| !known.marker);
         match (precondition, known) {
-            (Precondition::Any | Precondition::Absent, None) => Some(State::Absent),
+            (Precondition::Absent, _) | (Precondition::Any, None) => Some(State::Absent),
             (Precondition::Any, Some(known)) => Some(State::There(known, None)),
             _ => None,
         }
     }
 
-    /// How it stands at a path; `certain`: no older than this call.
-    async fn state(&self, path: &str, data: bool, certain: bool, deadline: Deadline) -> Result<State> {
-        let node = if certain {
-            self.node_now(path, data, deadline).await?
-        } else {
-            self.node(path, data, deadline).await?
-        };
+    async fn state(&self, path: &str, data: bool, age: Age, deadline: Deadline) -> Result<State> {
+        let node = self.look(path, data, age, deadline).await?;
         Ok(match node {
             None => State::Absent,
             Some(node) => State::There(node.known, Some(node)),

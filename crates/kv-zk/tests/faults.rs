@@ -10,8 +10,8 @@ use common::{key, namespace, next, open, until, with};
 use kv_testkit::{Cluster, Mode, Proxy, require_or_skip};
 use kv_zk::ZkStore;
 use kv_zk::kv_core::{
-    Applied, Expiry, LockLoss, LockOptions, LockWait, Prefix, PutOptions, SessionState, Store, StoreExt,
-    Watch, WatchEvent, WatchOptions, WatchTarget,
+    Applied, Expiry, LockGuard, LockLoss, LockOptions, LockWait, Prefix, PutOptions, SessionState, Store,
+    StoreExt, Watch, WatchEvent, WatchOptions, WatchTarget,
 };
 
 common::on_each_client!(
@@ -20,6 +20,8 @@ common::on_each_client!(
     a_cut_connection_costs_nothing_while_the_session_survives,
     calls_to_a_silent_server_end_by_their_deadline,
     a_write_whose_answer_is_lost_is_never_made_twice,
+    a_record_whose_making_was_not_answered_is_found_again,
+    a_wait_that_is_given_up_anywhere_leaves_no_record,
 );
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -152,7 +154,8 @@ async fn a_cut_connection_costs_nothing_while_the_session_survives(client: &str)
         let value = format!("during {round}");
         direct.put("w/a", value.clone()).await.unwrap();
         direct.put(format!("w/new-{round}/deep"), value.clone()).await.unwrap();
-        tokio::time::sleep(SECOND).await;
+        until("the cut is noticed", 10 * SECOND, || async { behind.session() == SessionState::Suspect })
+            .await;
         proxy.set(Mode::Forward).await;
         let mut left = vec!["w/a".to_owned(), format!("w/new-{round}/deep")];
         while !left.is_empty() {
@@ -198,26 +201,70 @@ async fn a_write_whose_answer_is_lost_is_never_made_twice(client: &str) {
     let Some(cluster) = cluster().await else { return };
     let (direct, behind, proxy) = both(&cluster, client, "timeout=2s&session_timeout=20s").await;
     behind.put("warm", "x").await.unwrap();
-    let before = direct.put("k", "other").await.unwrap();
+    // So that the next put is one request, which overwrites it.
+    behind.put("k", "before").await.unwrap();
     proxy.set(Mode::DropReplies).await;
     let error = behind.put("k", "mine").await.unwrap_err();
     assert_eq!(error.applied(), Applied::Unknown, "{error}");
-    let first = direct.get("k").await.unwrap().unwrap();
-    assert!(first.version >= before);
+    // The request has got there.
+    until("it is written", 5 * SECOND, || async { direct.get("k").await.unwrap().unwrap().value == "mine" })
+        .await;
     direct.put("k", "later").await.unwrap();
     proxy.set(Mode::Forward).await;
     until("it works again", 20 * SECOND, || async { behind.put("warm", "y").await.is_ok() }).await;
     assert_eq!(direct.get("k").await.unwrap().unwrap().value, "later", "the write was made again");
-    // A lock whose record was made unanswered is found, not made twice.
-    proxy.set(Mode::CutAfter { reply_bytes: 30 }).await;
+}
+
+/// The number the server gave to a lock's record.
+fn sequence(guard: &LockGuard) -> u32 {
+    let record = guard.fence().record().to_owned();
+    record[record.len() - 10..].parse().unwrap()
+}
+
+async fn a_record_whose_making_was_not_answered_is_found_again(client: &str) {
+    let Some(cluster) = cluster().await else { return };
+    let (direct, behind, proxy) = both(&cluster, client, "timeout=5s&session_timeout=30s").await;
+    // From here on the parent is known, so the next request is the one that makes the record.
+    let first = behind.lock("l").await.unwrap();
+    let before = sequence(&first);
+    first.unlock().await.unwrap();
+    proxy.set(Mode::DropReplies).await;
     let locking = tokio::spawn({
         let behind = behind.clone();
         async move { behind.lock("l").await }
     });
-    tokio::time::sleep(SECOND).await;
+    let made = || async { direct.lock_holder(&key("l")).await.unwrap().is_some() };
+    until("the record is made", 10 * SECOND, made).await;
+    let made = direct.lock_holder(&key("l")).await.unwrap().unwrap();
+    assert!(!locking.is_finished(), "it was answered");
     proxy.set(Mode::Forward).await;
     let guard = tokio::time::timeout(20 * SECOND, locking).await.unwrap().unwrap().unwrap();
+    assert_eq!(guard.token(), made.token);
     guard.unlock().await.unwrap();
-    let wait = LockOptions::default().with_wait(LockWait::UpTo(2 * SECOND));
-    direct.lock_with(&key("l"), wait).await.expect("no second record is left").unlock().await.unwrap();
+    let next = direct.lock("l").await.unwrap();
+    assert_eq!(sequence(&next), before + 2, "a second record was made");
+    next.unlock().await.unwrap();
+}
+
+/// Also where the wait is over already and its record is being taken away.
+async fn a_wait_that_is_given_up_anywhere_leaves_no_record(client: &str) {
+    let Some(cluster) = cluster().await else { return };
+    let (direct, behind, proxy) = both(&cluster, client, "session_timeout=40s").await;
+    behind.lock("l").await.unwrap().unlock().await.unwrap();
+    let guard = direct.lock("l").await.unwrap();
+    let delay = Duration::from_millis(50);
+    proxy.set(Mode::Delay(delay)).await;
+    // A try is four round trips of two delays each: in the middle of each, and then some.
+    for after in (1..12).map(|nth| delay * nth) {
+        let wait = LockOptions::default().with_wait(LockWait::Try);
+        let tried = tokio::time::timeout(after, behind.lock_with(&key("l"), wait)).await;
+        if let Ok(tried) = tried {
+            tried.unwrap_err();
+        }
+    }
+    proxy.set(Mode::Forward).await;
+    guard.unlock().await.unwrap();
+    let wait = LockOptions::default().with_wait(LockWait::UpTo(10 * SECOND));
+    direct.lock_with(&key("l"), wait).await.expect("no record is left").unlock().await.unwrap();
+    assert_ne!(behind.session(), SessionState::Lost, "the session took the records with it");
 }

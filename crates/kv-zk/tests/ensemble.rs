@@ -1,0 +1,103 @@
+//! Three servers, one of them cut off from the others: only in the nightly tier.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stdout)] // It is a test.
+
+mod common;
+
+use std::time::{Duration, Instant};
+
+use common::{key, namespace, open, until, with};
+use kv_testkit::{Cluster, Link, Node, is_nightly, require_or_skip};
+use kv_zk::ZkStore;
+use kv_zk::kv_core::{Expiry, Guarantee, PutOptions, SessionState, Store, StoreExt};
+
+common::on_each_client!(
+    a_holder_on_a_server_without_its_leader_knows_in_time,
+    reads_are_no_older_than_they_promise,
+);
+
+const SECOND: Duration = Duration::from_secs(1);
+
+async fn cluster() -> Option<Cluster> {
+    if !is_nightly() {
+        return None;
+    }
+    Some(require_or_skip(env!("CARGO_MANIFEST_DIR"))?.nodes(3).start().await.unwrap())
+}
+
+async fn on(cluster: &Cluster, node: &Node, client: &str, namespace: &str, query: &str) -> ZkStore {
+    let url = cluster.url_of(&[node.endpoint()]).unwrap();
+    open(&with(&url, client, namespace, query)).await
+}
+
+/// A follower goes on answering reads for ten seconds after its leader is gone, while the leader lets
+/// the sessions of its clients expire.
+async fn a_holder_on_a_server_without_its_leader_knows_in_time(client: &str) {
+    let Some(cluster) = cluster().await else { return };
+    let leader = cluster.leader().await.unwrap();
+    let mut others = cluster.nodes().iter().filter(|node| node.index() != leader.index());
+    let (cut_off, other) = (others.next().unwrap(), others.next().unwrap());
+    let (namespace, query) = (namespace(), "session_timeout=6s");
+    let holder = on(&cluster, cut_off, client, &namespace, query).await;
+    let rival = on(&cluster, other, client, &namespace, query).await;
+    let session_key = PutOptions::default().with_expiry(Expiry::Session);
+    holder.put_with(&key("here"), "x".into(), session_key).await.unwrap();
+    let guard = holder.lock("l").await.unwrap();
+    let winning = tokio::spawn({
+        let rival = rival.clone();
+        async move {
+            let guard = rival.lock("l").await.unwrap();
+            (Instant::now(), guard)
+        }
+    });
+    let lost = tokio::spawn({
+        let lost = guard.lost();
+        async move { (lost.await, Instant::now()) }
+    });
+    let begin = Instant::now();
+    cut_off.disconnect(Link::Peers).await.unwrap();
+    let (won_at, won) = tokio::time::timeout(40 * SECOND, winning).await.unwrap().unwrap();
+    assert!(lost.is_finished(), "the rival has it after {:?}, and ours is held", won_at - begin);
+    let (loss, lost_at) = lost.await.unwrap();
+    println!("lost after {:?} ({loss:?}), the rival has it after {:?}", lost_at - begin, won_at - begin);
+    assert!(lost_at < won_at);
+    assert!(!guard.is_held());
+    assert_eq!(holder.session(), SessionState::Lost);
+    assert!(won.token() > guard.token());
+    cut_off.reconnect(Link::Peers).await.unwrap();
+    until("the cut off handle works again", 60 * SECOND, || async { holder.put("k", "x").await.is_ok() })
+        .await;
+    assert!(won.is_held());
+    won.unlock().await.unwrap();
+}
+
+/// What one server acknowledged is read at once through another, where that is promised; and what is
+/// written under a condition is never decided on less.
+async fn reads_are_no_older_than_they_promise(client: &str) {
+    let Some(cluster) = cluster().await else { return };
+    let namespace = namespace();
+    let query = if client == "zookeeper-async" { "barrier_reads=true" } else { "" };
+    let mut handles = Vec::new();
+    for node in cluster.nodes() {
+        handles.push(on(&cluster, node, client, &namespace, query).await);
+    }
+    let mut plain = Vec::new();
+    for node in cluster.nodes() {
+        plain.push(on(&cluster, node, client, &namespace, "").await);
+    }
+    assert!(handles[0].capabilities().guarantees(Guarantee::LinearizableReads));
+    for round in 0..300 {
+        let (writer, reader) = (&handles[round % 3], &handles[(round + 1) % 3]);
+        let version = writer.put("k", round.to_string()).await.unwrap();
+        let entry = reader.get("k").await.unwrap().unwrap();
+        assert_eq!(entry.version, version, "round {round}");
+        // These do not promise linearizable reads on zookeeper-async, and linearizable writes.
+        let (other, third) = (&plain[(round + 2) % 3], &plain[(round + 1) % 3]);
+        let next = other.compare_and_set("k", version, "next").await.unwrap();
+        assert!(third.delete("k").await.unwrap(), "round {round}");
+        other.create("k", "made again").await.unwrap();
+        third.compare_and_set("k", next, "over it").await.unwrap_err();
+        assert!(reader.delete("k").await.unwrap(), "round {round}");
+        assert!(!third.delete("k").await.unwrap(), "round {round}");
+    }
+}

@@ -81,8 +81,7 @@ async fn a_counter_under_locks_of_both_kinds_misses_nothing() {
         let (node, script) = (cluster.node(1).clone(), script.clone());
         tokio::spawn(async move { node.exec(&["sh", "-c", &script]).await.map(drop).unwrap() })
     };
-    let ours = async || {
-        let store = open(&url).await;
+    let ours = |store: EtcdStore| {
         tokio::spawn(async move {
             for _ in 0..rounds {
                 let guard = store.lock("l").await.unwrap();
@@ -94,7 +93,7 @@ async fn a_counter_under_locks_of_both_kinds_misses_nothing() {
             }
         })
     };
-    let all = [native(), ours().await, native(), ours().await];
+    let all = [native(), ours(open(&url).await), native(), ours(open(&url).await)];
     for one in all {
         tokio::time::timeout(120 * SECOND, one).await.expect("nobody waits for ever").unwrap();
     }

@@ -2,6 +2,8 @@
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::io::{BufRead, BufReader};
+use std::path::Path;
 
 use data_encoding::BASE64;
 use kv_testkit::Node;
@@ -52,6 +54,64 @@ async fn etcdctl(node: &Node, args: &[&str]) -> String {
     node.exec(&[&["env", "ETCDCTL_API=3", "etcdctl"], args].concat()).await.unwrap()
 }
 
+/// What `etcdctl get --prefix` shows, decoded.
+async fn listed(node: &Node, prefix: &str) -> Tree {
+    let listing: Value =
+        serde_json::from_str(&etcdctl(node, &["get", prefix, "--prefix", "-w", "json"]).await).unwrap();
+    let rows = listing["kvs"].as_array().into_iter().flatten();
+    rows.map(|kv| (String::from_utf8(decoded(&kv["key"])).unwrap(), decoded(&kv["value"]))).collect()
+}
+
+/// Every regular file below a folder that can be read, by its path below it.
+fn files(root: &Path, below: &Path, found: &mut Tree) {
+    for entry in fs::read_dir(root.join(below)).into_iter().flatten().flatten() {
+        let (kind, path) = (entry.file_type().unwrap(), below.join(entry.file_name()));
+        if kind.is_dir() {
+            files(root, &path, found);
+        } else if kind.is_file()
+            && let (Some(name), Ok(bytes)) = (path.to_str(), fs::read(root.join(&path)))
+        {
+            found.insert(name.to_owned(), bytes);
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn etcdctl_sees_the_files_of_this_machine_and_kv_what_etcdctl_changes() {
+    let Some(server) = crate::server("kv-etcd").await else { return };
+    let place = Place::at(server.url().unwrap());
+    // What cannot be a key or be read is refused by name, links among it.
+    let run = place.kv(["import", "/etc", "app/etc"]);
+    let seen = listed(server.node(1), "app/etc/").await;
+    let mut expected = Tree::new();
+    files(Path::new("/etc"), Path::new(""), &mut expected);
+    expected
+        .retain(|name, _| seen.contains_key(&format!("app/etc/{name}")) || !run.err.contains(name.as_str()));
+    let expected: Tree =
+        expected.into_iter().map(|(name, bytes)| (format!("app/etc/{name}"), bytes)).collect();
+    assert!(expected.len() > 20, "{run:?}");
+    let different: Vec<_> = expected.keys().filter(|key| seen.get(*key) != expected.get(*key)).collect();
+    assert!(different.is_empty() && seen.len() == expected.len(), "{different:?}");
+
+    let mut watch = place.start(["watch", "app/etc", "--initial"]);
+    let mut lines = BufReader::new(watch.child().stdout.take().unwrap()).lines();
+    let mut next = || -> Value { serde_json::from_str(&lines.next().unwrap().unwrap()).unwrap() };
+    for _ in &expected {
+        assert_eq!(next()["event"], "put");
+    }
+    assert_eq!(next()["event"], "synced");
+    etcdctl(server.node(1), &["put", "app/etc/added", "native"]).await;
+    let put = next();
+    assert_eq!((&put["key"], &put["value"]), (&"app/etc/added".into(), &"native".into()));
+    assert!(place.kv(["ls", "app/etc"]).ok().text().lines().any(|line| line == "app/etc/added"));
+    assert_eq!(place.kv(["get", "app/etc/added"]).ok().text(), "native");
+    etcdctl(server.node(1), &["del", "app/etc/added"]).await;
+    let delete = next();
+    assert_eq!((&delete["event"], &delete["key"]), (&"delete".into(), &"app/etc/added".into()));
+    watch.signal("TERM");
+    watch.end();
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn etcdctl_sees_what_kv_imports_and_kv_sees_what_etcdctl_puts() {
     let Some(server) = crate::server("kv-etcd").await else { return };
@@ -59,15 +119,7 @@ async fn etcdctl_sees_what_kv_imports_and_kv_sees_what_etcdctl_puts() {
     let tree = plant(&place);
     assert_eq!(place.kv(["import", "tree", "app/etc"]).ok().text(), "imported 7 keys, 278 bytes\n");
 
-    let listing = etcdctl(server.node(1), &["get", "", "--prefix", "-w", "json"]).await;
-    let listing: Value = serde_json::from_str(&listing).unwrap();
-    let seen: Tree = listing["kvs"]
-        .as_array()
-        .unwrap()
-        .iter()
-        .map(|kv| (String::from_utf8(decoded(&kv["key"])).unwrap(), decoded(&kv["value"])))
-        .collect();
-    assert_eq!(seen, tree);
+    assert_eq!(listed(server.node(1), "").await, tree);
 
     etcdctl(server.node(1), &["put", "other/\u{fc} b", "native"]).await;
     assert_eq!(place.kv(["get", "other/\u{fc} b"]).ok().text(), "native");

@@ -210,7 +210,12 @@ fn print_summary(report: &Report, out: &mut impl Write) -> Result<()> {
     }
     let absent: Vec<&str> = ended(Outcome::NotApplicable).map(|case| case.name.as_str()).collect();
     if !absent.is_empty() {
-        writeln!(out, "{} not applicable, declared absent: {}", absent.len(), absent.join(" "))?;
+        writeln!(
+            out,
+            "{} not applicable, declared absent or out of reach: {}",
+            absent.len(),
+            absent.join(" ")
+        )?;
     }
     if !report.server.is_empty() {
         writeln!(out, "kv-conformance {} on {} ({})", report.suite, report.backend, report.server)?;

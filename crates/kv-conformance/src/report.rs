@@ -15,7 +15,8 @@ pub enum Outcome {
     Passed,
     /// The promise was broken.
     Failed,
-    /// The store declares that it does not have what the case needs, and, for a power, refuses it.
+    /// The store declares that it does not have what the case needs, and, for a power, refuses it; or it
+    /// has nothing to try the case on.
     NotApplicable,
     /// What the store declares is not what it does: a failure.
     Dishonest,

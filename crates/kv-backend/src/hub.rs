@@ -137,14 +137,9 @@ impl Hub {
         let mut watch = self.join(handle, namespace, state, &target, &options).map_err(|error| {
             error.with_operation(Operation::Watch).with_backend(self.shared.backend).with_key(target.path())
         })?;
-        while options.start == WatchStart::Initial {
-            watch.begin_state(StateFor::Initial);
-            match poll_fn(|cx| watch.poll_page(cx)).await {
-                // The version it began at went while it was read, and nothing was delivered yet.
-                Err(error) if is_compacted(&error) => {}
-                Err(error) => return Err(error),
-                Ok(_) => break,
-            }
+        if options.start == WatchStart::Initial {
+            // Where the version it began at goes while it is read, and nothing was delivered yet.
+            while !begin_initial(&mut watch).await? {}
         }
         Ok(Watch::new(watch))
     }
@@ -203,6 +198,15 @@ impl Hub {
             contained: None,
             phase: Phase::Changes,
         })
+    }
+}
+
+/// Reads the first page of the state. False if the version it was read at is gone.
+async fn begin_initial(watch: &mut HubWatch) -> Result<bool> {
+    watch.begin_state(StateFor::Initial);
+    match poll_fn(|cx| watch.poll_page(cx)).await {
+        Err(error) if is_compacted(&error) => Ok(false),
+        page => page.map(|_| true),
     }
 }
 

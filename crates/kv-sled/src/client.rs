@@ -27,7 +27,7 @@ use crate::record::corrupt;
 /// The unit of sled's log. Nodes of the tree up to a quarter of it go into the log. What is larger
 /// goes into a file of its own that is never synced, so nothing of ours may be: a leaf holds up to
 /// 24 records and an index 320 keys of 800 bytes.
-const SEGMENT: usize = 2 << 20;
+pub(crate) const SEGMENT: usize = 2 << 20;
 
 /// After this long a flush is given a push.
 const FLUSH_PATIENCE: Duration = Duration::from_secs(1);
@@ -62,6 +62,8 @@ pub(crate) struct Client {
     log: File,
     log_path: PathBuf,
     flushes: FlushAid,
+    #[cfg(test)]
+    pub(crate) faults: crate::tests::Faults,
 }
 
 impl Client {
@@ -77,7 +79,14 @@ impl Client {
         let log_path = dir.join("db");
         let log = File::open(&log_path).map_err(from_io)?;
         let flushes = FlushAid::start(db.clone())?;
-        Ok(Self { db, log, log_path, flushes })
+        Ok(Self {
+            db,
+            log,
+            log_path,
+            flushes,
+            #[cfg(test)]
+            faults: Default::default(),
+        })
     }
 
     pub(crate) fn get(&self, key: &[u8]) -> Result<Option<impl AsRef<[u8]> + use<>>> {
@@ -90,6 +99,8 @@ impl Client {
         range: (Bound<Vec<u8>>, Bound<Vec<u8>>),
         mut visit: impl FnMut(&[u8], &[u8]) -> Result<ControlFlow<()>>,
     ) -> Result<()> {
+        #[cfg(test)]
+        self.faults.scan()?;
         fenced(|| {
             for record in self.db.range::<Vec<u8>, _>(range) {
                 let (key, value) = record.map_err(from_sled)?;
@@ -103,17 +114,23 @@ impl Client {
 
     /// Applies a batch. From here on readers see it; it is not durable yet.
     pub(crate) fn apply(&self, batch: Batch) -> Result<()> {
+        #[cfg(test)]
+        self.faults.apply()?;
         fenced(|| self.db.apply_batch(batch.0).map_err(from_sled))
     }
 
     /// When it returns, everything applied before survives the death of the process.
     pub(crate) fn flush(&self) -> Result<()> {
         self.flushes.during(|| fenced(|| self.db.flush().map_err(from_sled)))?;
+        #[cfg(test)]
+        self.faults.flushed()?;
         Ok(())
     }
 
     /// When it returns, everything flushed before survives the loss of power.
     pub(crate) fn sync(&self) -> Result<()> {
+        #[cfg(test)]
+        self.faults.sync()?;
         self.log.sync_data().map_err(from_io)
     }
 

@@ -1,6 +1,6 @@
 //! The committer: the one thread that changes the database.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::ops::{Bound, ControlFlow};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use futures_util::future::{Either, select};
 use kv_backend::{Clock, Hub, Timestamp};
-use kv_core::{Error, ErrorKind, Result};
+use kv_core::{Error, ErrorKind, Result, Version};
 use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
 use tokio::time::Instant;
 
@@ -129,6 +129,13 @@ pub(crate) struct Committer {
     /// Deleted subtrees of which something may be left. The view has the same.
     pub(crate) doomed: Vec<Doomed>,
     pub(crate) purge: Purge,
+    /// When more of the history is to be let go without a write.
+    pub(crate) trim_at: Option<Instant>,
+    /// How many segments the log had when the disk was last nearly full.
+    pub(crate) segments: u64,
+    /// Sessions that are over and whose keys could not be removed, and when to try again.
+    ended: BTreeSet<u64>,
+    retry_ended: Option<Instant>,
 }
 
 /// How far the removal of the first deleted subtree is.
@@ -165,6 +172,10 @@ impl Committer {
             dirty: None,
             next_expiry: None,
             purge: Purge::default(),
+            trim_at: None,
+            segments: 0,
+            ended: BTreeSet::new(),
+            retry_ended: None,
         }
     }
 
@@ -235,7 +246,7 @@ impl Committer {
             return failure.retry;
         }
         let purge = (!self.doomed.is_empty()).then(|| self.purge.not_before.unwrap_or_else(Instant::now));
-        [purge, self.flush_due()].into_iter().flatten().min()
+        [purge, self.flush_due(), self.trim_at, self.retry_ended].into_iter().flatten().min()
     }
 
     fn flush_due(&self) -> Option<Instant> {
@@ -259,20 +270,42 @@ impl Committer {
         if self.failed.as_ref().is_some_and(|failure| failure.retry.is_some_and(|at| at <= Instant::now())) {
             self.recover();
         }
-        if let Some(failure) = &self.failed {
-            requests.drain(..).for_each(|request| request.answer(Err(failure.refused())));
+        if let Some(failure) = self.failed.clone() {
+            requests.drain(..).for_each(|request| self.reply(request, Err(failure.refused())));
             return;
+        }
+        if self.retry_ended.is_some_and(|at| at <= Instant::now()) {
+            self.retry_ended = None;
+            for session in std::mem::take(&mut self.ended) {
+                let (reply, _) = oneshot::channel();
+                let write = Write::EndSession { session };
+                requests.push_front(Request { write, fence: Fences::None, reply, permit: None });
+            }
         }
         if let Err(error) = self.group(requests, MAX_GROUP) {
             self.fail(&error);
         }
     }
 
+    /// Answers a request. A session that could not be ended is tried again: nobody else would.
+    pub(crate) fn reply(&mut self, request: Request, result: Result<Outcome>) {
+        if let (Write::EndSession { session }, Err(_)) = (&request.write, &result) {
+            self.ended.insert(*session);
+            self.retry_ended = Some(Instant::now() + RETRY);
+        }
+        request.answer(result);
+    }
+
     pub(crate) fn flush(&mut self) -> Result<()> {
         let client = self.view.client()?;
         client.flush()?;
-        if self.config.durability == Durability::Power {
-            client.sync()?;
+        if self.config.durability == Durability::Power
+            && let Err(error) = client.sync()
+        {
+            // The system may have given up the pages it could not write and take them for clean: the
+            // next sync would succeed, with a hole below it. So there is none.
+            self.failed = Some(Failure { retry: None, ..Failure::of(&error) });
+            return Err(error);
         }
         self.counts.flushes.fetch_add(1, Ordering::Relaxed);
         self.dirty = None;
@@ -303,16 +336,21 @@ impl Committer {
     fn reopen(&mut self) -> Result<bool> {
         self.close_client()?;
         let (client, meta) = open::open(&self.dir, self.config)?;
-        let seen = std::mem::replace(&mut self.meta, meta).version;
-        if self.meta.version < seen {
+        if meta.version < self.meta.version {
             return Ok(false);
         }
         self.doomed = Doomed::load(&client)?;
+        self.meta = meta;
         self.dirty = None;
         self.next_expiry = None;
         self.counter.reserved(self.meta.ceiling);
         self.view.attach(client, &self.meta, self.doomed.clone());
-        open::publish_history(&*self.view.client()?, &self.hub, seen.max(self.meta.oldest()))?;
+        let oldest = Version::new(self.meta.oldest());
+        if oldest > self.hub.newest() {
+            // Something was changed that nobody was told, and history does not say what.
+            self.hub.lose_all(oldest).wake();
+        }
+        open::publish_history(&*self.view.client()?, &self.hub, self.hub.newest().get())?;
         Ok(true)
     }
 

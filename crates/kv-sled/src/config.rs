@@ -9,6 +9,7 @@ use kv_backend::{Clock, TokioClock};
 use kv_core::{Driver, Error, Operation, Prefix, Result, Store, StoreUrl};
 
 use crate::store::SledStore;
+use crate::tree::SMALL_TREE;
 
 /// What an acknowledged write survives. One promise each; `docs/durability.md` says what they cost
 /// and what they ask of the disk.
@@ -70,6 +71,8 @@ pub(crate) struct EngineConfig {
     pub(crate) verify: Verify,
     pub(crate) cache_mib: u32,
     pub(crate) history: usize,
+    /// Up to how many entries a subtree is deleted in one batch.
+    pub(crate) small_tree: u64,
 }
 
 impl SledConfig {
@@ -85,6 +88,7 @@ impl SledConfig {
                 verify: Verify::default(),
                 cache_mib: 64,
                 history: 10_000,
+                small_tree: SMALL_TREE,
             },
             clock: Arc::new(TokioClock::new()),
         }
@@ -205,6 +209,14 @@ impl SledConfig {
         self
     }
 
+    /// For tests of the way large subtrees are deleted, with small ones.
+    #[doc(hidden)]
+    #[must_use]
+    pub fn with_small_tree(mut self, entries: u64) -> Self {
+        self.engine.small_tree = entries;
+        self
+    }
+
     pub(crate) fn check(&self) -> Result<()> {
         self.namespace.check_namespace().map_err(|error| error.with_operation(Operation::Open))?;
         if self.engine.history == 0 {
@@ -287,7 +299,8 @@ mod tests {
                 durability: Durability::Interval(Duration::from_secs(2)),
                 verify: Verify::Read,
                 cache_mib: 7,
-                history: 5
+                history: 5,
+                small_tree: SMALL_TREE,
             }
         );
         assert_eq!(config.namespace.as_str(), "a/b");

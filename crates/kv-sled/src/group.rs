@@ -4,18 +4,20 @@ use std::collections::VecDeque;
 use std::ops::Bound;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use kv_backend::{Clock, Timestamp};
-use kv_core::{DeleteCause, Error, ErrorKind, Result};
+use kv_core::{DeleteCause, Error, ErrorKind, Result, Version};
 use tokio::time::Instant;
 
-use crate::client::Client;
+use crate::client::{Client, SEGMENT};
 use crate::commit::{Committer, Failure, Purge, RETRY, Request};
 use crate::config::Durability;
 use crate::lock::{Fences, Frozen};
+use crate::open::CLEAN_EVERY;
 use crate::record::space;
 use crate::space::Room;
-use crate::stage::{HistoryBounds, Prepared, Stage, look_up};
+use crate::stage::{HistoryBounds, Indexed, Prepared, Stage, look_up, no_space};
 use crate::txn::{Outcome, Write, carry_out};
 use crate::view::MAX_BEHIND;
 
@@ -24,13 +26,16 @@ use crate::view::MAX_BEHIND;
 const MAX_BYTES: usize = 1 << 20;
 
 /// How many expired entries go in one group.
-const MAX_EXPIRED: usize = 1024;
+pub(crate) const MAX_EXPIRED: usize = 1024;
 
 /// How many entries of a deleted subtree are removed in one group.
 const MAX_PURGED: usize = 512;
 
 /// History is let go in steps of this many changes: each step reads them first.
 const TRIM_STEP: u64 = 64;
+
+/// How soon more of the history is let go on a disk that is nearly full, where nobody writes.
+const TRIM_PAUSE: Duration = Duration::from_millis(10);
 
 /// The most bytes of history: keys, values before and after each change.
 const MAX_HISTORY_WEIGHT: u64 = 64 << 20;
@@ -46,17 +51,19 @@ impl Committer {
             let now = self.locks.clock().now();
             let room = self.room(&client)?;
             let mut stage = stage!(self, client, now, room);
-            let mut gone = look_up(&client, space::SESSION, 0, u64::MAX, MAX_EXPIRED)?;
-            gone.extend(look_up(&client, space::EXPIRY, 0, whole_millis(now), MAX_EXPIRED)?);
-            let found = gone.len();
-            let gone = stage.indexed(gone)?;
-            stage.room().take_for_deletes(gone.len())?;
-            for (name, live) in gone {
-                stage.delete(&name, live, DeleteCause::Expired)?;
+            let sessions = look_up(&client, space::SESSION, 0, u64::MAX, MAX_EXPIRED)?;
+            let found = !sessions.is_empty();
+            if delete_some(&mut stage, sessions)? == 0 && found {
+                return Err(no_space(
+                    "the disk is full, and the session keys of the process before cannot be removed",
+                ));
             }
+            // What expired is seen by no get: without space it can stay for now.
+            expire(&mut stage, now)?;
+            let done = stage.is_empty();
             let prepared = stage.prepare();
             self.commit(prepared)?;
-            if found == 0 {
+            if done {
                 break;
             }
         }
@@ -73,7 +80,9 @@ impl Committer {
             Ok(room) => room,
             Err(error) => {
                 let failure = Failure::of(&error);
-                requests.drain(..).for_each(|request| request.answer(Err(failure.unknown().not_applied())));
+                for request in requests.drain(..) {
+                    self.reply(request, Err(failure.unknown().not_applied()));
+                }
                 return Ok(());
             }
         };
@@ -82,13 +91,13 @@ impl Committer {
         let due = self.next_expiry()?.is_some_and(|first| first <= now);
         let mut stage = stage!(self, client, now, room);
         let mut expiry_put_off = None;
-        // A subtree can be deleted only where nothing else is on the stage.
-        let tree_first =
-            requests.front().is_some_and(|first| matches!(first.write, Write::DeleteTree { .. }));
-        if !tree_first {
-            if due && !expire(&mut stage, now)? {
-                // Without space they stay for now.
-                expiry_put_off = Some(now.after(RETRY));
+        if !requests.front().is_some_and(|first| first.write.goes_first()) {
+            if due {
+                expire(&mut stage, now)?;
+                if stage.is_empty() {
+                    // Without space they stay for now.
+                    expiry_put_off = Some(now.after(RETRY));
+                }
             }
             purge(&mut stage, room, &mut self.purge)?;
         }
@@ -97,18 +106,27 @@ impl Committer {
         // A fence must hold until the write is visible: else the next holder could look in between.
         let frozen = fenced.then(|| locks.freeze());
         let mut answers = Answers::new();
-        while answers.len() < max && stage.bytes() < MAX_BYTES {
+        while answers.len() < max && stage.bytes() < MAX_BYTES && !stage.is_heavy() {
             let Some(request) = requests.pop_front() else { break };
             if request.is_abandoned() {
                 continue;
             }
             let is_tree = matches!(request.write, Write::DeleteTree { .. });
-            if is_tree && !stage.is_empty() {
+            if request.write.goes_first() && !stage.is_empty() {
                 requests.push_front(request);
                 break;
             }
             if !is_held(&request.fence, frozen.as_ref()) {
                 answers.push((request, Err(ErrorKind::NotHeld.into())));
+                continue;
+            }
+            // Its end may have been carried out already: nobody would remove the key.
+            let is_open = |session| match &frozen {
+                Some(frozen) => frozen.is_open(session),
+                None => locks.is_open(session),
+            };
+            if request.write.session().is_some_and(|session| !is_open(session)) {
+                answers.push((request, Err(ErrorKind::Closed.into())));
                 continue;
             }
             match carry_out(&request.write, &mut stage) {
@@ -124,9 +142,11 @@ impl Committer {
             }
         }
 
-        let done = match trim(&mut stage, room, self.view.pins().oldest(), self.config.history as u64) {
-            Ok(()) if stage.is_empty() && !self.counter.is_low() => Ok(()),
-            Ok(()) => {
+        let trimmed = trim(&mut stage, room, self.view.pins().oldest(), self.config.history as u64);
+        let let_go = trimmed.as_ref().is_ok_and(|some| *some);
+        let done = match trimmed {
+            Ok(_) if stage.is_empty() && !self.counter.is_low() => Ok(()),
+            Ok(_) => {
                 let prepared = stage.prepare();
                 self.commit(prepared)
             }
@@ -135,25 +155,32 @@ impl Committer {
         if expiry_put_off.is_some() {
             self.next_expiry = Some(expiry_put_off);
         }
+        // On a disk that is nearly full history goes to its end, also where nobody writes.
+        self.trim_at = (room.is_low() && self.meta.events > 0)
+            .then(|| Instant::now() + if let_go { TRIM_PAUSE } else { RETRY });
         drop(frozen);
-        self.answer(answers, &done);
+        self.answer(requests, answers, &done);
         done
     }
 
-    /// Answers a group that was carried out, or that failed as a whole.
-    fn answer(&self, answers: Answers, done: &Result<()>) {
+    /// Answers a group that was carried out, or that failed as a whole. What has more to do goes in
+    /// front of the requests again.
+    fn answer(&mut self, requests: &mut VecDeque<Request>, answers: Answers, done: &Result<()>) {
         let failure = done.as_ref().err().map(Failure::of);
         for (request, result) in answers {
             let Some(failure) = &failure else {
                 if let (Write::DeleteTree { prefix }, Ok(_)) = (&request.write, &result) {
                     self.locks.remove_tree(prefix);
                 }
-                request.answer(result);
+                match result {
+                    Ok(Outcome::More) => requests.push_front(request),
+                    result => self.reply(request, result),
+                }
                 continue;
             };
             // What was refused was refused on the ground of writes that may not be.
             let error = failure.unknown();
-            request.answer(Err(if result.is_ok() { error } else { error.not_applied() }));
+            self.reply(request, Err(if result.is_ok() { error } else { error.not_applied() }));
         }
     }
 
@@ -166,7 +193,7 @@ impl Committer {
         error: Error,
     ) -> Result<()> {
         if before.is_empty() {
-            spoiler.answer(Err(error.not_applied()));
+            self.reply(spoiler, Err(error.not_applied()));
             return Ok(());
         }
         let mut again: VecDeque<Request> = before.into_iter().map(|(request, _)| request).collect();
@@ -203,12 +230,22 @@ impl Committer {
         if let Some(doomed) = doomed {
             self.doomed = doomed;
             // A subtree that is new among them: it was alone in its group.
-            if let Some(new) = self.doomed.last().filter(|doomed| doomed.last > version_before) {
+            if let Some((new, earlier)) =
+                self.doomed.split_last().filter(|(doomed, _)| doomed.last > version_before)
+            {
                 count = new.last - new.up_to;
-                // Without watches only as many as the log holds, and one to begin it behind.
-                let wanted = if self.hub.watches() > 0 { count } else { self.config.history as u64 + 1 };
+                // Without watches only as many as the log holds.
+                let wanted = if self.hub.watches() > 0 { count } else { self.config.history as u64 };
                 let skipped = count.saturating_sub(wanted);
-                new.publish(&client, &self.hub, &mut self.namespaces, skipped)?;
+                if skipped > 0 {
+                    self.hub.lose_all(Version::new(new.up_to + skipped)).wake();
+                }
+                let told = new.publish(&client, earlier, &self.hub, &mut self.namespaces, skipped);
+                if let Err(error) = told {
+                    // They are gone, and durably so: who watches reads what is left instead.
+                    tracing::error!(dir = %self.dir.display(), %error, "what a deleted subtree held cannot be told");
+                    self.hub.lose_all(Version::new(new.last)).wake();
+                }
             }
         }
         self.counts.changes.fetch_add(count, Ordering::Relaxed);
@@ -216,8 +253,15 @@ impl Committer {
         Ok(())
     }
 
-    fn room(&self, client: &Client) -> Result<Room> {
-        Room::measure(&self.dir, client.log_len()?, self.meta.bytes)
+    fn room(&mut self, client: &Client) -> Result<Room> {
+        let room = Room::measure(&self.dir, client.log_len()?, &self.meta)?;
+        let segments = client.log_len()?.div_ceil(SEGMENT as u64);
+        if !room.is_low() || segments <= std::mem::replace(&mut self.segments, segments) {
+            return Ok(room);
+        }
+        // The log became longer: sled cleans up in the background, and must not fall behind.
+        std::thread::sleep(CLEAN_EVERY);
+        Room::measure(&self.dir, client.log_len()?, &self.meta)
     }
 }
 
@@ -232,6 +276,7 @@ macro_rules! stage {
             $committer.meta.clone(),
             $now,
             $room,
+            $committer.config.small_tree,
         )
     };
 }
@@ -245,30 +290,41 @@ fn is_held(fence: &Fences, frozen: Option<&Frozen<'_>>) -> bool {
     }
 }
 
-/// Deletes what has expired. False if there is no space for it.
-fn expire(stage: &mut Stage<'_>, now: Timestamp) -> Result<bool> {
+/// Deletes what has expired, or some of it.
+fn expire(stage: &mut Stage<'_>, now: Timestamp) -> Result<()> {
     let due = look_up(stage.client(), space::EXPIRY, 0, whole_millis(now), MAX_EXPIRED)?;
-    let due = stage.indexed(due)?;
-    if stage.room().take_for_deletes(due.len()).is_err() {
-        return Ok(false);
+    delete_some(stage, due)?;
+    Ok(())
+}
+
+/// Deletes entries that an index found and whose time is over, as many as there is space and memory
+/// for. Returns how many were dealt with.
+pub(crate) fn delete_some(stage: &mut Stage<'_>, found: Vec<Indexed>) -> Result<usize> {
+    let mut count = 0;
+    for entry in found {
+        if stage.is_heavy() || stage.room().take_for_removals(1) == 0 {
+            break;
+        }
+        if let Some((name, live)) = stage.indexed(entry)? {
+            stage.delete(&name, live, DeleteCause::Expired)?;
+        }
+        count += 1;
     }
-    for (name, live) in due {
-        stage.delete(&name, live, DeleteCause::Expired)?;
-    }
-    Ok(true)
+    Ok(count)
 }
 
 /// Removes some of what a deleted subtree left.
 fn purge(stage: &mut Stage<'_>, room: Room, purge: &mut Purge) -> Result<()> {
     let Some(doomed) = stage.doomed().first().cloned() else { return Ok(()) };
-    if room.is_low() && stage.room().take_for_deletes(MAX_PURGED).is_err() {
+    let max = if room.is_low() { stage.room().take_for_removals(MAX_PURGED) } else { MAX_PURGED };
+    if max == 0 {
         purge.not_before = Some(Instant::now() + RETRY);
         return Ok(());
     }
     purge.not_before = None;
     let behind = purge.behind.take();
     let from = behind.clone().map_or(Bound::Unbounded, Bound::Excluded);
-    let remains = doomed.remains(stage.client(), from, MAX_PURGED)?;
+    let remains = doomed.remains(stage.client(), from, max)?;
     match remains.last() {
         Some((native, ..)) => purge.behind = Some(native.clone()),
         // Looked through once more from the beginning, in case a group in between came to nothing:
@@ -283,8 +339,8 @@ fn purge(stage: &mut Stage<'_>, room: Room, purge: &mut Purge) -> Result<()> {
 }
 
 /// Keeps history within its bounds, but not what a list still needs, unless that is far too much. On
-/// a full disk nothing of it is kept.
-fn trim(stage: &mut Stage<'_>, room: Room, pinned: Option<u64>, history: u64) -> Result<()> {
+/// a full disk nothing of it is kept. Returns whether some was let go.
+fn trim(stage: &mut Stage<'_>, room: Room, pinned: Option<u64>, history: u64) -> Result<bool> {
     let bounds = if room.is_low() {
         HistoryBounds { events: 0, weight: 0 }
     } else {
@@ -293,12 +349,19 @@ fn trim(stage: &mut Stage<'_>, room: Room, pinned: Option<u64>, history: u64) ->
     let meta = stage.meta();
     let over = meta.events.saturating_sub(bounds.events);
     let worth_it = over >= TRIM_STEP || meta.weight > bounds.weight || meta.floor < meta.horizon;
-    let max = if room.is_low() { 16 } else { 256 + 2 * stage.changes() };
-    if !worth_it || room.is_low() && stage.room().take_for_deletes(max).is_err() {
-        return Ok(());
+    if !worth_it {
+        return Ok(false);
     }
+    let (events, floor, horizon) = (meta.events, meta.floor, meta.horizon);
+    let wanted = 256 + 2 * stage.changes();
+    let max = match room.is_low() {
+        false => wanted,
+        true if floor < horizon => stage.room().take_for_removals(wanted),
+        true => stage.room().take_for_trims(wanted),
+    };
     let pinned = pinned.filter(|pinned| over < MAX_BEHIND && *pinned >= stage.meta().horizon);
-    stage.trim(bounds, max, stage.committed().min(pinned.unwrap_or(u64::MAX)))
+    stage.trim(bounds, max, stage.committed().min(pinned.unwrap_or(u64::MAX)))?;
+    Ok(stage.meta().events < events)
 }
 
 /// Deadlines are on disk in milliseconds, rounded up: what is due at `now` is so at its millisecond.

@@ -16,6 +16,8 @@ mod record;
 mod space;
 mod stage;
 mod store;
+#[cfg(test)]
+mod tests;
 mod tree;
 mod txn;
 mod view;

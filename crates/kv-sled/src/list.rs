@@ -6,7 +6,7 @@ use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use futures_util::stream;
-use kv_backend::{Namespace, within};
+use kv_backend::{Clock, Namespace, Timestamp, within};
 use kv_core::{
     Entry, Error, ErrorKind, Key, ListItem, ListOptions, Listing, Operation, Prefix, Result, Version,
 };
@@ -35,6 +35,7 @@ pub(crate) fn listing(
     timeout: Duration,
     endpoint: String,
 ) -> Listing {
+    let now = database.locks().clock().now();
     let snapshot = database.view().snapshot();
     let as_of = snapshot.version();
     let native = namespace.native_prefix(prefix);
@@ -42,6 +43,7 @@ pub(crate) fn listing(
     let range = NameRange::below(&native).within(bound(&options.start), bound(&options.end));
     let walk = Walk {
         snapshot,
+        now,
         range: Some(range),
         namespace: Arc::clone(namespace),
         prefix: native,
@@ -116,6 +118,8 @@ pub(crate) async fn blocking<T: Send + 'static>(
 #[derive(Debug)]
 struct Walk {
     snapshot: Snapshot,
+    /// What has expired by then is not listed, whether it is deleted yet or not.
+    now: Timestamp,
     /// What is still to be read; none at the end.
     range: Option<NameRange>,
     namespace: Arc<Namespace>,
@@ -133,10 +137,10 @@ impl Walk {
         let Some(range) = self.range.take().filter(|_| self.left > 0) else { return Ok(items) };
         let max = if self.one_level { LEVEL_PAGE } else { PAGE }.min(self.left.max(1));
         let found = view.page(&mut self.snapshot, &range, max)?;
-        let last = found.entries.last().filter(|_| found.more).map(|(native, _)| native.clone());
+        let last = found.entries.last().filter(|_| found.read_to.is_some()).map(|(native, _)| native.clone());
         let mut next = last.map(Bound::Excluded);
         let mut bytes = 0;
-        for (native, record) in found.entries {
+        for (native, record) in found.entries.into_iter().filter(|(_, record)| !record.is_over(self.now)) {
             let below = self.one_level.then(|| self.sub_prefix(&native)).flatten();
             let item = match &below {
                 Some(below) => self.namespace.key(below).map(|key| ListItem::Prefix(key.as_prefix())),

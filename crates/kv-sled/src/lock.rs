@@ -55,6 +55,12 @@ struct Table {
     open: HashSet<HandleId>,
 }
 
+impl Table {
+    fn is_open(&self, handle: u64) -> bool {
+        self.open.iter().any(|open| open.get() == handle)
+    }
+}
+
 /// The locks while nothing about them can change.
 pub(crate) struct Frozen<'a> {
     table: MutexGuard<'a, Table>,
@@ -65,6 +71,11 @@ pub(crate) struct Frozen<'a> {
 impl Frozen<'_> {
     pub(crate) fn holds(&self, fence: &FenceRef) -> bool {
         self.table.locks.is_held(&fence.native, fence.token)
+    }
+
+    /// Whether the handle with this number is open.
+    pub(crate) fn is_open(&self, handle: u64) -> bool {
+        self.table.is_open(handle)
     }
 }
 
@@ -84,6 +95,11 @@ impl Locks {
 
     pub(crate) fn open(&self, handle: HandleId) {
         self.table.lock().open.insert(handle);
+    }
+
+    /// Whether the handle with this number is open.
+    pub(crate) fn is_open(&self, handle: u64) -> bool {
+        self.table.lock().is_open(handle)
     }
 
     /// Ends what the handle holds and waits for.

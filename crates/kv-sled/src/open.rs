@@ -20,7 +20,7 @@ const MARKER: &str = "kv-sled.format";
 
 /// How often sled cleans up its log. It syncs the file each time, also between cleaning and the reuse
 /// of what was cleaned, which is why it comes often where power may fail.
-const CLEAN_EVERY: Duration = Duration::from_millis(500);
+pub(crate) const CLEAN_EVERY: Duration = Duration::from_millis(500);
 const CLEAN_EVERY_POWER: Duration = Duration::from_millis(50);
 
 /// The directory of a store, made if it is missing, by its one true name.

@@ -4,6 +4,7 @@
 //! whole one, and their sum, kept in [`Meta`], tells whether every record that should be there is.
 
 use bytes::Bytes;
+use kv_backend::Timestamp;
 use kv_core::{DeleteCause, Error, ErrorKind, Result};
 use twox_hash::XxHash3_64;
 
@@ -157,6 +158,11 @@ pub(crate) struct Record {
 }
 
 impl Record {
+    /// Whether it has expired and is about to be deleted: then nobody sees it any more.
+    pub(crate) fn is_over(&self, now: Timestamp) -> bool {
+        matches!(self.expiry, StoredExpiry::Ttl { deadline, .. } if Timestamp::from_millis(deadline) <= now)
+    }
+
     pub(crate) fn encode(&self) -> Vec<u8> {
         let mut out = Vec::with_capacity(64 + INLINE_MAX.min(self.value.len()));
         out.push(FORMAT);

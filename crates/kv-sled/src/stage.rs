@@ -49,6 +49,7 @@ pub(crate) struct Stage<'a> {
     meta: Meta,
     now: Timestamp,
     room: Room,
+    small_tree: u64,
     writes: BTreeMap<Vec<u8>, Option<Vec<u8>>>,
     /// Entries the group wrote.
     live: HashMap<Arc<str>, Option<Live>>,
@@ -56,7 +57,16 @@ pub(crate) struct Stage<'a> {
     before: BTreeMap<String, Option<Record>>,
     changes: Vec<Change>,
     bytes: usize,
+    /// How many bytes of values that are deleted are held for those who watch.
+    loaded: usize,
 }
+
+/// How many bytes of deleted values a group holds before it is full.
+const MAX_LOADED: usize = 8 << 20;
+
+/// How many bytes of deleted values one transaction may make a group hold. What goes beyond is told
+/// without its previous value.
+const MAX_PREVIOUS: usize = 64 << 20;
 
 /// How much history there is, or may be.
 #[derive(Clone, Copy, Debug)]
@@ -76,6 +86,7 @@ pub(crate) struct Prepared {
 }
 
 impl<'a> Stage<'a> {
+    #[expect(clippy::too_many_arguments, reason = "what the committer has, once")]
     pub(crate) fn new(
         client: &'a Client,
         counter: &'a Counter,
@@ -84,6 +95,7 @@ impl<'a> Stage<'a> {
         meta: Meta,
         now: Timestamp,
         room: Room,
+        small_tree: u64,
     ) -> Self {
         Self {
             client,
@@ -95,11 +107,13 @@ impl<'a> Stage<'a> {
             meta,
             now,
             room,
+            small_tree,
             writes: BTreeMap::new(),
             live: HashMap::new(),
             before: BTreeMap::new(),
             changes: Vec::new(),
             bytes: 0,
+            loaded: 0,
         }
     }
 
@@ -121,9 +135,21 @@ impl<'a> Stage<'a> {
         self.bytes
     }
 
-    /// The entry under a name.
+    /// Whether it holds so much of what it deletes that it should be committed.
+    pub(crate) fn is_heavy(&self) -> bool {
+        self.loaded >= MAX_LOADED
+    }
+
+    /// The entry under a name. One that has expired goes now, if its turn has not come yet.
     pub(crate) fn get(&mut self, name: &Name) -> Result<Option<Live>> {
-        self.read(&name.native).map_err(|error| error.with_key(name.key.as_str()))
+        let live = self.read(&name.native).map_err(|error| error.with_key(name.key.as_str()))?;
+        match live {
+            Some(live) if live.record.is_over(self.now) => {
+                self.delete(name, live, DeleteCause::Expired)?;
+                Ok(None)
+            }
+            live => Ok(live),
+        }
     }
 
     fn read(&mut self, native: &Arc<str>) -> Result<Option<Live>> {
@@ -140,6 +166,10 @@ impl<'a> Stage<'a> {
 
     /// Removes a dead entry. Nobody sees it any more, so nobody notices.
     pub(crate) fn purge(&mut self, native: &str, record: &Record, stamp: Stamp) {
+        if self.live.contains_key(native) {
+            // The group came upon it before.
+            return;
+        }
         self.remove(record::data_key(native), stamp);
         self.unindex(record, native);
         self.drop_value(record);
@@ -240,29 +270,31 @@ impl<'a> Stage<'a> {
     }
 
     /// Deletes what is there.
-    pub(crate) fn delete(&mut self, name: &Name, old: Live, cause: DeleteCause) -> Result<Entry> {
-        let previous = self.entry(name, &old)?;
+    pub(crate) fn delete(&mut self, name: &Name, old: Live, cause: DeleteCause) -> Result<()> {
+        let namespace = Arc::clone(&name.namespace);
+        let len = old.record.value.len();
+        let previous = if self.loaded + len <= MAX_PREVIOUS { Some(self.entry(name, &old)?) } else { None };
         let version = self.counter.next();
+        self.changes.push(match previous {
+            Some(previous) => {
+                self.loaded += len;
+                Change::delete(namespace, previous, Version::new(version), cause)
+            }
+            None => Change::delete_unseen(namespace, name.key.clone(), Version::new(version), cause),
+        });
         self.remove(record::data_key(&name.native), old.stamp);
         self.unindex(&old.record, &name.native);
-        let change =
-            Change::delete(Arc::clone(&name.namespace), previous.clone(), Version::new(version), cause);
-        self.changes.push(change);
         self.changed(name, version, Some(old), None, Left::Nothing(cause));
-        Ok(previous)
+        Ok(())
     }
 
-    /// The entries an index found, where they are still the ones that were indexed.
-    pub(crate) fn indexed(&mut self, found: Vec<Indexed>) -> Result<Vec<(Name, Live)>> {
-        let mut entries = Vec::with_capacity(found.len());
-        for Indexed { version, native } in found {
-            let native: Arc<str> = native.into();
-            let live = self.read(&native)?.filter(|live| live.record.version == version);
-            if let Some(live) = live {
-                entries.push((self.namespaces.name(&native, live.record.namespace)?, live));
-            }
-        }
-        Ok(entries)
+    /// The entry an index found, if it is still the one that was indexed.
+    pub(crate) fn indexed(&mut self, found: Indexed) -> Result<Option<(Name, Live)>> {
+        let native: Arc<str> = found.native.into();
+        let Some(live) = self.read(&native)?.filter(|live| live.record.version == found.version) else {
+            return Ok(None);
+        };
+        Ok(Some((self.namespaces.name(&native, live.record.namespace)?, live)))
     }
 
     /// Every entry whose native name begins with `prefix`.
@@ -320,6 +352,11 @@ impl<'a> Stage<'a> {
             }
         }
         Ok(())
+    }
+
+    /// Up to how many entries a subtree is deleted one by one.
+    pub(crate) fn small_tree(&self) -> u64 {
+        self.small_tree
     }
 
     pub(crate) fn committed(&self) -> u64 {

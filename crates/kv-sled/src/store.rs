@@ -181,11 +181,6 @@ pub(crate) fn unexpected(outcome: &Outcome) -> Error {
     Error::new(ErrorKind::Internal).with_detail(format!("the committer answered {outcome:?}"))
 }
 
-/// Whether it has expired and is about to be deleted.
-fn is_over(record: &Record, now: Timestamp) -> bool {
-    matches!(record.expiry, StoredExpiry::Ttl { deadline, .. } if Timestamp::from_millis(deadline) <= now)
-}
-
 /// How a stored entry expires.
 fn entry_expiry(record: &Record, now: Timestamp) -> EntryExpiry {
     match record.expiry {
@@ -213,7 +208,7 @@ impl Store for SledStore {
             return Ok(None);
         };
         let now = open.database.locks().clock().now();
-        if is_over(&record, now) {
+        if record.is_over(now) {
             return Ok(None);
         }
         let entry =
@@ -327,12 +322,12 @@ impl Store for SledStore {
         let weak = Arc::downgrade(&database);
         drop(database);
         within(self.handle.timeout, async {
-            ended.await.unwrap_or_else(|_| Err(Error::new(ErrorKind::Internal)))?;
+            let ended = ended.await.unwrap_or_else(|_| Err(Error::new(ErrorKind::Internal)));
             if weak.strong_count() == 0 {
                 // The last one out waits until the directory is free. An error says that it is.
                 drop(closed.wait_for(|closed| *closed).await);
             }
-            Ok(())
+            ended.map(drop)
         })
         .await
         .map_err(fail)

@@ -18,6 +18,12 @@ use crate::view::{native_name, read_value};
 /// Subtrees up to this many entries are deleted in one batch.
 pub(crate) const SMALL_TREE: u64 = 2048;
 
+/// And up to so many bytes of values, which the batch holds for those who watch.
+pub(crate) const MAX_SMALL_BYTES: u64 = 16 << 20;
+
+/// So many bytes of values are read at a time to be told.
+const TOLD_AT_ONCE: usize = 4 << 20;
+
 /// A subtree that was deleted and may not all be removed yet.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Doomed {
@@ -91,10 +97,11 @@ impl Doomed {
 
     /// Tells watches of every deletion, before anything is removed. Their versions are the last ones
     /// before and including `last`, in the order of the names. The first `skipped` are left out, where
-    /// nobody would see them.
+    /// nobody would see them. What was dead since `earlier` ones was told then.
     pub(crate) fn publish(
         &self,
         client: &Client,
+        earlier: &[Self],
         hub: &Hub,
         namespaces: &mut Namespaces,
         skipped: u64,
@@ -107,13 +114,18 @@ impl Doomed {
             let Some((last, ..)) = found.last() else { return Ok(()) };
             from = Bound::Excluded(last.clone());
             let mut changes = Vec::with_capacity(found.len());
+            let mut bytes = 0;
             for (native, record, _) in found {
+                if is_dead(earlier, &native, record.version) {
+                    continue;
+                }
                 version += 1;
                 if version <= self.up_to + skipped {
                     continue;
                 }
                 let name = namespaces.name(&native, record.namespace)?;
                 let value = read_value(client, &record)?;
+                bytes += value.len();
                 let versions = (Version::new(record.version), Version::new(record.created));
                 let previous = Entry::new(name.key, value, versions.0, versions.1);
                 changes.push(Change::delete(
@@ -122,6 +134,10 @@ impl Doomed {
                     Version::new(version),
                     DeleteCause::Deleted,
                 ));
+                if bytes >= TOLD_AT_ONCE {
+                    bytes = 0;
+                    hub.publish(changes.drain(..)).wake();
+                }
             }
             hub.publish(changes).wake();
         }
@@ -133,18 +149,33 @@ pub(crate) fn is_dead(doomed: &[Doomed], native: &str, version: u64) -> bool {
     doomed.iter().any(|doomed| doomed.covers(native, version))
 }
 
-/// How many entries there are below a prefix that are not dead, counting no further than `max`.
-pub(crate) fn count_below(client: &Client, doomed: &[Doomed], prefix: &str, max: u64) -> Result<u64> {
-    let mut count = 0;
+/// How much there is below a prefix.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct TreeSize {
+    pub(crate) entries: u64,
+    /// Of values.
+    pub(crate) bytes: u64,
+}
+
+/// What there is below a prefix that is not dead, counting no further than `max`.
+pub(crate) fn count_below(
+    client: &Client,
+    doomed: &[Doomed],
+    prefix: &str,
+    max: TreeSize,
+) -> Result<TreeSize> {
+    let mut size = TreeSize::default();
     client.scan(NameRange::below(prefix).data_keys(), |key, bytes| {
         let native = native_name(key)?;
-        let version = Record::decode(unseal(key, bytes)?.0)?.version;
-        if !is_dead(doomed, native, version) {
-            count += 1;
+        let record = Record::decode(unseal(key, bytes)?.0)?;
+        if !is_dead(doomed, native, record.version) {
+            size.entries += 1;
+            size.bytes += record.value.len() as u64;
         }
-        Ok(if count < max { ControlFlow::Continue(()) } else { ControlFlow::Break(()) })
+        let is_enough = size.entries >= max.entries || size.bytes >= max.bytes;
+        Ok(if is_enough { ControlFlow::Break(()) } else { ControlFlow::Continue(()) })
     })?;
-    Ok(count)
+    Ok(size)
 }
 
 #[cfg(test)]

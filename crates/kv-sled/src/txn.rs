@@ -8,11 +8,12 @@ use kv_core::{
     Txn, TxnOp, TxnOutcome, TxnResult, Version,
 };
 
+use crate::group::{MAX_EXPIRED, delete_some};
 use crate::name::Name;
 use crate::record::space;
-use crate::stage::{Live, NewExpiry, Stage, look_up};
+use crate::stage::{Live, NewExpiry, Stage, look_up, no_space};
 use crate::store::SledStore;
-use crate::tree::{SMALL_TREE, count_below};
+use crate::tree::{MAX_SMALL_BYTES, TreeSize, count_below};
 
 /// A write as the committer gets it.
 #[derive(Debug)]
@@ -42,6 +43,29 @@ pub(crate) enum Write {
     },
 }
 
+impl Write {
+    /// Whether it looks only at what is committed, and so must be the first of its group.
+    pub(crate) fn goes_first(&self) -> bool {
+        matches!(self, Self::DeleteTree { .. } | Self::EndSession { .. })
+    }
+
+    /// The session that its keys are to live with.
+    pub(crate) fn session(&self) -> Option<u64> {
+        let of = |expiry: &NewExpiry| match expiry {
+            NewExpiry::Session(session) => Some(*session),
+            NewExpiry::Never | NewExpiry::Ttl(_) => None,
+        };
+        match self {
+            Self::Put { expiry, .. } => of(expiry),
+            Self::Transact { then, or_else, .. } => then.iter().chain(or_else).find_map(|step| match step {
+                Step::Put { expiry, .. } => of(expiry),
+                Step::Delete { .. } | Step::Get { .. } => None,
+            }),
+            Self::Delete { .. } | Self::DeleteTree { .. } | Self::EndSession { .. } => None,
+        }
+    }
+}
+
 /// One operation of a transaction.
 #[derive(Debug)]
 pub(crate) enum Step {
@@ -57,6 +81,8 @@ pub(crate) enum Outcome {
     Delete(DeleteResult),
     Count(u64),
     Txn(TxnResult),
+    /// A part is done; the same again does the next.
+    More,
 }
 
 /// Carries out a write. The outer error means that the stage is spoilt: part of the write may be on it.
@@ -66,13 +92,7 @@ pub(crate) fn carry_out(write: &Write, stage: &mut Stage<'_>) -> Result<Result<O
         Write::Delete { name, precondition, previous } => delete(stage, name, precondition, *previous),
         Write::DeleteTree { prefix } => delete_tree(stage, prefix),
         Write::Transact { conditions, then, or_else } => transact(stage, conditions, then, or_else),
-        Write::EndSession { session } => {
-            let find = |stage: &mut Stage<'_>| {
-                let found = look_up(stage.client(), space::SESSION, *session, *session, usize::MAX)?;
-                stage.indexed(found)
-            };
-            delete_all(stage, find, DeleteCause::Expired)
-        }
+        Write::EndSession { session } => end_session(stage, *session),
     }
 }
 
@@ -117,33 +137,44 @@ fn delete(
     refuse!(check(stage, name, precondition, old.as_ref()));
     let Some(old) = old else { return Ok(Ok(Outcome::Delete(DeleteResult::absent()))) };
     refuse!(stage.room().take_for_deletes(1));
-    let previous = stage.delete(name, old, DeleteCause::Deleted)?;
-    Ok(Ok(Outcome::Delete(DeleteResult::deleted(wants_previous.then_some(previous)))))
+    let previous = if wants_previous { Some(stage.entry(name, &old)?) } else { None };
+    stage.delete(name, old, DeleteCause::Deleted)?;
+    Ok(Ok(Outcome::Delete(DeleteResult::deleted(previous))))
 }
 
 fn delete_tree(stage: &mut Stage<'_>, prefix: &str) -> Result<Result<Outcome>> {
-    let count = |stage: &Stage<'_>, max| count_below(stage.client(), stage.doomed(), prefix, max);
-    if refuse!(count(stage, SMALL_TREE + 1)) <= SMALL_TREE {
-        return delete_all(stage, |stage| stage.below(prefix), DeleteCause::Deleted);
+    let up_to = |stage: &Stage<'_>, max| count_below(stage.client(), stage.doomed(), prefix, max);
+    let small = stage.small_tree();
+    let found = refuse!(up_to(stage, TreeSize { entries: small + 1, bytes: MAX_SMALL_BYTES + 1 }));
+    let is_small = found.entries <= small && found.bytes <= MAX_SMALL_BYTES;
+    if is_small && stage.room().take_for_deletes(usize::try_from(found.entries).unwrap_or(usize::MAX)).is_ok()
+    {
+        let below = refuse!(stage.below(prefix));
+        let count = below.len() as u64;
+        for (name, live) in below {
+            stage.delete(&name, live, DeleteCause::Deleted)?;
+        }
+        return Ok(Ok(Outcome::Count(count)));
     }
-    let count = refuse!(count(stage, u64::MAX));
-    refuse!(stage.room().take_for_deletes(1));
+    let count = refuse!(up_to(stage, TreeSize { entries: u64::MAX, bytes: u64::MAX })).entries;
+    // One small record, and room for much: also where there is no space for deletes one by one.
+    if stage.room().take_for_removals(1) == 0 {
+        return Ok(Err(no_space("the disk is full: free space on it; the store goes on then")));
+    }
     stage.doom(prefix, count);
     Ok(Ok(Outcome::Count(count)))
 }
 
-fn delete_all(
-    stage: &mut Stage<'_>,
-    find: impl FnOnce(&mut Stage<'_>) -> Result<Vec<(Name, Live)>>,
-    cause: DeleteCause,
-) -> Result<Result<Outcome>> {
-    let doomed = refuse!(find(stage));
-    refuse!(stage.room().take_for_deletes(doomed.len()));
-    let count = doomed.len() as u64;
-    for (name, live) in doomed {
-        stage.delete(&name, live, cause)?;
+/// Deletes some of the keys of a session, until there are none.
+fn end_session(stage: &mut Stage<'_>, session: u64) -> Result<Result<Outcome>> {
+    let found = refuse!(look_up(stage.client(), space::SESSION, session, session, MAX_EXPIRED));
+    if found.is_empty() {
+        return Ok(Ok(Outcome::Count(0)));
     }
-    Ok(Ok(Outcome::Count(count)))
+    if delete_some(stage, found)? == 0 {
+        return Ok(Err(no_space("the disk is full: the keys of the session go when there is space")));
+    }
+    Ok(Ok(Outcome::More))
 }
 
 fn check(stage: &Stage<'_>, name: &Name, precondition: &Precondition, old: Option<&Live>) -> Result<()> {

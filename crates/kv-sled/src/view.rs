@@ -13,6 +13,9 @@ use crate::name::NameRange;
 use crate::record::{self, Event, Meta, Record, Stamp, Value, corrupt, space, unseal};
 use crate::tree::{Doomed, is_dead};
 
+/// How many entries of a deleted subtree are passed over at a time: commits wait meanwhile.
+const MAX_SKIPPED: usize = 4096;
+
 /// How many changes behind a list may fall before it is given up.
 pub(crate) const MAX_BEHIND: u64 = 50_000;
 
@@ -85,8 +88,8 @@ impl Drop for Snapshot {
 #[derive(Debug)]
 pub(crate) struct Found {
     pub(crate) entries: Vec<(String, Record)>,
-    /// Whether there are more behind the last one.
-    pub(crate) more: bool,
+    /// The name up to which it was read; none if there is nothing behind.
+    pub(crate) read_to: Option<String>,
 }
 
 impl State {
@@ -198,23 +201,23 @@ impl View {
     /// `Compacted` if more was changed since than is kept.
     pub(crate) fn page(&self, snapshot: &mut Snapshot, range: &NameRange, max: usize) -> Result<Found> {
         if range.is_empty() {
-            return Ok(Found { entries: Vec::new(), more: false });
+            return Ok(Found { entries: Vec::new(), read_to: None });
         }
-        // Most of what was changed since is read before the view is held.
-        catch_up(&*self.client()?, snapshot, range, self.committed())?;
-        let state = self.state.read();
-        let client = state.client()?;
-        catch_up(client, snapshot, range, state.committed)?;
-        state.check(snapshot)?;
-        let mut max = max;
+        let mut range = range.clone();
         loop {
-            let found = page_of(client, &state, snapshot, range, max)?;
-            if !found.entries.is_empty() || !found.more {
-                client.reclaim();
-                return Ok(found);
+            // Most of what was changed since is read before the view is held.
+            catch_up(&*self.client()?, snapshot, &range, self.committed())?;
+            let state = self.state.read();
+            let client = state.client()?;
+            catch_up(client, snapshot, &range, state.committed)?;
+            state.check(snapshot)?;
+            let found = page_of(client, &state, snapshot, &range, max)?;
+            client.reclaim();
+            match found.read_to {
+                // Everything there is newer than the snapshot, or dead. Others come first.
+                Some(read_to) if found.entries.is_empty() => range.from = Bound::Excluded(read_to),
+                _ => return Ok(found),
             }
-            // Everything there is newer than the snapshot.
-            max *= 2;
         }
     }
 
@@ -238,19 +241,25 @@ fn page_of(
     range: &NameRange,
     max: usize,
 ) -> Result<Found> {
+    let mut last = None;
+    let mut skipped = 0;
     let mut found: BTreeMap<String, Option<Record>> = BTreeMap::new();
     client.scan(range.data_keys(), |key, bytes| {
         let name = native_name(key)?;
         let (content, _) = unseal(key, bytes).map_err(|error| error.with_key(name))?;
         let record = Record::decode(content)?;
-        if !is_dead(&state.doomed, name, record.version) {
+        if is_dead(&state.doomed, name, record.version) {
+            skipped += 1;
+        } else {
             found.insert(name.to_owned(), Some(record));
         }
-        Ok(if found.len() < max { ControlFlow::Continue(()) } else { ControlFlow::Break(()) })
+        if found.len() >= max || skipped >= MAX_SKIPPED {
+            last = Some(name.to_owned());
+            return Ok(ControlFlow::Break(()));
+        }
+        Ok(ControlFlow::Continue(()))
     })?;
-    let last = (found.len() >= max).then(|| found.last_key_value().map(|(name, _)| name.clone())).flatten();
-    let more = last.is_some();
-    let to = last.map_or_else(|| range.to.clone(), Bound::Included);
+    let to = last.clone().map_or_else(|| range.to.clone(), Bound::Included);
     let bounds = (range.from.as_ref(), to.as_ref());
     for (name, old) in state.inflight.range::<String, _>(bounds) {
         found.insert(name.clone(), old.clone());
@@ -259,7 +268,7 @@ fn page_of(
         found.insert(name.clone(), read_event(client, *version)?.before);
     }
     let entries = found.into_iter().filter_map(|(name, record)| Some((name, record?))).collect();
-    Ok(Found { entries, more })
+    Ok(Found { entries, read_to: last })
 }
 
 /// Notes what was changed up to `committed` in the range that is still to be read.

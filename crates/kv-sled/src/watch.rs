@@ -15,6 +15,9 @@ use crate::view::{Snapshot, View};
 /// How many entries are read at a time.
 const PAGE: usize = 256;
 
+/// A page ends when its values are so large.
+const PAGE_BYTES: usize = 1 << 20;
+
 /// The state of the store as handles of one namespace see it.
 #[derive(Debug)]
 pub(crate) struct Snapshots {
@@ -91,15 +94,32 @@ impl Walk {
     }
 
     fn read(&self, view: &View, snapshot: &mut Snapshot) -> Result<(Page, Option<Bound<String>>)> {
-        let found = view.page(snapshot, &self.range, PAGE)?;
-        let last = found.entries.last().filter(|_| found.more).map(|(native, _)| native.clone());
-        let mut entries = Vec::with_capacity(found.entries.len());
-        for (native, record) in found.entries {
-            // Too long for a key as seen from here, though not from further down.
-            let Some(key) = self.namespace.key(&native) else { continue };
-            let value = view.value(snapshot, &record).map_err(|error| error.with_key(key.as_str()))?;
-            entries.push(Entry::new(key, value, Version::new(record.version), Version::new(record.created)));
+        let mut range = self.range.clone();
+        let mut entries = Vec::new();
+        loop {
+            let found = view.page(snapshot, &range, PAGE)?;
+            let mut more = found.read_to.is_some();
+            let (mut bytes, mut last) = (0, None);
+            for (native, record) in found.entries {
+                if bytes >= PAGE_BYTES {
+                    more = true;
+                    break;
+                }
+                let key = self.namespace.key(&native);
+                last = Some(native);
+                // Too long for a key as seen from here, though not from further down.
+                let Some(key) = key else { continue };
+                let value = view.value(snapshot, &record).map_err(|error| error.with_key(key.as_str()))?;
+                bytes += value.len();
+                let (version, created) = (Version::new(record.version), Version::new(record.created));
+                entries.push(Entry::new(key, value, version, created));
+            }
+            // A page speaks for the keys up to its own last one: the next begins behind that.
+            let delivered = entries.last().map(|entry: &Entry| self.namespace.native(&entry.key));
+            match delivered.or(last).filter(|_| more) {
+                Some(last) if entries.is_empty() => range.from = Bound::Excluded(last),
+                next => return Ok((Page { entries, as_of: snapshot.version() }, next.map(Bound::Excluded))),
+            }
         }
-        Ok((Page { entries, as_of: snapshot.version() }, last.map(Bound::Excluded)))
     }
 }

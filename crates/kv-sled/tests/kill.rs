@@ -3,6 +3,7 @@
 //! The writer is this test binary again, running [`writer`] alone. It says through a pipe what it is
 //! about to write and what was acknowledged.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
+#![allow(clippy::print_stdout, clippy::print_stderr, reason = "a test says what it did")]
 #![cfg(unix)]
 
 use std::collections::BTreeMap;
@@ -17,6 +18,7 @@ use kv_sled::{SledConfig, SledStore};
 const TASKS: u64 = 8;
 const INTERVAL: &str = "interval&flush_interval=20ms";
 const KEYS_PER_TASK: u64 = 20;
+const TURNS: u64 = 50;
 
 /// A generator good enough to be repeatable: splitmix64.
 struct Random(u64);
@@ -58,7 +60,7 @@ fn number_of(value: &[u8]) -> u64 {
 
 /// A short history, so that it is trimmed all the time and opening is quick.
 fn config(dir: &Path, durability: &str) -> SledConfig {
-    let url = format!("sled:{}?history=200&durability={durability}", dir.display());
+    let url = format!("sled:{}?history=200&wait=20s&durability={durability}", dir.display());
     SledConfig::from_url(&url.parse().unwrap()).unwrap()
 }
 
@@ -159,6 +161,14 @@ impl Writer {
         Self { child, output }
     }
 
+    fn wait_until_open(&mut self) {
+        let mut line = String::new();
+        while line.trim_end() != "open" {
+            line.clear();
+            assert!(self.output.read_line(&mut line).unwrap() > 0, "the writer ended");
+        }
+    }
+
     /// Kills it and returns every whole line it wrote.
     fn kill(mut self) -> Vec<String> {
         self.child.kill().unwrap();
@@ -179,6 +189,8 @@ fn writer() {
     let durability = std::env::var("KV_SLED_WRITER_DURABILITY").unwrap();
     let (durability, tree) =
         durability.split_once("&tree").map_or((&*durability, false), |(mode, _)| (mode, true));
+    let (durability, turns) =
+        durability.split_once("&turns").map_or((durability, false), |(mode, _)| (mode, true));
     let config = config(Path::new(&dir), durability);
     let seed: u64 = std::env::var("KV_SEED").unwrap().parse().unwrap();
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
@@ -191,6 +203,12 @@ fn writer() {
             say("deleted");
             return std::future::pending().await;
         }
+        if turns {
+            for n in seed.. {
+                store.put(turn(n), value(n)).await.unwrap();
+                say(&format!("ack {n}"));
+            }
+        }
         let tasks: Vec<_> = (0..TASKS)
             .map(|task| tokio::spawn(write(store.clone(), task, Random(seed ^ (task << 32)))))
             .collect();
@@ -198,6 +216,11 @@ fn writer() {
             task.await.unwrap();
         }
     });
+}
+
+/// The key whose turn it is.
+fn turn(number: u64) -> String {
+    format!("turn/{}", number % TURNS)
 }
 
 fn say(line: &str) {
@@ -239,65 +262,83 @@ async fn write(store: SledStore, task: u64, mut random: Random) {
     }
 }
 
-#[tokio::test]
-async fn nothing_acknowledged_is_lost_by_200_kills() {
+/// Kills writers and looks what is left. Returns how many writes were acknowledged.
+async fn kill_writers(durability: &str, rounds: u32) -> u64 {
     let begin = Instant::now();
-    let seed = seed();
-    let mut random = Random(seed);
+    let mut random = Random(seed());
     let dir = tempfile::tempdir().unwrap();
     let mut expected = Expected::default();
-    for round in 0..200 {
-        let mut writer = Writer::start(dir.path(), random.next(u64::MAX), "process");
+    for round in 0..rounds {
+        let mut writer = Writer::start(dir.path(), random.next(u64::MAX), durability);
         // Most are killed at work, some while they open.
         if round % 8 != 0 {
-            let mut line = String::new();
-            while line.trim_end() != "open" {
-                line.clear();
-                assert!(writer.output.read_line(&mut line).unwrap() > 0, "round {round}: the writer ended");
-            }
+            writer.wait_until_open();
         }
         std::thread::sleep(Duration::from_micros(random.next(50_000)));
         for line in writer.kill() {
             expected.learn(&line);
         }
-        let store = SledStore::open(config(dir.path(), "process")).await.unwrap();
+        let store = SledStore::open(config(dir.path(), durability)).await.unwrap();
         expected.check(&store, round).await;
         store.close().await.unwrap();
     }
-    println!("{} acknowledged writes in {:?}", expected.acknowledged, begin.elapsed());
-    assert!(expected.acknowledged > 2_000, "only {} writes were made", expected.acknowledged);
+    println!("{durability}: {} acknowledged writes in {:?}", expected.acknowledged, begin.elapsed());
+    expected.acknowledged
+}
+
+#[tokio::test]
+async fn nothing_acknowledged_is_lost_by_200_kills() {
+    let acknowledged = kill_writers("process", 200).await;
+    assert!(acknowledged > 2_000, "only {acknowledged} writes were made");
+}
+
+#[tokio::test]
+async fn nothing_acknowledged_is_lost_in_the_power_mode_either() {
+    let acknowledged = kill_writers("power", 40).await;
+    assert!(acknowledged > 100, "only {acknowledged} writes were made");
+}
+
+#[tokio::test]
+async fn nothing_acknowledged_is_lost_where_opening_verifies_nothing() {
+    let acknowledged = kill_writers("process&verify=read", 40).await;
+    assert!(acknowledged > 400, "only {acknowledged} writes were made");
 }
 
 /// Deleting what is too large for one batch goes on over several, and is all or nothing all the same.
 #[tokio::test]
 async fn a_large_subtree_is_gone_or_there_after_a_kill() {
     const COUNT: u32 = 5_000;
+    const BOTH: u32 = 3;
     let mut random = Random(seed());
     let dir = tempfile::tempdir().unwrap();
-    let (mut gone, mut there) = (0, 0);
-    for round in 0..12 {
-        let store = SledStore::open(config(dir.path(), "process")).await.unwrap();
-        for numbers in (0..COUNT).collect::<Vec<_>>().chunks(1000) {
-            let puts =
-                numbers.iter().map(|n| TxnOp::put(Key::new(&format!("tree/{n:05}")).unwrap(), value(3)));
-            StoreExt::transact(&store, Txn::always().then(puts)).await.unwrap();
+    let begin = Instant::now();
+    let (mut gone, mut there, mut left) = (0, 0, 0);
+    // Closing in on the moment at which it is decided.
+    let mut delay = Duration::from_millis(10);
+    while gone < BOTH || there < BOTH {
+        assert!(begin.elapsed() < Duration::from_secs(180), "gone {gone} times, there {there} times");
+        if left == 0 {
+            let store = SledStore::open(config(dir.path(), "process")).await.unwrap();
+            for numbers in (0..COUNT).collect::<Vec<_>>().chunks(1000) {
+                let puts =
+                    numbers.iter().map(|n| TxnOp::put(Key::new(&format!("tree/{n:05}")).unwrap(), value(3)));
+                StoreExt::transact(&store, Txn::always().then(puts)).await.unwrap();
+            }
+            store.close().await.unwrap();
         }
-        store.close().await.unwrap();
         let mut writer = Writer::start(dir.path(), 0, "process&tree=1");
-        let mut line = String::new();
-        while line.trim_end() != "open" {
-            line.clear();
-            assert!(writer.output.read_line(&mut line).unwrap() > 0, "round {round}: the writer ended");
-        }
-        std::thread::sleep(Duration::from_micros(random.next(120_000)));
+        writer.wait_until_open();
+        std::thread::sleep(delay.mul_f64(0.5 + random.next(1000) as f64 / 1000.0));
         let acknowledged = writer.kill().iter().any(|line| line == "deleted");
         let store = SledStore::open(config(dir.path(), "process")).await.unwrap();
-        let left = store.keys("tree").await.unwrap().len();
-        assert!(left == 0 || left == COUNT as usize && !acknowledged, "round {round}: {left} are left");
+        left = store.keys("tree").await.unwrap().len();
+        assert!(left == 0 || left == COUNT as usize && !acknowledged, "{left} are left");
         if left == 0 {
-            gone += 1
+            gone += 1;
+            delay /= 2;
         } else {
-            there += 1
+            there += 1;
+            delay *= 2;
         }
         store.close().await.unwrap();
     }
@@ -307,17 +348,12 @@ async fn a_large_subtree_is_gone_or_there_after_a_kill() {
 /// In the interval mode a kill may cost the newest writes; what is left is a state the store had.
 #[tokio::test]
 async fn the_interval_mode_keeps_a_state_the_store_had() {
-    let seed = seed();
-    let mut random = Random(seed);
+    let mut random = Random(seed());
     let dir = tempfile::tempdir().unwrap();
     let mut last_version = 0;
     for round in 0..20 {
         let mut writer = Writer::start(dir.path(), random.next(u64::MAX), INTERVAL);
-        let mut line = String::new();
-        while line.trim_end() != "open" {
-            line.clear();
-            assert!(writer.output.read_line(&mut line).unwrap() > 0, "round {round}: the writer ended");
-        }
+        writer.wait_until_open();
         std::thread::sleep(Duration::from_micros(random.next(100_000)));
         let lines = writer.kill();
         let acknowledged =
@@ -335,4 +371,36 @@ async fn the_interval_mode_keeps_a_state_the_store_had() {
         last_version = version;
         store.close().await.unwrap();
     }
+}
+
+/// Writes that follow each other go from key to key: what is left has all of them up to one, and none
+/// after it.
+#[tokio::test]
+async fn the_interval_mode_loses_the_newest_writes_and_no_others() {
+    let mut random = Random(seed());
+    let dir = tempfile::tempdir().unwrap();
+    let (mut last, mut lost) = (0, 0);
+    for round in 0..20 {
+        let mut writer = Writer::start(dir.path(), last + 1, &format!("{INTERVAL}&turns=1"));
+        writer.wait_until_open();
+        std::thread::sleep(Duration::from_micros(random.next(150_000)));
+        let lines = writer.kill();
+        let told = lines.iter().filter_map(|line| line.strip_prefix("ack ")?.parse::<u64>().ok());
+        let acknowledged = told.max().unwrap_or(last);
+
+        let store = SledStore::open(config(dir.path(), INTERVAL)).await.unwrap();
+        let entries = store.entries("turn").await.unwrap();
+        let found: BTreeMap<String, u64> =
+            entries.iter().map(|entry| (entry.key.as_str().to_owned(), number_of(&entry.value))).collect();
+        let newest = found.values().copied().max().unwrap_or(0);
+        assert!(newest >= last, "round {round}: what was closed in good order is lost");
+        assert!(newest <= acknowledged + 1, "round {round}: nobody wrote {newest} yet");
+        let expected = (newest.saturating_sub(TURNS - 1).max(1)..=newest).map(|n| (turn(n), n));
+        assert_eq!(found, expected.collect(), "round {round}: {newest} is there, and an older one is not");
+        lost += acknowledged.saturating_sub(newest);
+        last = newest;
+        store.close().await.unwrap();
+    }
+    println!("{last} writes kept, {lost} acknowledged ones lost");
+    assert!(last > 200, "only {last} writes were made");
 }

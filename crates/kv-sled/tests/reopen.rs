@@ -9,7 +9,7 @@ use kv_core::{
     Bytes, DeleteCause, EntryExpiry, ErrorKind, Expiry, GetOptions, Key, PutOptions, SessionState, Store,
     StoreExt, Version, WatchEvent, WatchOptions, WatchTarget,
 };
-use kv_sled::{Durability, SledConfig, SledStore};
+use kv_sled::{Durability, SledConfig, SledStore, Verify};
 
 const SECOND: Duration = Duration::from_secs(1);
 
@@ -27,8 +27,17 @@ async fn open(dir: &tempfile::TempDir) -> SledStore {
 
 #[tokio::test]
 async fn everything_is_still_there() {
+    for durability in [Durability::Process, Durability::Power, Durability::Interval(SECOND)] {
+        for verify in [Verify::Open, Verify::Read] {
+            assert_everything_is_still_there(durability, verify).await;
+        }
+    }
+}
+
+async fn assert_everything_is_still_there(durability: Durability, verify: Verify) {
     let dir = tempfile::tempdir().unwrap();
-    let store = open(&dir).await;
+    let config = || config(&dir).with_durability(durability).with_verify(verify);
+    let store = SledStore::open(config()).await.unwrap();
     let large = vec![7u8; 200_000];
     let first = store.put("a", "1").await.unwrap();
     store.put("a/b", "").await.unwrap();
@@ -36,7 +45,7 @@ async fn everything_is_still_there() {
     let second = store.put("a", "2").await.unwrap();
     store.close().await.unwrap();
 
-    let store = open(&dir).await;
+    let store = SledStore::open(config()).await.unwrap();
     let a = store.get("a").await.unwrap().unwrap();
     assert_eq!((&a.value[..], a.version, a.created), (&b"2"[..], second, first));
     assert_eq!(store.get("a/b").await.unwrap().unwrap().value.len(), 0);

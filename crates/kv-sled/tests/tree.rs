@@ -1,5 +1,6 @@
 //! Lists at one version, and deleting subtrees of any size at once.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
+#![allow(clippy::print_stdout, clippy::print_stderr, reason = "a test says what it did")]
 
 use std::time::{Duration, Instant};
 

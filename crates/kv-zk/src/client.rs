@@ -40,6 +40,9 @@ const BEATS: u32 = 10;
 /// Between two attempts of a read whose connection broke.
 const REREAD: Duration = Duration::from_millis(20);
 
+/// How many answers to one read may make no sense before it fails.
+const NONSENSE: u32 = 3;
+
 /// A session that is, or was, in use.
 #[derive(Debug)]
 pub(crate) struct Live {
@@ -224,11 +227,17 @@ impl Client {
     where
         F: Future<Output = Reply<T>>,
     {
+        let mut nonsense = 0;
         loop {
             let live = self.up(deadline).await?;
             self.round_trips.fetch_add(1, Ordering::Relaxed);
             match deadline.run(async { Ok(request(Arc::clone(&live.session)).await) }).await? {
+                // Another connection may do better; asking on and on does not.
+                Err(Fault::Protocol(what)) if nonsense >= NONSENSE => {
+                    return Err(Fault::Protocol(what).into_error().not_applied());
+                }
                 Err(fault) if fault.is_transient() => {
+                    nonsense += u32::from(matches!(fault, Fault::Protocol(_)));
                     deadline.remaining().map_err(|_| fault.into_error().not_applied())?;
                     tokio::time::sleep(REREAD).await;
                 }

@@ -1,15 +1,19 @@
 //! A session on zookeeper-client: with multi, sync, TLS and SASL.
 //!
 //! Put right here: requests are not queued while there is no connection, because nobody could tell
-//! then whether one was sent; and closing waits for the server.
+//! then whether one was sent; closing waits for the server; and an answer that makes the crate panic
+//! is an error of the request it was for.
 
 use std::fmt;
+use std::future::Future;
+use std::panic::AssertUnwindSafe;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
+use futures_util::FutureExt;
 use tokio::sync::watch;
 use zookeeper_client as native;
 use zookeeper_client::{Acl, Acls, AuthId, Client, CreateMode, CreateOptions, EventType, SessionState};
@@ -114,7 +118,7 @@ impl Session for FullSession {
     async fn create(&self, path: &str, data: &Bytes, mode: Mode, acl: &[AclEntry]) -> Reply<(String, Stat)> {
         let (client, acl) = (self.client()?, native_acl(acl));
         let options = options(mode, Acls::new(&acl));
-        let (stat, sequence) = client.create(path, data, &options).await?;
+        let (stat, sequence) = contained(client.create(path, data, &options)).await?;
         let path = match mode {
             Mode::EphemeralSequential => format!("{path}{sequence}"),
             _ => path.to_owned(),
@@ -124,51 +128,51 @@ impl Session for FullSession {
 
     async fn set(&self, path: &str, data: &Bytes, version: i32) -> Reply<Stat> {
         let request = self.client()?.set_data(path, data, Some(version));
-        Ok(stat_of(&request.await?))
+        Ok(stat_of(&contained(request).await?))
     }
 
     async fn delete(&self, path: &str, version: i32) -> Reply<()> {
         let request = self.client()?.delete(path, Some(version));
-        Ok(request.await?)
+        contained(request).await
     }
 
     async fn get(&self, path: &str) -> Reply<(Bytes, Stat)> {
         let request = self.client()?.get_data(path);
-        let (data, stat) = request.await?;
+        let (data, stat) = contained(request).await?;
         Ok((data.into(), stat_of(&stat)))
     }
 
     async fn get_watched(&self, path: &str) -> Reply<(Bytes, Stat, OneShot)> {
         let client = self.client()?;
-        let (data, stat, watcher) = client.get_and_watch_data(path).await?;
+        let (data, stat, watcher) = contained(client.get_and_watch_data(path)).await?;
         Ok((data.into(), stat_of(&stat), one_shot(watcher)))
     }
 
     async fn stat(&self, path: &str) -> Reply<Option<Stat>> {
         let request = self.client()?.check_stat(path);
-        Ok(request.await?.as_ref().map(stat_of))
+        Ok(contained(request).await?.as_ref().map(stat_of))
     }
 
     async fn stat_watched(&self, path: &str) -> Reply<(Option<Stat>, OneShot)> {
         let client = self.client()?;
-        let (stat, watcher) = client.check_and_watch_stat(path).await?;
+        let (stat, watcher) = contained(client.check_and_watch_stat(path)).await?;
         Ok((stat.as_ref().map(stat_of), one_shot(watcher)))
     }
 
     async fn children(&self, path: &str) -> Reply<Vec<String>> {
         let client = self.client()?;
-        Ok(client.list_children(path).await?)
+        contained(client.list_children(path)).await
     }
 
     async fn children_watched(&self, path: &str) -> Reply<(Vec<String>, OneShot)> {
         let client = self.client()?;
-        let (names, watcher) = client.list_and_watch_children(path).await?;
+        let (names, watcher) = contained(client.list_and_watch_children(path)).await?;
         Ok((names, one_shot(watcher)))
     }
 
     async fn acl(&self, path: &str) -> Reply<(Vec<AclEntry>, Stat)> {
         let client = self.client()?;
-        let (acl, stat) = client.get_acl(path).await?;
+        let (acl, stat) = contained(client.get_acl(path)).await?;
         let acl = acl
             .iter()
             .map(|entry| AclEntry {
@@ -183,13 +187,13 @@ impl Session for FullSession {
     async fn set_acl(&self, path: &str, acl: &[AclEntry], version: i32) -> Reply<()> {
         let client = self.client()?;
         let acl = native_acl(acl);
-        client.set_acl(path, &acl, Some(version)).await?;
+        contained(client.set_acl(path, &acl, Some(version))).await?;
         Ok(())
     }
 
     async fn sync(&self) -> Reply<()> {
         let client = self.client()?;
-        Ok(client.sync("/").await?)
+        contained(client.sync("/")).await
     }
 
     async fn multi(&self, ops: &[MultiOp]) -> Result<Vec<Option<Stat>>, MultiFault> {
@@ -220,7 +224,10 @@ impl Session for FullSession {
             }
             .map_err(failed)?;
         }
-        match writer.commit().await {
+        let Ok(committed) = AssertUnwindSafe(writer.commit()).catch_unwind().await else {
+            return Err(MultiFault::Failed(nonsense()));
+        };
+        match committed {
             Ok(results) => {
                 let mut stats = vec![None; ops.len()];
                 for (owner, result) in owners.iter().zip(&results) {
@@ -253,9 +260,23 @@ impl Session for FullSession {
     }
 }
 
+/// Waits for an answer. One that is shorter than it should be makes the crate panic where it is
+/// awaited: in its caller.
+async fn contained<T>(request: impl Future<Output = Result<T, native::Error>>) -> Reply<T> {
+    match AssertUnwindSafe(request).catch_unwind().await {
+        Ok(reply) => Ok(reply?),
+        Err(_) => Err(nonsense()),
+    }
+}
+
+fn nonsense() -> Fault {
+    Fault::Protocol("the client crate panicked over it".to_owned())
+}
+
 fn one_shot(watcher: native::OneshotWatcher) -> OneShot {
     Box::pin(async move {
-        let event = watcher.changed().await;
+        // It panics where the crate's own task did.
+        let Ok(event) = AssertUnwindSafe(watcher.changed()).catch_unwind().await else { return Fired::Lost };
         match event.event_type {
             EventType::Session => Fired::Lost,
             kind => Fired::Changed {

@@ -1,0 +1,166 @@
+//! A server that gives sessions and answers requests as a test tells it to.
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::watch;
+use tokio::task::AbortHandle;
+
+/// The server's error codes.
+pub(crate) const NO_NODE: i32 = -101;
+pub(crate) const UNIMPLEMENTED: i32 = -6;
+
+/// What is asked: the operation's number and, where the request begins with one, the path.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Request {
+    /// Which of the server's connections it came by, from 0.
+    pub(crate) connection: usize,
+    pub(crate) op: i32,
+    pub(crate) path: String,
+}
+
+pub(crate) const CREATE_TTL: i32 = 21;
+pub(crate) const DELETE: i32 = 2;
+pub(crate) const EXISTS: i32 = 3;
+pub(crate) const GET_DATA: i32 = 4;
+pub(crate) const GET_ACL: i32 = 6;
+pub(crate) const GET_CHILDREN: i32 = 8;
+pub(crate) const SYNC: i32 = 9;
+const PING: i32 = 11;
+
+/// How a request is answered: an error code, and what follows the header.
+pub(crate) type Answer = (i32, Vec<u8>);
+
+/// What a test says to a request, beyond what a good server with nothing in it would.
+type Script = dyn Fn(&Request) -> Option<Vec<Answer>> + Send + Sync;
+
+pub(crate) struct Fake {
+    pub(crate) address: String,
+    connections: Arc<AtomicUsize>,
+    cuts: watch::Sender<u64>,
+    task: AbortHandle,
+}
+
+impl Drop for Fake {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+impl Fake {
+    pub(crate) async fn start(
+        script: impl Fn(&Request) -> Option<Vec<Answer>> + Send + Sync + 'static,
+    ) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap().to_string();
+        let connections = Arc::<AtomicUsize>::default();
+        let cuts = watch::Sender::new(0);
+        let script: Arc<Script> = Arc::new(script);
+        let task = tokio::spawn({
+            let (connections, cuts) = (Arc::clone(&connections), cuts.clone());
+            async move {
+                while let Ok((stream, _)) = listener.accept().await {
+                    let serving = serve(stream, Arc::clone(&connections), Arc::clone(&script));
+                    let mut cut = cuts.subscribe();
+                    tokio::spawn(async move {
+                        tokio::select! {
+                            _ = serving => {}
+                            _ = cut.changed() => {}
+                        }
+                    });
+                }
+            }
+        });
+        Self { address, connections, cuts, task: task.abort_handle() }
+    }
+
+    /// How many connections asked for a session.
+    pub(crate) fn connections(&self) -> usize {
+        self.connections.load(Ordering::SeqCst)
+    }
+
+    /// Ends all connections.
+    pub(crate) fn cut(&self) {
+        self.cuts.send_modify(|cuts| *cuts += 1);
+    }
+}
+
+/// The state of a plain node.
+pub(crate) fn stat() -> Vec<u8> {
+    let mut stat = Vec::new();
+    for _ in 0..4 {
+        stat.extend(1_i64.to_be_bytes());
+    }
+    for version in [1_i32, 1, 0] {
+        stat.extend(version.to_be_bytes());
+    }
+    // No owner, a length, no children, the last change of the children.
+    stat.extend(0_i64.to_be_bytes());
+    stat.extend(1_i32.to_be_bytes());
+    stat.extend(0_i32.to_be_bytes());
+    stat.extend(1_i64.to_be_bytes());
+    stat
+}
+
+/// What a read of a node answers.
+pub(crate) fn data(value: &str) -> Vec<u8> {
+    let mut answer = i32::try_from(value.len()).unwrap().to_be_bytes().to_vec();
+    answer.extend(value.as_bytes());
+    answer.extend(stat());
+    answer
+}
+
+async fn frame(stream: &mut TcpStream) -> std::io::Result<Vec<u8>> {
+    let length = stream.read_i32().await?;
+    let mut frame = vec![0; usize::try_from(length).unwrap()];
+    stream.read_exact(&mut frame).await?;
+    Ok(frame)
+}
+
+async fn say(stream: &mut TcpStream, parts: &[&[u8]]) -> std::io::Result<()> {
+    let body = parts.concat();
+    stream.write_all(&[&i32::try_from(body.len()).unwrap().to_be_bytes()[..], &body].concat()).await
+}
+
+async fn serve(
+    mut stream: TcpStream,
+    connections: Arc<AtomicUsize>,
+    script: Arc<Script>,
+) -> std::io::Result<()> {
+    let greeting = frame(&mut stream).await?;
+    let connection = connections.fetch_add(1, Ordering::SeqCst);
+    // What was asked for, granted; session 7; a password; not read-only.
+    let timeout = &greeting[12..16];
+    say(&mut stream, &[&[0; 4], timeout, &7_i64.to_be_bytes(), &16_i32.to_be_bytes(), &[9; 16], &[0]])
+        .await?;
+    let zxid = Mutex::new(0_i64);
+    loop {
+        let request = frame(&mut stream).await?;
+        let (xid, op) = (&request[..4], i32::from_be_bytes(request[4..8].try_into().unwrap()));
+        let path = request.get(8..12).map(|length| i32::from_be_bytes(length.try_into().unwrap()));
+        let path = path.and_then(|length| request.get(12..12 + usize::try_from(length).ok()?));
+        let path = String::from_utf8_lossy(path.unwrap_or_default()).into_owned();
+        let answers = if op == PING { None } else { script(&Request { connection, op, path: path.clone() }) };
+        let answers = answers.unwrap_or_else(|| {
+            vec![match (op, path.as_str()) {
+                (EXISTS | GET_DATA | GET_ACL | GET_CHILDREN | DELETE, path) if path != "/" => {
+                    (NO_NODE, Vec::new())
+                }
+                (EXISTS, _) => (0, stat()),
+                (SYNC, _) => (0, [&1_i32.to_be_bytes()[..], b"/"].concat()),
+                (CREATE_TTL, _) => (UNIMPLEMENTED, Vec::new()),
+                _ => (0, Vec::new()),
+            }]
+        });
+        for (error, body) in answers {
+            let zxid = {
+                let mut zxid = zxid.lock().unwrap();
+                *zxid += 1;
+                *zxid
+            };
+            say(&mut stream, &[xid, &zxid.to_be_bytes(), &error.to_be_bytes(), &body]).await?;
+        }
+    }
+}

@@ -39,7 +39,7 @@ fn answer() -> Answer {
 }
 
 fn refusal() -> Answer {
-    // As etcd before 3.4.21 and 3.5.5 says it, of missing rights and of an expired token alike.
+    // As older versions say it, of missing rights and of an expired token alike.
     let reason = "rpc error: code = PermissionDenied desc = etcdserver: permission denied".to_owned();
     Answer { created: true, cancelled: true, reason, ..answer() }
 }

@@ -10,8 +10,8 @@ use common::{key, namespace, next, open, until, with};
 use kv_testkit::{Cluster, Mode, Proxy, require_or_skip};
 use kv_zk::ZkStore;
 use kv_zk::kv_core::{
-    Applied, Expiry, LockGuard, LockLoss, LockOptions, LockWait, Prefix, PutOptions, SessionState, Store,
-    StoreExt, Watch, WatchEvent, WatchOptions, WatchTarget,
+    Applied, ErrorKind, Expiry, LockGuard, LockLoss, LockOptions, LockWait, Prefix, PutOptions, SessionState,
+    Store, StoreExt, Watch, WatchEvent, WatchOptions, WatchTarget,
 };
 
 common::on_each_client!(
@@ -22,6 +22,7 @@ common::on_each_client!(
     a_write_whose_answer_is_lost_is_never_made_twice,
     a_record_whose_making_was_not_answered_is_found_again,
     a_wait_that_is_given_up_anywhere_leaves_no_record,
+    a_delete_tree_that_was_begun_says_so,
 );
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -267,4 +268,22 @@ async fn a_wait_that_is_given_up_anywhere_leaves_no_record(client: &str) {
     let wait = LockOptions::default().with_wait(LockWait::UpTo(10 * SECOND));
     direct.lock_with(&key("l"), wait).await.expect("no record is left").unlock().await.unwrap();
     assert_ne!(behind.session(), SessionState::Lost, "the session took the records with it");
+}
+
+/// Also where what ends it is the refusal of a read.
+async fn a_delete_tree_that_was_begun_says_so(client: &str) {
+    let Some(cluster) = cluster().await else { return };
+    let (url, namespace) = (cluster.url().unwrap(), namespace());
+    let anybody = open(&with(&url, client, &namespace, "")).await;
+    let secure = url.replace("zk://", "zk://ann:secret@");
+    let ann = open(&with(&secure, client, &namespace, "plaintext_credentials=true")).await;
+    for at in 0..100 {
+        anybody.put(format!("t/{at}"), "x").await.unwrap();
+    }
+    // Others may not even see what is below hers.
+    ann.put("t/hers/deep", "x").await.unwrap();
+    let error = anybody.delete_tree("t").await.unwrap_err();
+    assert_eq!(error.kind(), &ErrorKind::PermissionDenied, "{error}");
+    assert_eq!(error.applied(), Applied::Unknown, "{error}");
+    assert!(ann.keys("t").await.unwrap().len() < 101, "nothing went");
 }

@@ -8,13 +8,17 @@ mod common;
 use std::time::Duration;
 
 use common::{key, namespace, server};
-use kv_zk::kv_core::{DeleteOptions, ErrorKind, Expiry, Precondition, PutOptions, Store, StoreExt, Version};
+use kv_zk::kv_core::{
+    Condition, DeleteOptions, ErrorKind, Expiry, Precondition, PutOptions, Store, StoreExt, Txn, TxnOp,
+    Version,
+};
 
 common::on_each_client!(
     a_stale_version_is_refused_after_a_key_was_made_again,
     a_parent_that_was_a_key_is_no_key,
     no_key_is_put_below_one_that_came_to_expire,
     each_operation_takes_the_round_trips_it_promises,
+    what_cannot_be_below_a_session_key_is_absent,
 );
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -140,4 +144,29 @@ async fn each_operation_takes_the_round_trips_it_promises(client: &str) {
     assert!(!store.delete("a/k").await.unwrap());
     // That nothing is there is answered after a write in vain.
     cost("delete of nothing", 2, if full { 4 } else { 3 });
+}
+
+async fn what_cannot_be_below_a_session_key_is_absent(client: &str) {
+    let Some(server) = server().await else { return };
+    let namespace = namespace();
+    let store = server.open(client, &namespace, "").await;
+    if store.as_transact().is_none() {
+        return;
+    }
+    let session = PutOptions::default().with_expiry(Expiry::Session);
+    store.put_with(&key("s"), "here".into(), session).await.unwrap();
+    let absent = || Txn::when([Condition::absent(key("s/x")), Condition::absent(key("s/x/y"))]);
+    for value in ["1", "2"] {
+        let done = store.transact(absent().then([TxnOp::put(key("seen"), value)])).await.unwrap();
+        assert!(done.succeeded);
+        assert_eq!(store.get("seen").await.unwrap().unwrap().value, value);
+        // Another version of the key above is no reason to refuse.
+        store.put("other", "x").await.unwrap();
+        let session = PutOptions::default().with_expiry(Expiry::Session);
+        store.put_with(&key("s"), "again".into(), session).await.unwrap();
+    }
+    // Together with a write of the key above.
+    let both = absent().then([TxnOp::delete(key("s")), TxnOp::put(key("seen"), "3")]);
+    assert!(store.transact(both).await.unwrap().succeeded);
+    assert_eq!(store.get("s").await.unwrap(), None);
 }

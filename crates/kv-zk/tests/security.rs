@@ -97,6 +97,78 @@ async fn what_credentials_create_is_theirs(client: &str) {
     assert_eq!(again.get("a").await.unwrap().unwrap().value, "hers too");
     assert!(!format!("{ann:?}").contains(PASSWORD));
     LOG.is_silent_about(PASSWORD);
+    the_documented_filter_hides_the_session_password();
+}
+
+/// The README says which crates log the session's password, and by which directives they do not.
+fn the_documented_filter_hides_the_session_password() {
+    let readme = include_str!("../README.md");
+    let directives = "info,zookeeper_async=warn,zookeeper_client=info";
+    assert!(readme.contains(directives));
+    let filter: tracing_subscriber::filter::Targets = directives.parse().unwrap();
+    let log = LOG.0.lock().unwrap();
+    let log = String::from_utf8_lossy(&log).into_owned();
+    let showing: Vec<&str> = log.lines().filter(|line| shows_a_password(line)).collect();
+    assert!(!showing.is_empty(), "nothing to filter");
+    for line in showing {
+        let mut words = line.split_whitespace().skip(1);
+        let level: tracing_subscriber::filter::LevelFilter = words.next().unwrap().parse().unwrap();
+        let target = words.find(|word| word.ends_with(':') && !word.contains('{')).unwrap();
+        let passes = filter.would_enable(target.trim_end_matches(':'), &level.into_level().unwrap());
+        assert!(!passes, "it passes the filter: {line}");
+    }
+}
+
+fn shows_a_password(line: &str) -> bool {
+    ["passwd", "password"].iter().any(|word| line.to_lowercase().contains(word))
+}
+
+#[cfg(feature = "zookeeper-client")]
+mod sasl {
+    use super::*;
+
+    const USERS: &str = "Server {
+  org.apache.zookeeper.server.auth.DigestLoginModule required
+  user_ann=\"canary-password-7f3a\" user_bob=\"bobs\";
+};
+";
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn what_a_user_of_sasl_creates_is_theirs() {
+        if !common::is_tested("zookeeper-client") {
+            return;
+        }
+        LazyLock::force(&LOG);
+        let Some(servers) = require_or_skip(env!("CARGO_MANIFEST_DIR")) else { return };
+        let flags = "-Djava.security.auth.login.config=/data/jaas.conf \
+                     -Dzookeeper.authProvider.1=org.apache.zookeeper.server.auth.SASLAuthenticationProvider";
+        let cluster = servers.file("jaas.conf", USERS).env("JVMFLAGS", flags).start().await.unwrap();
+        let (plain, namespace) = (cluster.url().unwrap(), namespace());
+        let url = |user: &str, password: &str| {
+            let base = plain.replace("zk://", &format!("zk://{user}:{password}@"));
+            with(
+                &base,
+                "zookeeper-client",
+                &namespace,
+                "auth=sasl&plaintext_credentials=true&connect_timeout=5s",
+            )
+        };
+        let ann = connect(&url("ann", PASSWORD)).await.unwrap();
+        ann.put("a/b", "hers").await.unwrap();
+        ann.lock("l").await.unwrap().unlock().await.unwrap();
+        let bob = connect(&url("bob", "bobs")).await.unwrap();
+        let nobody = connect(&with(&plain, "zookeeper-client", &namespace, "")).await.unwrap();
+        for other in [bob, nobody] {
+            for refused in [other.get("a/b").await.map(drop), other.put("a/b", "x").await.map(drop)] {
+                assert_eq!(refused.unwrap_err().kind(), &ErrorKind::PermissionDenied);
+            }
+        }
+        let error = connect(&url("ann", "wrong")).await.unwrap_err();
+        assert_eq!(error.kind(), &ErrorKind::Unauthenticated, "{error}");
+        let again = connect(&url("ann", PASSWORD)).await.unwrap();
+        assert_eq!(again.get("a/b").await.unwrap().unwrap().value, "hers");
+        LOG.is_silent_about(PASSWORD);
+    }
 }
 
 #[cfg(feature = "zookeeper-client")]
@@ -105,7 +177,7 @@ mod tls {
 
     use kv_testkit::Cluster;
     use kv_zk::kv_core::Store;
-    use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
+    use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair};
 
     use super::*;
 
@@ -134,7 +206,10 @@ mod tls {
     /// A certificate and its key.
     fn certificate(authority: &CertifiedIssuer<'static, KeyPair>, name: &str) -> (String, String) {
         let key = KeyPair::generate().unwrap();
-        let certificate = CertificateParams::new(vec![name.to_owned()]).unwrap().signed_by(&key, authority);
+        let mut params = CertificateParams::new(vec![name.to_owned()]).unwrap();
+        // By which the server tells one client from another.
+        params.distinguished_name.push(DnType::CommonName, name);
+        let certificate = params.signed_by(&key, authority);
         (certificate.unwrap().pem(), key.serialize_pem())
     }
 
@@ -180,6 +255,13 @@ ssl.hostnameVerification=false
         store.put("a", "safe").await.unwrap();
         assert_eq!(store.get("a").await.unwrap().unwrap().value, "safe");
         assert_eq!(store.server().await.unwrap().product, "ZooKeeper");
+        // What a certificate creates is its own.
+        let (certificate, key) = self::certificate(&ours, "another client");
+        let (cert, key) = (files.write("cert2", &certificate), files.write("key2", &key));
+        let another = connect(&tls(&ca, &format!("cert={cert}&key={key}&connect_timeout=3s"))).await.unwrap();
+        for refused in [another.get("a").await.map(drop), another.put("a", "x").await.map(drop)] {
+            assert_eq!(refused.unwrap_err().kind(), &ErrorKind::PermissionDenied);
+        }
         // Another authority; no certificate of ours; no TLS at all.
         let plain = with(&cluster.url().unwrap(), "zookeeper-client", &namespace, "connect_timeout=3s");
         for refused in [tls(&other, &identity), tls(&ca, "connect_timeout=3s"), plain] {

@@ -11,8 +11,8 @@ use common::{key, namespace, next, server, with};
 use futures_util::StreamExt;
 use kv_testkit::{is_nightly, require_or_skip};
 use kv_zk::kv_core::{
-    DeleteTreeOptions, EntryExpiry, ErrorKind, Expiry, GetOptions, ListItem, ListOptions, Power, Prefix,
-    PutOptions, Store, StoreExt, WatchEvent, WatchOptions,
+    DeleteTreeOptions, EntryExpiry, ErrorKind, Expiry, GetOptions, Guarantee, ListItem, ListOptions, Power,
+    Prefix, PutOptions, Store, StoreExt, WatchEvent, WatchOptions,
 };
 
 common::on_each_client!(
@@ -23,6 +23,7 @@ common::on_each_client!(
     a_value_that_marks_parents_is_refused,
     servers_without_time_to_live_are_told_by_name,
     other_tools_see_the_same,
+    what_a_client_crate_lacks_is_declared,
     a_large_tree_is_listed_in_order_and_deleted,
 );
 
@@ -41,10 +42,9 @@ async fn parents_are_no_entries_until_they_are_put(client: &str) {
         assert!(!store.delete(parent).await.unwrap());
     }
     store.create("a/b", "was a parent").await.unwrap();
-    let error = store.put_with(&key("a/b/c/d"), "x".into(), expiring(60 * SECOND)).await;
-    if let Err(error) = error {
-        assert!(matches!(error.kind(), ErrorKind::Unsupported { .. }), "{error}");
-    }
+    // Below a permanent key one that expires is a leaf like any other.
+    store.put_with(&key("a/b/d"), "x".into(), expiring(60 * SECOND)).await.unwrap();
+    assert!(store.delete("a/b/d").await.unwrap());
     assert!(store.delete("a/b").await.unwrap());
     assert_eq!(store.get("a/b").await.unwrap(), None);
     assert_eq!(store.get("a/b/c").await.unwrap().unwrap().value, "leaf");
@@ -90,6 +90,37 @@ async fn a_key_keeps_its_creation(client: &str) {
     store.put_with(&key("t"), "x".into(), expiring(1234 * SECOND)).await.unwrap();
     let entry = other.get_with(&key("t"), GetOptions::default().with_expiry()).await.unwrap().unwrap();
     assert_eq!(entry.expiry, Some(EntryExpiry::ttl(1234 * SECOND, None)));
+}
+
+/// Exactly what separates the two client crates, and nothing else.
+async fn what_a_client_crate_lacks_is_declared(client: &str) {
+    let Some(server) = server().await else { return };
+    let store = server.open(client, &namespace(), "").await;
+    let full = client == "zookeeper-client";
+    for power in Power::ALL {
+        let expected = match power {
+            Power::SessionKeys | Power::StaleReads | Power::Ttl => true,
+            Power::Transactions | Power::FencedWrites | Power::ExpiryChange => full,
+            _ => false,
+        };
+        assert_eq!(store.capabilities().has(*power), expected, "{client}: {power:?}");
+    }
+    for guarantee in Guarantee::ALL {
+        let expected = match guarantee {
+            Guarantee::LockFifo => true,
+            Guarantee::LinearizableReads => full,
+            _ => false,
+        };
+        assert_eq!(store.capabilities().guarantees(*guarantee), expected, "{client}: {guarantee:?}");
+    }
+    assert_eq!(store.as_transact().is_some(), full);
+    if !full {
+        let store = server.open(client, &namespace(), "barrier_reads=true").await;
+        assert!(store.capabilities().guarantees(Guarantee::LinearizableReads));
+        let before = (store.round_trips(), store.requests());
+        store.get("a").await.unwrap();
+        assert_eq!((store.round_trips() - before.0, store.requests() - before.1), (1, 2));
+    }
 }
 
 async fn names_of_lock_records_are_refused(client: &str) {

@@ -5,9 +5,13 @@
 //! there is told that there is a gap and forgotten: its reader then reads the state and begins anew.
 //! One whose reader is too slow is forgotten too, and told where it can be taken up again.
 
+mod subscription;
+#[cfg(test)]
+mod tests;
+
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicI64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
 
 use kv_backend::Deadline;
@@ -16,42 +20,17 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use crate::client::{Answer, Change, ChangesIn, ChangesOut, Client, Range, Read, WatchRequest};
+use crate::client::{Answer, ChangesIn, ChangesOut, Client, Range, Read, WatchRequest};
 use crate::error::{self, Next};
 use crate::handle::closed;
 use crate::past::Past;
-
-/// What may wait for one reader; one message more is taken when nothing waits.
-const QUEUED_CHANGES: usize = 4096;
-const QUEUED_BYTES: usize = 4 << 20;
+use subscription::{Queued, Sub};
+pub(crate) use subscription::{Signal, Spec, Subscription};
 
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 /// A stream that is younger carries a token that was good just now.
 const TOKEN_AGE: Duration = Duration::from_secs(1);
-
-/// What a watch gets.
-#[derive(Debug)]
-pub(crate) enum Signal {
-    Changes(Vec<Change>),
-    /// Too much waits for the reader: what begins at this revision is not delivered here any more.
-    Overflow(i64),
-    /// Changes were missed. With the revision of the compaction, if it was one.
-    Gap(Option<i64>),
-    Failed(Error),
-}
-
-/// What a watch is about.
-#[derive(Clone, Debug)]
-pub(crate) struct Spec {
-    pub(crate) range: Range,
-    /// The first revision wanted.
-    pub(crate) start: i64,
-    /// A revision the cluster is known to have had; 0 if none is.
-    pub(crate) seen: i64,
-    pub(crate) puts: bool,
-    pub(crate) deletes: bool,
-}
 
 /// The way to the task.
 pub(crate) struct Hub {
@@ -62,95 +41,6 @@ pub(crate) struct Hub {
 enum Command {
     Watch(i64, Box<Sub>),
     Cancel(i64),
-}
-
-/// How much waits for one reader.
-#[derive(Default)]
-struct Queued {
-    changes: AtomicUsize,
-    bytes: AtomicUsize,
-}
-
-/// One watch, as its reader holds it. Dropping it ends the watch.
-pub(crate) struct Subscription {
-    signals: mpsc::UnboundedReceiver<Signal>,
-    queued: Arc<Queued>,
-    id: i64,
-    commands: mpsc::UnboundedSender<Command>,
-}
-
-impl Subscription {
-    /// The next signal; after one that is no change there is none. Cancel-safe.
-    pub(crate) async fn next(&mut self) -> Signal {
-        match self.signals.recv().await {
-            Some(Signal::Changes(changes)) => {
-                self.queued.changes.fetch_sub(changes.len(), Ordering::AcqRel);
-                self.queued.bytes.fetch_sub(size(&changes), Ordering::AcqRel);
-                Signal::Changes(changes)
-            }
-            Some(signal) => signal,
-            None => Signal::Failed(closed()),
-        }
-    }
-}
-
-impl Drop for Subscription {
-    fn drop(&mut self) {
-        let _ = self.commands.send(Command::Cancel(self.id));
-    }
-}
-
-fn size(changes: &[Change]) -> usize {
-    changes.iter().map(Change::size).sum()
-}
-
-/// One watch, as the task holds it.
-struct Sub {
-    request: WatchRequest,
-    /// The latest revision the cluster is known to have had: one that has less now lost its data.
-    seen: i64,
-    signals: mpsc::UnboundedSender<Signal>,
-    queued: Arc<Queued>,
-    /// Told when the server has taken it the first time.
-    started: Option<oneshot::Sender<Result<()>>>,
-    /// Whether the stream was opened anew because it was refused.
-    retried: bool,
-}
-
-impl Sub {
-    /// Passes changes on; `false` if nobody takes them or too much waits.
-    fn pass(&mut self, mut changes: Vec<Change>) -> bool {
-        // A member that lags behind has sent what lies before the start.
-        changes.retain(|change| change.record.version >= self.request.start);
-        let versions = || changes.iter().map(|change| change.record.version);
-        let (Some(first), Some(last)) = (versions().min(), versions().max()) else { return true };
-        self.request.start = last.saturating_add(1);
-        self.seen = self.seen.max(last);
-        let bytes = size(&changes);
-        let waiting = self.queued.changes.fetch_add(changes.len(), Ordering::AcqRel);
-        let waiting_bytes = self.queued.bytes.fetch_add(bytes, Ordering::AcqRel);
-        let fits = waiting == 0
-            || (waiting + changes.len() <= QUEUED_CHANGES && waiting_bytes + bytes <= QUEUED_BYTES);
-        if fits {
-            return self.signals.send(Signal::Changes(changes)).is_ok();
-        }
-        self.end(Signal::Overflow(first));
-        false
-    }
-
-    /// The last thing it hears.
-    fn end(&mut self, signal: Signal) {
-        match (self.started.take(), signal) {
-            (Some(started), Signal::Failed(error)) => drop(started.send(Err(error))),
-            (started, signal) => {
-                // A reader that is gone needs no end.
-                let _ = self.signals.send(signal);
-                if let Some(started) = started {
-                    let _ = started.send(Ok(()));
-                }
-            }
-        }
-    }
 }
 
 impl Hub {
@@ -496,6 +386,3 @@ fn again(error: &Error) -> Error {
         None => copy,
     }
 }
-
-#[cfg(test)]
-mod tests;

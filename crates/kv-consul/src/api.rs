@@ -17,9 +17,9 @@ use crate::wire::{
     AgentSelf, Kv, NewSession, Op, SessionId, SessionInfo, TxnAnswer, from_json, to_json, txn_body,
 };
 
-/// Consul cuts an address off at 200 connections, whoever has opened them: these, together with the 32
-/// blocking queries, leave room for two more handles.
-const MAX_CALLS: usize = 20;
+/// Consul cuts an address off at 200 connections, whoever has opened them: these, together with the waiting
+/// queries, are 64, which leaves room for two more handles.
+const MAX_CALLS: usize = 16;
 const MAX_VITAL: usize = 4;
 pub(crate) const MAX_STREAMS: usize = 8;
 

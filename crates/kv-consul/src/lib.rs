@@ -23,6 +23,7 @@ mod query;
 mod session;
 mod shared;
 mod sink;
+mod slots;
 mod split;
 mod store;
 mod transport;

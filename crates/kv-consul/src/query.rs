@@ -18,40 +18,57 @@ use crate::items::{Items, Query};
 use crate::names::Scope;
 use crate::shared::{Backoff, Shared};
 
-/// How long one query waits for a change. Short enough that a connection somebody holds up without a
-/// word is noticed.
-const WAIT: Duration = Duration::from_secs(60);
+/// How long one query waits for a change, at most: short enough that a connection somebody holds up without
+/// a word is noticed. A young one waits as long as it has been there, because the server goes on waiting when
+/// its client has gone: what comes and goes quickly is not to pile up there.
+const MIN_WAIT: Duration = Duration::from_millis(250);
+const MAX_WAIT: Duration = Duration::from_secs(60);
 
-type Waiting = Pin<Box<dyn Future<Output = Result<Items>> + Send>>;
+/// How often to ask while there are so many queries that none may wait.
+const POLL: Duration = Duration::from_millis(500);
 
 /// Runs a query until it is aborted or cannot go on.
 pub(crate) async fn run(shared: Arc<Shared>, id: u64, scope: Scope, wake: Arc<Notify>) {
+    let begin = Instant::now();
     let mut reader = Reader { shared: &shared, id, scope, index: 0 };
     let mut failures = Backoff::reconnect();
     // A query of an absent key wakes on every write there is: slow down until something changes.
     let mut idle = Backoff::new(Duration::from_millis(25), Duration::from_millis(500));
-    let mut waiting: Option<(Waiting, Instant)> = None;
+    let mut waiting: Option<Waiting> = None;
     let mut read_now = true;
     loop {
         let joining = shared.hub.joining(id);
         let read = if read_now || !joining.is_empty() {
             let before = reader.index;
             let read = reader.read_now(&joining).await;
-            if reader.index != before {
+            if reader.index < before {
                 waiting = None;
+            } else if let Some(waiting) = &mut waiting {
+                // What it waits for has happened: it ends by itself now.
+                waiting.outdated |= reader.index != before;
             }
             read.map(|state| (state, true))
         } else {
-            let (query, since) = waiting.get_or_insert_with(|| (reader.wait(), Instant::now()));
-            let since = *since;
+            if waiting.is_none() {
+                waiting = reader.wait(begin.elapsed().clamp(MIN_WAIT, MAX_WAIT));
+            }
+            let Some(query) = &mut waiting else {
+                tokio::select! {
+                    () = tokio::time::sleep(shared.jitter(POLL)) => {}
+                    () = wake.notified() => {}
+                }
+                read_now = true;
+                continue;
+            };
             let items = tokio::select! {
                 biased;
                 () = wake.notified() => continue,
-                items = query => items,
+                items = &mut query.answer => items,
             };
+            let (outdated, timely) = (query.outdated, query.since.elapsed() >= query.wait / 2);
             waiting = None;
-            let timely = since.elapsed() >= WAIT / 2;
             match items {
+                _ if outdated => continue,
                 Ok(items) => reader.take(items, &[]).await.map(|state| (state, timely)),
                 Err(error) => Err(error),
             }
@@ -97,6 +114,15 @@ pub(crate) async fn run(shared: Arc<Shared>, id: u64, scope: Scope, wake: Arc<No
     }
 }
 
+/// A query that waits.
+struct Waiting {
+    answer: Pin<Box<dyn Future<Output = Result<Items>> + Send>>,
+    since: Instant,
+    wait: Duration,
+    /// A newer state was read meanwhile.
+    outdated: bool,
+}
+
 /// What reading a state came to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum State {
@@ -123,13 +149,20 @@ impl Reader<'_> {
         self.take(items, joining).await
     }
 
-    /// Waits for a state that is newer than the last.
-    fn wait(&self) -> Waiting {
+    /// Waits for a state that is newer than the last, about this long; `None` if there is no room.
+    fn wait(&self, wait: Duration) -> Option<Waiting> {
         let shared = Arc::clone(self.shared);
-        let mut query = Query::new(self.scope.clone(), Consistency::Linearizable);
         // Not all of many queries at the same moment.
-        query.wait = Some((self.index, shared.jitter(WAIT)));
-        Box::pin(async move { shared.api.read(query, Lane::Watch, shared.timeout).await })
+        let wait = shared.jitter(wait);
+        let slot = shared.slots.take(wait)?;
+        let mut query = Query::new(self.scope.clone(), Consistency::Linearizable);
+        query.wait = Some((self.index, wait));
+        let answer = Box::pin(async move {
+            let answer = shared.api.read(query, Lane::Watch, shared.timeout).await;
+            slot.answered();
+            answer
+        });
+        Some(Waiting { answer, since: Instant::now(), wait, outdated: false })
     }
 
     /// Hands over a state.

@@ -1,6 +1,6 @@
 //! What all parts of one store handle have in common.
 
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use kv_backend::Deadline;
@@ -15,6 +15,7 @@ use crate::ephemeral::Ephemeral;
 use crate::hub::Hub;
 use crate::names::{LOCK_FLAG, Names, SEMAPHORE_FLAG};
 use crate::session::HandleSession;
+use crate::slots::Slots;
 use crate::turns::Turns;
 use crate::wire::Kv;
 
@@ -30,6 +31,7 @@ pub(crate) struct Shared {
     pub(crate) session: HandleSession,
     pub(crate) ephemeral: Ephemeral,
     pub(crate) hub: Hub,
+    pub(crate) slots: Arc<Slots>,
     pub(crate) turns: Turns,
     /// Cancelled when the handle is closed.
     pub(crate) closing: CancellationToken,
@@ -61,6 +63,7 @@ impl Shared {
             session: HandleSession::new(session_ttl),
             ephemeral: Ephemeral::default(),
             hub: Hub::new(),
+            slots: Arc::default(),
             turns: Turns::default(),
             closing: CancellationToken::new(),
             tasks: TaskTracker::new(),

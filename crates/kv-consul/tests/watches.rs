@@ -6,7 +6,7 @@ mod common;
 
 use std::time::{Duration, Instant};
 
-use common::{next, server};
+use common::{next, server, until};
 use futures_util::future::try_join_all;
 use kv_consul::kv_core::{Key, Store, StoreExt, Version, Watch, WatchEvent, WatchOptions};
 
@@ -150,9 +150,35 @@ async fn merged_queries_are_taken_apart_when_there_is_room() {
         writer.put(format!("u/others/{at}").as_str(), "x").await.unwrap();
     }
     let polls = store.requests() - before;
-    assert!(polls <= 15, "{polls} polls for writes of others");
+    assert!(polls <= 30, "{polls} polls for writes of others");
     for (path, watch) in &mut watches {
         writer.delete(path.as_str()).await.unwrap();
         assert!(matches!(next(watch).await, WatchEvent::Delete(gone) if gone.key.as_str() == path));
     }
+}
+
+#[tokio::test]
+async fn watches_that_come_and_go_leave_the_server_its_connections() {
+    let Some(server) = server().await else { return };
+    let store = server.open(&common::namespace(), "?timeout=5s").await;
+    // Consul goes on waiting for a client that has gone, and cuts off whoever has 200 connections.
+    for at in 0..300 {
+        let before = store.requests();
+        let watch = store.watch(format!("d/{at}").as_str()).await.unwrap();
+        until("its query should wait, or there should be no room", SECOND * 5, || async {
+            store.requests() >= before + 2 || at > 30
+        })
+        .await;
+        drop(watch);
+    }
+    assert_eq!(store.queries(), 0);
+    let other = server.open(&common::namespace(), "?timeout=5s").await;
+    for at in 0..20 {
+        store.put("d/x", at.to_string()).await.unwrap();
+        other.put("d/x", at.to_string()).await.unwrap();
+    }
+    // One that stays is told at once all the same.
+    let mut watch = store.watch("d").await.unwrap();
+    let version = store.put("d/y", "1").await.unwrap();
+    assert!(matches!(next(&mut watch).await, WatchEvent::Put(entry) if entry.version == version));
 }

@@ -60,6 +60,8 @@ pub struct SledConfig {
     pub(crate) namespace: Prefix,
     pub(crate) wait: Duration,
     pub(crate) timeout: Duration,
+    pub(crate) lock_ttl: Option<Duration>,
+    pub(crate) lock_max_hold: Option<Duration>,
     pub(crate) engine: EngineConfig,
     pub(crate) clock: Arc<dyn Clock>,
 }
@@ -83,6 +85,8 @@ impl SledConfig {
             namespace: Prefix::root(),
             wait: Duration::ZERO,
             timeout: Duration::from_secs(10),
+            lock_ttl: None,
+            lock_max_hold: None,
             engine: EngineConfig {
                 durability: Durability::default(),
                 verify: Verify::default(),
@@ -96,7 +100,8 @@ impl SledConfig {
 
     /// The configuration a URL names: `sled:PATH` or `sled:///PATH`, with the parameters
     /// `durability=process|power|interval`, `flush_interval`, `verify=open|read`, `cache_mib`,
-    /// `history`, `namespace`, `timeout` and `wait`. See the setters of these names.
+    /// `history`, `namespace`, `timeout`, `wait`, `lock_ttl` and `lock_max_hold`. See the setters of these
+    /// names.
     ///
     /// # Errors
     ///
@@ -138,6 +143,12 @@ impl SledConfig {
         }
         if let Some(wait) = params.duration("wait")? {
             config = config.with_wait(wait);
+        }
+        if let Some(ttl) = params.duration("lock_ttl")? {
+            config = config.with_lock_ttl(ttl);
+        }
+        if let Some(max_hold) = params.duration("lock_max_hold")? {
+            config = config.with_lock_max_hold(max_hold);
         }
         params.finish()?;
         config.check()?;
@@ -201,6 +212,22 @@ impl SledConfig {
         self
     }
 
+    /// The same with this time to live for locks that name none. As no lock outlives the process that
+    /// has the directory, it is checked and changes nothing: a URL can be the one for a server.
+    #[must_use]
+    pub fn with_lock_ttl(mut self, ttl: Duration) -> Self {
+        self.lock_ttl = Some(ttl);
+        self
+    }
+
+    /// The same with this maximum hold for locks that name none. The default is none: they are held
+    /// until they are released.
+    #[must_use]
+    pub fn with_lock_max_hold(mut self, max_hold: Duration) -> Self {
+        self.lock_max_hold = Some(max_hold);
+        self
+    }
+
     /// The same, with times to live and maximum holds judged by this clock: for tests. It counts for
     /// the handle that opens the directory; later handles share it.
     #[must_use]
@@ -233,6 +260,15 @@ impl SledConfig {
         if self.timeout.is_zero() {
             return Err(invalid("the timeout must be more than zero"));
         }
+        if self.lock_max_hold.is_some_and(|max_hold| max_hold.is_zero()) {
+            return Err(invalid("lock_max_hold must be more than zero"));
+        }
+        if let Some(ttl) = self.lock_ttl {
+            let range = crate::store::limits().lock_ttl;
+            range
+                .check(ttl)
+                .map_err(|error| error.with_operation(Operation::Open).with_detail("lock_ttl"))?;
+        }
         Ok(())
     }
 }
@@ -244,6 +280,8 @@ impl fmt::Debug for SledConfig {
             .field("namespace", &self.namespace)
             .field("wait", &self.wait)
             .field("timeout", &self.timeout)
+            .field("lock_ttl", &self.lock_ttl)
+            .field("lock_max_hold", &self.lock_max_hold)
             .field("engine", &self.engine)
             .finish_non_exhaustive()
     }
@@ -290,7 +328,8 @@ mod tests {
     #[test]
     fn every_parameter_arrives() {
         let config = config(
-            "sled:p?durability=interval&flush_interval=2s&verify=read&cache_mib=7&history=5&namespace=a/b&timeout=3s&wait=4s",
+            "sled:p?durability=interval&flush_interval=2s&verify=read&cache_mib=7&history=5&namespace=a/b&timeout=3s&wait=4s\
+             &lock_ttl=5s&lock_max_hold=1m",
         )
         .unwrap();
         assert_eq!(
@@ -305,6 +344,8 @@ mod tests {
         );
         assert_eq!(config.namespace.as_str(), "a/b");
         assert_eq!((config.timeout, config.wait), (Duration::from_secs(3), Duration::from_secs(4)));
+        let defaults = [Duration::from_secs(5), Duration::from_secs(60)].map(Some);
+        assert_eq!([config.lock_ttl, config.lock_max_hold], defaults);
         assert_eq!(self::config("sled:p?durability=power").unwrap().engine.durability, Durability::Power);
         assert_eq!(
             self::config("sled:p?durability=interval").unwrap().engine.durability,
@@ -322,10 +363,15 @@ mod tests {
             "sled:p?cache_mib=0",
             "sled:p?history=0",
             "sled:p?timeout=0s",
+            "sled:p?lock_max_hold=0s",
+            "sled:p?lock_ttl=0s",
             "sled:p?nosuch=1",
         ] {
             assert!(matches!(config(url).unwrap_err().kind(), ErrorKind::InvalidConfig { .. }), "{url}");
         }
+        let too_short = SledConfig::new("p").with_lock_ttl(Duration::from_nanos(1));
+        let error = too_short.check().unwrap_err();
+        assert!(matches!(error.kind(), ErrorKind::TtlOutOfRange { .. }), "{error}");
         assert!(matches!(
             config("sled:p?namespace=a/../b").unwrap_err().kind(),
             ErrorKind::InvalidKey { .. }

@@ -45,6 +45,7 @@ struct Handle {
     locks: Arc<LockHandle>,
     session: SessionCell,
     timeout: Duration,
+    lock_max_hold: Option<Duration>,
     capabilities: Capabilities,
     endpoint: String,
 }
@@ -61,7 +62,7 @@ pub struct Stats {
     pub removals: usize,
 }
 
-fn capabilities() -> Capabilities {
+pub(crate) fn limits() -> Limits {
     let mut limits = Limits::default();
     limits.max_value = 1 << 20;
     limits.max_txn_ops = 1024;
@@ -69,8 +70,12 @@ fn capabilities() -> Capabilities {
     limits.ttl_bound = ExpiryBound::new(1, Duration::from_secs(1));
     // They are gone before another process can look.
     limits.session_bound = Duration::from_secs(1);
+    limits
+}
+
+fn capabilities() -> Capabilities {
     // Stale reads included: one that would settle for less gets the newest state all the same.
-    Capabilities::new(BACKEND).with_powers(Power::ALL).with_guarantees(Guarantee::ALL).with_limits(limits)
+    Capabilities::new(BACKEND).with_powers(Power::ALL).with_guarantees(Guarantee::ALL).with_limits(limits())
 }
 
 impl SledStore {
@@ -87,7 +92,7 @@ impl SledStore {
         };
         config.check().map_err(decorate)?;
         let namespace = Arc::new(Namespace::new(&config.namespace).map_err(decorate)?);
-        let timeout = config.timeout;
+        let (timeout, lock_max_hold) = (config.timeout, config.lock_max_hold);
         let database = Database::open(config).await.map_err(decorate)?;
         let id = HandleId::unique();
         database.hub().open(id);
@@ -100,6 +105,7 @@ impl SledStore {
             locks,
             session: SessionCell::new(),
             timeout,
+            lock_max_hold,
             capabilities: capabilities(),
             endpoint,
         };
@@ -289,7 +295,7 @@ impl Store for SledStore {
             name: open.name(key).native,
             owner: options.owner,
             handle: self.handle.id,
-            max_hold: options.max_hold,
+            max_hold: options.max_hold.or(self.handle.lock_max_hold),
         };
         // Waiting does not keep the database open.
         drop(open);

@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use kv_backend::{ManualClock, Timestamp};
 use kv_core::{
-    Bytes, DeleteCause, EntryExpiry, ErrorKind, Expiry, GetOptions, Key, PutOptions, SessionState, Store,
-    StoreExt, Version, WatchEvent, WatchOptions, WatchTarget,
+    Bytes, DeleteCause, EntryExpiry, ErrorKind, Expiry, GetOptions, Key, LockLoss, LockOptions, PutOptions,
+    SessionState, Store, StoreExt, Version, WatchEvent, WatchOptions, WatchTarget,
 };
 use kv_sled::{Durability, SledConfig, SledStore, Verify};
 
@@ -283,4 +283,20 @@ async fn a_directory_with_something_else_in_it_is_left_alone() {
     let error = SledStore::open(SledConfig::new(dir.path().join("letter.txt"))).await.unwrap_err();
     assert!(matches!(error.kind(), ErrorKind::InvalidConfig { .. }), "{error}");
     assert_eq!(error.endpoint(), Some(&*dir.path().join("letter.txt").display().to_string()));
+}
+
+#[tokio::test]
+async fn locks_that_name_no_maximum_hold_have_the_one_of_their_store() {
+    let dir = tempfile::tempdir().unwrap();
+    let max_hold = Duration::from_millis(200);
+    let store = SledStore::open(config(&dir).with_lock_max_hold(max_hold)).await.unwrap();
+    let longer = LockOptions::default().with_max_hold(1000 * SECOND);
+    let begin = std::time::Instant::now();
+    let (guard, named) = (store.lock("a").await.unwrap(), store.lock_with(&key("b"), longer).await.unwrap());
+    let loss = tokio::time::timeout(60 * SECOND, guard.lost()).await;
+    assert_eq!(loss.unwrap(), LockLoss::HeldTooLong);
+    assert!(begin.elapsed() >= max_hold);
+    assert!(named.is_held());
+    drop((guard, named));
+    store.close().await.unwrap();
 }

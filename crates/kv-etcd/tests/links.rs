@@ -80,9 +80,9 @@ async fn a_lock_is_kept_over_a_link_of_long_delays() {
     let endpoints: Vec<_> = ways.iter().map(Proxy::endpoint).collect();
     let store = open(&url(&cluster, &endpoints, &namespace, "")).await;
     let guard = store.lock_with(&key("l"), LockOptions::default().with_ttl(3 * SECOND)).await.unwrap();
-    // An answer takes 0.8 s, more than a third of the time that a renewal has.
+    // An answer takes 0.4 s, more than a third of the time that a renewal has.
     for way in &ways {
-        way.set(Mode::Delay(2 * SECOND / 5)).await;
+        way.set(Mode::Delay(SECOND / 5)).await;
     }
     let lost = tokio::time::timeout(8 * SECOND, guard.lost()).await;
     assert!(lost.is_err(), "{lost:?}");

@@ -1,6 +1,6 @@
 //! Holders in processes of their own: one is killed, one is stopped and goes on.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // Integration tests.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stdout)] // Integration tests.
 
 mod common;
 

@@ -83,6 +83,73 @@ async fn each_operation_takes_the_round_trips_it_promises() {
     cost("delete_tree", 1);
 }
 
+/// Waits until what an operation left to the background is done.
+async fn settled(store: &ConsulStore) {
+    until("the background should be quiet", SECOND * 20, || async {
+        let before = store.requests();
+        tokio::time::sleep(SECOND / 5).await;
+        store.requests() == before
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn expiry_values_and_locks_take_the_round_trips_they_promise() {
+    let Some(server) = server().await else { return };
+    let namespace = common::namespace();
+    let (store, other) = (server.open(&namespace, "").await, server.open(&namespace, "").await);
+    let t = key("t");
+    let permanent = PutOptions::default;
+    for (who, what, more) in [(&store, "of its own", 0), (&other, "of another handle", 1)] {
+        for (options, expected) in [(ttl(30), 4), (permanent(), 3)] {
+            store.delete("t").await.unwrap();
+            store.put_with(&t, "1".into(), ttl(20)).await.unwrap();
+            settled(&store).await;
+            let before = who.requests();
+            who.put_with(&t, "2".into(), options).await.unwrap();
+            assert_eq!(who.requests() - before, expected + more, "put over a time to live {what}");
+            settled(who).await;
+        }
+        store.put_with(&t, "1".into(), ttl(20)).await.unwrap();
+        let before = who.requests();
+        assert!(who.delete("t").await.unwrap());
+        assert_eq!(who.requests() - before, 3 + more, "delete of a key with a time to live {what}");
+        settled(who).await;
+    }
+    // The handle's session is there once the first key was bound to it.
+    let session = || PutOptions::default().with_expiry(Expiry::Session);
+    for (text, expected) in [("s/1", 2), ("s/2", 1), ("s/2", 1)] {
+        let before = store.requests();
+        store.put_with(&key(text), "1".into(), session()).await.unwrap();
+        assert_eq!(store.requests() - before, expected, "put of a session key");
+    }
+
+    store.put("v", "5").await.unwrap();
+    let compare = |other: &str| {
+        Txn::when([Condition::value(key("v"), Compare::Less, "6")]).then([TxnOp::put(key(other), "6")])
+    };
+    for (other, expected) in [("v", 2), ("absent", 3)] {
+        store.put("v", "5").await.unwrap();
+        let before = store.requests();
+        assert!(store.transact(compare(other)).await.unwrap().succeeded);
+        assert_eq!(store.requests() - before, expected, "transaction that compares a value");
+    }
+
+    let (mut lock, mut unlock) = (Vec::new(), Vec::new());
+    for _ in 0..5 {
+        let before = other.requests();
+        let guard = other.lock("l").await.unwrap();
+        lock.push(other.requests() - before);
+        // The lock is watched from now on, which takes requests too.
+        let begun = other.requests();
+        until("it should be watched", SECOND * 5, || async { other.requests() >= begun + 3 }).await;
+        let before = other.requests();
+        guard.unlock().await.unwrap();
+        unlock.push(other.requests() - before);
+    }
+    assert_eq!((lock, unlock.iter().min()), (vec![3; 5], Some(&2)), "{unlock:?}");
+}
+
 #[tokio::test]
 async fn a_native_tool_sees_the_same_keys() {
     let Some(server) = server().await else { return };

@@ -10,12 +10,14 @@ use std::time::{Duration, Instant};
 
 use common::server;
 use kv_zk::ZkStore;
-use kv_zk::kv_core::{ErrorKind, Key, StoreExt};
+use kv_zk::kv_core::{ErrorKind, Expiry, Key, PutOptions, Store, StoreExt};
 
 common::on_each_client!(
     no_acknowledged_key_is_destroyed_by_another,
     each_key_ends_at_its_last_acknowledged_write
 );
+
+const HOUR: Duration = Duration::from_secs(3600);
 
 /// Each task owns keys nobody else writes, in a tree of parents all share: so what it was told must
 /// be what it finds, whatever the others do to the parents.
@@ -50,7 +52,35 @@ async fn owner(store: ZkStore, task: u64, seed: u64, until: Instant) -> usize {
             _ => format!("p/q/{}/by-{task}", random.u64(0..12)),
         };
         let value = format!("{task}-{steps}");
-        match random.u8(0..5) {
+        match random.u8(0..7) {
+            // Below what is this task's alone all goes at once, and comes back.
+            5 => {
+                let below = format!("own/{task}/{}", random.u8(0..2));
+                if random.bool() {
+                    let name = format!("{below}/x/{}", random.u8(0..3));
+                    store.put(name.as_str(), value.clone()).await.unwrap();
+                    model.insert(name, value);
+                } else {
+                    let prefix = format!("{below}/");
+                    let expected = model.keys().filter(|key| key.starts_with(&prefix)).count();
+                    let went = store.delete_tree(below.as_str()).await.unwrap();
+                    assert_eq!(went, u64::try_from(expected).unwrap(), "seed {seed}: {below}");
+                    model.retain(|key, _| !key.starts_with(&prefix));
+                }
+            }
+            // Keys that expire, none of which may have others below it.
+            6 => {
+                let name = format!("p/{}/leaf-{task}", random.u8(0..3));
+                let expiry = if task % 2 == 0 { Expiry::Session } else { Expiry::Ttl(HOUR) };
+                if random.bool() {
+                    let options = PutOptions::default().with_expiry(expiry);
+                    store.put_with(&name.parse().unwrap(), value.clone().into(), options).await.unwrap();
+                    model.insert(name, value);
+                } else {
+                    let there = store.delete(name.as_str()).await.unwrap();
+                    assert_eq!(there, model.remove(&name).is_some(), "seed {seed}: delete {name}");
+                }
+            }
             0 | 1 => {
                 store.put(key.as_str(), value.clone()).await.unwrap();
                 model.insert(key, value);

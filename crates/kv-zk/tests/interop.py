@@ -5,6 +5,8 @@ hold:   takes the lock, prints `held`, releases it when its input ends.
 try:    prints whether the lock could be had at once.
 rounds: N times: takes the lock, adds 1 to the number in the node ARGUMENT, not atomically.
 data:   prints the data of the node LOCK and the names below it.
+write:  makes LOCK with the data `theirs`, an empty node `empty` and one with bytes below it, sets the
+        data of LOCK to `changed`, prints `written`.
 """
 
 import sys
@@ -33,4 +35,10 @@ elif command == "rounds":
 elif command == "data":
     value, _ = client.get(path)
     print(value.decode(), *sorted(client.get_children(path)), flush=True)
+elif command == "write":
+    client.create(path, b"theirs", makepath=True)
+    client.create(path + "/empty")
+    client.create(path + "/bytes", b"\x00\xff")
+    client.set(path, b"changed")
+    print("written", flush=True)
 client.stop()

@@ -8,14 +8,19 @@ use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
 
-use common::{key, namespace, until, with};
-use kv_testkit::{Cluster, require_or_skip, skip};
+use common::{key, namespace, next, until, with};
+use kv_testkit::{Cluster, Mode, Proxy, require_or_skip, skip};
 use kv_zk::ZkStore;
-use kv_zk::kv_core::{ErrorKind, LockOptions, LockWait, Store, StoreExt};
+use kv_zk::kv_core::{ErrorKind, LockOptions, LockWait, Prefix, Store, StoreExt, WatchEvent, WatchOptions};
 use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::process::{Child, Command};
 
-common::on_each_client!(kazoo_and_we_exclude_each_other, kazoo_reads_what_we_write);
+common::on_each_client!(
+    kazoo_and_we_exclude_each_other,
+    kazoo_reads_what_we_write,
+    what_kazoo_writes_is_read_listed_and_watched,
+    our_end_lets_kazoo_go_on,
+);
 
 const SECOND: Duration = Duration::from_secs(1);
 
@@ -141,4 +146,58 @@ async fn kazoo_reads_what_we_write(client: &str) {
     setup.store.put("a/b c", "x").await.unwrap();
     setup.store.put("a/ü", "x").await.unwrap();
     assert_eq!(Setup::says(&mut setup.kazoo("data", "a", &[])).await, "plain b c ü");
+}
+
+async fn what_kazoo_writes_is_read_listed_and_watched(client: &str) {
+    let Some(setup) = setup(client, "kazoo").await else { return };
+    let mut watch =
+        setup.store.watch_with(Prefix::root().into(), WatchOptions::default().with_initial()).await.unwrap();
+    while !matches!(next(&mut watch).await, WatchEvent::Synced) {}
+    assert_eq!(Setup::says(&mut setup.kazoo("write", "k", &[])).await, "written");
+    let expected = [("k", &b"changed"[..]), ("k/bytes", b"\x00\xff"), ("k/empty", b"")];
+    for (key, value) in expected {
+        assert_eq!(setup.store.get(key).await.unwrap().unwrap().value, value, "{key}");
+    }
+    let keys: Vec<String> = setup.store.keys("").await.unwrap().iter().map(ToString::to_string).collect();
+    assert_eq!(keys, expected.map(|(key, _)| key));
+    let mut left = expected.to_vec();
+    while !left.is_empty() {
+        match next(&mut watch).await {
+            WatchEvent::Put(entry) => {
+                left.retain(|(key, value)| *key != entry.key.as_str() || *value != &entry.value[..]);
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+    // And their node is a key of ours like any other.
+    let version = setup.store.get("k").await.unwrap().unwrap().version;
+    setup.store.compare_and_set("k", version, "ours").await.unwrap();
+    assert!(Setup::says(&mut setup.kazoo("data", "k", &[])).await.starts_with("ours"));
+}
+
+/// Our holder falls silent, as one does that crashes: kazoo has the lock when the session is over, and
+/// not before our guard says that it is lost.
+async fn our_end_lets_kazoo_go_on(client: &str) {
+    for layout in ["kazoo", "curator"] {
+        let Some(setup) = setup(client, layout).await else { return };
+        let proxy = Proxy::start(setup.cluster.node(1).endpoint()).await.unwrap();
+        let url = setup.cluster.url_of(&[proxy.endpoint()]).unwrap();
+        let query = format!("lock_layout={layout}&session_timeout=6s");
+        let ours = common::open(&with(&url, client, &setup.namespace, &query)).await;
+        let guard = ours.lock("l").await.unwrap();
+        let mut waiter = setup.kazoo("hold", "l", &[]);
+        let queued = || async {
+            // The one who waits is behind us in the line.
+            let line = format!("zkCli.sh -server 127.0.0.1:2181 ls /{}/l 2>/dev/null", setup.namespace);
+            let names = setup.cluster.node(1).exec(&["sh", "-c", &line]).await.unwrap();
+            names.matches("lock").count() == 2
+        };
+        until("kazoo waits", 60 * SECOND, queued).await;
+        assert!(guard.is_held());
+        proxy.set(Mode::Hold).await;
+        assert_eq!(Setup::says(&mut waiter).await, "held", "{layout}");
+        assert!(!guard.is_held(), "{layout}: kazoo has it too");
+        drop(waiter.stdin.take());
+        waiter.wait().await.unwrap();
+    }
 }

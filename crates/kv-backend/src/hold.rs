@@ -72,7 +72,8 @@ impl HoldState {
             inner.loss = inner.loss_at(now);
             stands = inner.loss.is_none();
             if stands {
-                inner.valid_until = Some(sent_at + ttl.saturating_sub(margin));
+                // A time too far to be represented never comes.
+                inner.valid_until = sent_at.checked_add(ttl.saturating_sub(margin));
                 inner.margin = margin;
             }
             true
@@ -195,6 +196,16 @@ mod tests {
         hold.renewed(Instant::now(), 3 * SECOND, Duration::ZERO);
         assert_eq!(waiting.await.unwrap(), LockLoss::Expired);
         assert_eq!(begin.elapsed().as_secs(), 5);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_time_to_live_too_long_to_count_does_not_end() {
+        let hold = HoldState::new(Some(Duration::MAX));
+        assert!(hold.renewed(Instant::now(), Duration::MAX, SECOND));
+        tokio::time::advance(1000 * SECOND).await;
+        assert_eq!(hold.loss(), None);
+        assert!(hold.lose(LockLoss::Removed));
+        assert_eq!(hold.lost().await, LockLoss::Removed);
     }
 
     #[tokio::test(start_paused = true)]

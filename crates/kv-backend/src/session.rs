@@ -62,7 +62,8 @@ impl SessionCell {
     /// moment the request was *sent*, and suspect from two thirds of that on.
     pub fn renewed(&self, sent_at: Instant, ttl: Duration, margin: Duration) {
         let span = ttl.saturating_sub(margin);
-        self.set(SessionState::Held, Some(sent_at + span * 2 / 3), Some(sent_at + span));
+        // A time too far to be represented never comes.
+        self.set(SessionState::Held, sent_at.checked_add(span / 3 * 2), sent_at.checked_add(span));
     }
 
     /// The connection broke or a renewal failed; it may be gone.
@@ -147,6 +148,14 @@ mod tests {
         assert_eq!(begin.elapsed().as_secs(), 9);
         cell.close();
         assert_eq!(states.next().await, None);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_time_to_live_too_long_to_count_does_not_end() {
+        let cell = SessionCell::new();
+        cell.renewed(Instant::now(), Duration::MAX, SECOND);
+        tokio::time::advance(1000 * SECOND).await;
+        assert_eq!(cell.state(), SessionState::Held);
     }
 
     #[tokio::test(start_paused = true)]

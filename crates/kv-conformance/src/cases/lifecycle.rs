@@ -15,7 +15,9 @@ use kv_core::{
 use crate::case::{Case, case};
 use crate::fixture::{Fixture, GRACE, PATIENCE};
 use crate::follow::Follower;
-use crate::steps::{at_once, ensure_eq, entry, key, lock, names, refused, soon, try_lock, until, within};
+use crate::steps::{
+    at_once, ensure_eq, entry, key, list, lock, names, refused, settle, soon, try_lock, until, within,
+};
 
 pub(super) const CASES: &[Case] = &[
     case!(close_is_idempotent, "close is idempotent, also at the same time."),
@@ -27,6 +29,7 @@ pub(super) const CASES: &[Case] = &[
     case!(server_tells_product_and_version, "server() tells product and version."),
     case!(calls_at_once_get_their_own_answers, "Calls at the same time on one handle get their own answers."),
     case!(calls_end_by_their_deadline, "Every request has a deadline, and ends by it."),
+    case!(times_without_end_are_taken, "A time too long to count is taken for one without end."),
     case!(dropped_futures_harm_nothing, "Dropping any future leaks nothing and harms no other call."),
     case!(dropped_write_is_whole_or_nothing, "A dropped write is applied fully or not at all."),
     case!(dropped_lock_is_released, "A lock whose future was dropped is nobody's."),
@@ -229,6 +232,41 @@ async fn drop_early<T>(random: &mut fastrand::Rng, future: impl Future<Output = 
         return;
     }
     let _ = tokio::time::timeout(Duration::from_micros(random.u64(0..1500)), future).await;
+}
+
+/// The moment such a time ends at cannot be represented.
+async fn times_without_end_are_taken(fixture: &Fixture) -> Result<()> {
+    let (store, other) = (&fixture.store, fixture.another().await?);
+    for (at, long) in [Duration::MAX, Duration::from_secs(1 << 40)].into_iter().enumerate() {
+        let (k, l) = (key(&format!("dir/{at}"))?, key(&format!("lock/{at}"))?);
+        let options = WatchOptions::default().with_timeout(long);
+        let mut follower = Follower::start(store, k.clone(), options).await?;
+        let version = store.put_with(&k, "x".into(), PutOptions::default().with_timeout(long)).await?.version;
+        follower.until_version(&k, version).await?;
+        let found = store.get_with(&k, GetOptions::default().with_timeout(long)).await?;
+        ensure_eq!(found.map(|entry| entry.version), Some(version), "the version of {k:?}");
+        if let Some(transact) = store.as_transact() {
+            let txn = Txn::always().then([TxnOp::get(&k)]).with_timeout(long);
+            ensure!(transact.transact_with(txn).await?.succeeded, "a transaction without conditions");
+        }
+        let listed = list(store, "dir", ListOptions::default().with_timeout(long)).await?;
+        ensure_eq!(listed.len(), 1, "how many entries are listed");
+        let options =
+            LockOptions::default().with_timeout(long).with_wait(LockWait::UpTo(long)).with_max_hold(long);
+        let guard = store.lock_with(&l, options.clone()).await?;
+        let waiting = at_once({
+            let (other, l) = (Arc::clone(&other), l.clone());
+            async move { other.lock_with(&l, options).await }
+        });
+        settle(&other).await?;
+        ensure!(guard.is_held(), "the lock was lost: {:?}", guard.loss());
+        guard.unlock().await?;
+        soon("the released lock", waiting).await??.unlock().await?;
+        store.delete_with(&k, DeleteOptions::default().with_timeout(long)).await?;
+        let options = DeleteTreeOptions::default().with_timeout(long);
+        ensure_eq!(store.delete_tree_with(&Prefix::new("dir")?, options).await?, 0, "what was left to go");
+    }
+    Ok(())
 }
 
 async fn dropped_futures_harm_nothing(fixture: &Fixture) -> Result<()> {

@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use futures_util::StreamExt;
 use kv_core::{
-    Bytes, Capabilities, Error, ErrorKind, ExpiryBound, Key, Operation, Power, PutOptions, ServerInfo, Store,
-    Watch,
+    Bytes, Capabilities, Error, ErrorKind, ExpiryBound, Key, LockWait, Operation, Power, PutOptions,
+    ServerInfo, Store, Watch,
 };
 
 use super::Fault;
@@ -104,6 +104,23 @@ pub(super) fn faults() -> Vec<Fault> {
                     tokio::time::sleep(Duration::from_secs(10)).await;
                 }
                 store.put_with(&key, value, options).await
+            },
+        ),
+        Fault::new("a_long_deadline_overflows", &["times_without_end_are_taken"]).get(
+            |store, key, options| async move {
+                // Panics.
+                let _deadline = options.timeout.map(|timeout| std::time::Instant::now() + timeout);
+                store.get_with(&key, options).await
+            },
+        ),
+        Fault::new("a_long_wait_is_none", &["times_without_end_are_taken"]).lock(
+            |store, key, mut options| async move {
+                if let LockWait::UpTo(wait) = options.wait
+                    && std::time::Instant::now().checked_add(wait).is_none()
+                {
+                    options.wait = LockWait::Try;
+                }
+                store.lock_with(&key, options).await
             },
         ),
         Fault::new("a_dropped_get_breaks_the_handle", &["dropped_futures_harm_nothing"])

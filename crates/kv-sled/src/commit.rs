@@ -98,6 +98,14 @@ impl Failure {
         Error::new(self.kind.clone()).maybe_applied().with_detail(self.text.clone())
     }
 
+    /// For who closes the store.
+    pub(crate) fn at_close(&self) -> Error {
+        Error::new(self.kind.clone()).with_detail(format!(
+            "it is closed, but not everything could be made durable: {}; what the mode promises is kept",
+            self.text
+        ))
+    }
+
     /// For the writes that come after.
     pub(crate) fn refused(&self) -> Error {
         let advice = match self.retry {
@@ -179,8 +187,9 @@ impl Committer {
         }
     }
 
-    /// Works until every handle is closed, and leaves the database as it should be found.
-    pub(crate) async fn run(&mut self, mut commands: mpsc::UnboundedReceiver<Command>) {
+    /// Works until every handle is closed, and leaves the database as it should be found; says why if
+    /// it could not.
+    pub(crate) async fn run(&mut self, mut commands: mpsc::UnboundedReceiver<Command>) -> Closed {
         let mut taken = Vec::new();
         while self.wait(&mut commands, &mut taken).await {
             let requests = taken.drain(..).filter_map(|command| match command {
@@ -196,7 +205,7 @@ impl Committer {
             }
             self.flush_if_due();
         }
-        self.finish();
+        self.finish()
     }
 
     /// Waits for commands or until something is to be done. False at the end.
@@ -362,21 +371,24 @@ impl Committer {
     }
 
     /// Writes down that all numbers given out are known, and makes everything durable.
-    fn finish(&mut self) {
-        if self.failed.is_some() {
-            return;
+    fn finish(&mut self) -> Closed {
+        if let Some(failure) = &self.failed {
+            return Err(failure.clone());
         }
         let meta = Meta { ceiling: self.counter.last(), ..self.meta.clone() };
         let mut batch = Batch::default();
         batch.insert(META, meta.encode());
         let finish =
             |client: &Client| client.apply(batch).and_then(|()| client.flush()).and_then(|()| client.sync());
-        if let Err(error) = self.view.client().and_then(|client| finish(&client)) {
-            // Nothing acknowledged is lost by it: the next start takes it for a crash.
-            tracing::warn!(dir = %self.dir.display(), %error, "the sled store was not closed in good order");
-        }
+        self.view.client().and_then(|client| finish(&client)).map_err(|error| {
+            tracing::error!(dir = %self.dir.display(), %error, "the sled store was not closed in good order");
+            Failure::of(&error)
+        })
     }
 }
+
+/// How a database was closed.
+pub(crate) type Closed = std::result::Result<(), Failure>;
 
 /// Sleeps until a moment of store time, or of the machine's.
 async fn sleep(clock: StoreClock, deadline: Option<Timestamp>, chore: Option<Instant>) {

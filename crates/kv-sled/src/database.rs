@@ -11,7 +11,7 @@ use kv_core::{Error, ErrorKind, Operation, Result};
 use parking_lot::{Condvar, Mutex};
 use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 
-use crate::commit::{Command, Committer, Counts, RELEASE, Request, drop_shared};
+use crate::commit::{Closed, Command, Committer, Counts, RELEASE, Request, drop_shared};
 use crate::config::{EngineConfig, SledConfig};
 use crate::counter::Counter;
 use crate::dirlock::{DirLock, wait_until_unlocked};
@@ -36,7 +36,7 @@ pub(crate) struct Database {
     locks: Arc<Locks>,
     counts: Arc<Counts>,
     config: EngineConfig,
-    closed: watch::Receiver<bool>,
+    closed: watch::Receiver<Option<Closed>>,
 }
 
 impl Database {
@@ -65,8 +65,8 @@ impl Database {
         &self.counts
     }
 
-    /// Turns true when everything is closed and the directory is free.
-    pub(crate) fn closed(&self) -> watch::Receiver<bool> {
+    /// Tells when everything is closed and the directory is free.
+    pub(crate) fn closed(&self) -> watch::Receiver<Option<Closed>> {
         self.closed.clone()
     }
 
@@ -172,8 +172,8 @@ fn serve(config: &SledConfig, opened: oneshot::Sender<Result<Arc<Database>>>) {
             let Some((database, commands)) = database.take().zip(commands.take()) else { return };
             // Nobody may wait for it any more; then it closes at once.
             drop(opened.send(Ok(database)));
-            runtime.block_on(committer.run(commands));
-            own.close();
+            let closed = runtime.block_on(committer.run(commands));
+            own.close(closed);
         }
     }
 }
@@ -189,7 +189,7 @@ struct Own {
     commands: Option<mpsc::UnboundedReceiver<Command>>,
     committer: Committer,
     runtime: tokio::runtime::Runtime,
-    closed: watch::Sender<bool>,
+    closed: watch::Sender<Option<Closed>>,
     lock: DirLock,
     busy: Busy,
 }
@@ -227,7 +227,7 @@ fn begin(config: &SledConfig) -> Result<Begun> {
     );
     // What a process that died left behind goes before anybody looks.
     committer.take_over()?;
-    let (closed, closing) = watch::channel(false);
+    let (closed, closing) = watch::channel(None);
     let database = Arc::new(Database {
         commands,
         places: Arc::new(Semaphore::new(MAX_WAITING)),
@@ -256,13 +256,13 @@ fn begin(config: &SledConfig) -> Result<Begun> {
 
 impl Own {
     /// Lets go of everything, in order, and then tells.
-    fn close(self) {
+    fn close(self, result: Closed) {
         let Self { committer, closed, lock, busy, .. } = self;
         let view = Arc::clone(&committer.view);
         drop(committer);
         drop_shared(view);
         drop(lock);
         drop(busy);
-        closed.send_replace(true);
+        closed.send_replace(Some(result));
     }
 }

@@ -331,7 +331,10 @@ impl Store for SledStore {
             let ended = ended.await.unwrap_or_else(|_| Err(Error::new(ErrorKind::Internal)));
             if weak.strong_count() == 0 {
                 // The last one out waits until the directory is free. An error says that it is.
-                drop(closed.wait_for(|closed| *closed).await);
+                let closed = closed.wait_for(Option::is_some).await;
+                if let Ok(Some(Err(failure))) = closed.as_deref() {
+                    return Err(failure.at_close());
+                }
             }
             ended.map(drop)
         })

@@ -148,6 +148,24 @@ async fn a_failed_flush_is_recovered_from_and_nothing_is_told_twice() {
     store.close().await.unwrap();
 }
 
+#[tokio::test]
+async fn closing_says_when_not_everything_is_durable() {
+    let dir = tempfile::tempdir().unwrap();
+    let config =
+        || SledConfig::new(dir.path()).with_durability(Durability::Interval(Duration::from_secs(600)));
+    let store = open(config()).await;
+    store.put("a", "1").await.unwrap();
+    break_it(&store, |faults| &faults.sync);
+    let error = store.close().await.unwrap_err();
+    assert_eq!(error.kind(), &ErrorKind::Unavailable);
+    assert!(error.to_string().contains("not everything could be made durable"), "{error}");
+    // And it is closed.
+    store.close().await.unwrap();
+    let store = open(config()).await;
+    assert!(store.exists("a").await.unwrap());
+    store.close().await.unwrap();
+}
+
 async fn large_tree(dir: &tempfile::TempDir) -> SledStore {
     let store = open(SledConfig::new(dir.path()).with_small_tree(4)).await;
     for n in 0..10 {

@@ -346,12 +346,14 @@ impl Client {
         };
         sent.store(true, Ordering::Relaxed);
         self.requests.fetch_add(1, Ordering::Relaxed);
+        let breaks = member.breaks();
         let asked = ask(native).await;
         match &asked {
             Err(Failure { next: Next::Elsewhere, error }) => {
                 sent.store(false, Ordering::Relaxed);
                 member.refused(error);
             }
+            Err(Failure { error, .. }) if error::broke(error) => member.broke(breaks, error),
             _ => member.reached(),
         }
         (asked, generation)

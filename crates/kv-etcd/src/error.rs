@@ -174,6 +174,12 @@ pub(crate) fn lease_gone(error: &Error) -> bool {
     says(error, Code::NotFound, "lease not found")
 }
 
+/// Whether the connection broke under the request: no server answered it.
+pub(crate) fn broke(error: &Error) -> bool {
+    let status = error.source().and_then(|source| source.downcast_ref::<Status>());
+    status.is_some_and(|status| status.source().is_some())
+}
+
 /// Whether the answer was larger than what the client takes.
 pub(crate) fn answer_too_large(error: &Error) -> bool {
     says(error, Code::OutOfRange, "message length too large")
@@ -400,6 +406,9 @@ mod tests {
         let (error, next) = classify(status.into());
         assert_eq!((error.kind(), error.applied()), (&ErrorKind::Unavailable, Applied::Unknown));
         assert_eq!(next, Next::Again);
+        assert!(broke(&error));
+        let (told, _) = classify(Status::new(Code::Unavailable, "etcdserver: leader changed").into());
+        assert!(!broke(&told));
     }
 
     #[test]

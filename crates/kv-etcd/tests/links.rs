@@ -245,3 +245,30 @@ async fn an_idle_watch_needs_no_history_of_what_it_does_not_watch() {
     direct.put("w/a", "1").await.unwrap();
     assert!(matches!(next(&mut watch).await, WatchEvent::Put(_)), "a gap where nothing was missed");
 }
+
+/// As of a balancer whose servers are all gone: it takes connections and ends them.
+#[tokio::test]
+async fn connections_that_break_at_once_are_made_at_a_bounded_pace() {
+    let Some(cluster) = start(1).await else { return };
+    let proxy = Proxy::start(cluster.node(1).endpoint()).await.unwrap();
+    let store = open(&url(&cluster, &[proxy.endpoint()], &namespace(), "?timeout=2s")).await;
+    let mut watch = store.watch("w").await.unwrap();
+    proxy.set(Mode::CutAfter { reply_bytes: 0 }).await;
+    proxy.cut();
+    let before = proxy.counts().accepted;
+    let begin = Instant::now();
+    let call = async |write: bool| {
+        while begin.elapsed() < 5 * SECOND {
+            let called =
+                if write { store.put("k", "v").await.map(drop) } else { store.get("k").await.map(drop) };
+            assert!(called.unwrap_err().is_transient());
+        }
+    };
+    tokio::join!(call(true), call(true), call(false), call(false));
+    let made = proxy.counts().accepted - before;
+    assert!(made <= 30, "{made} connections in {:?}", begin.elapsed());
+    proxy.set(Mode::Forward).await;
+    until("the handle works again", 5 * SECOND, || is_healthy(&store)).await;
+    store.put("w/a", "1").await.unwrap();
+    assert!(matches!(next(&mut watch).await, WatchEvent::Put(_)));
+}

@@ -87,6 +87,10 @@ struct Gate {
     attempts: u64,
     not_before: Option<Instant>,
     last: Option<String>,
+    /// How often its connection broke: tells one that broke from those made since.
+    breaks: u64,
+    /// Whether it answered anything since.
+    answered: bool,
 }
 
 impl Member {
@@ -141,8 +145,9 @@ impl Member {
     /// It answered.
     pub(super) fn reached(&self) {
         let mut gate = self.gate();
+        gate.answered = true;
         if gate.not_before.is_some() {
-            *gate = Gate { attempts: gate.attempts, ..Gate::default() };
+            (gate.failures, gate.not_before, gate.last) = (0, None, None);
             drop(gate);
             self.opened.notify_waiters();
         }
@@ -155,6 +160,26 @@ impl Member {
         gate.attempts += 1;
         gate.not_before = Some(Instant::now() + pause(gate.failures));
         gate.last = Some(error.to_string());
+    }
+
+    /// How often its connection broke so far.
+    pub(super) fn breaks(&self) -> u64 {
+        self.gate().breaks
+    }
+
+    /// The connection of a request that was made after so many breaks broke under it. One that brought
+    /// no answer at all is as good as refused: behind a balancer that has no servers.
+    pub(super) fn broke(&self, breaks: u64, error: &Error) {
+        let mut gate = self.gate();
+        if gate.breaks != breaks {
+            return;
+        }
+        gate.breaks += 1;
+        let answered = std::mem::take(&mut gate.answered);
+        drop(gate);
+        if !answered {
+            self.refused(error);
+        }
     }
 
     /// The clients, connected and signed in if that was not done yet, and the number of the sign-in.
@@ -293,6 +318,24 @@ mod tests {
             tried += usize::from(caller.await.unwrap());
         }
         assert_eq!(tried, 1);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_connection_that_breaks_is_a_refusal_only_if_it_never_answered() {
+        let member = member();
+        member.reached();
+        for _ in 0..50 {
+            // Fifty requests on one connection are one break.
+            member.broke(0, &refusal());
+        }
+        assert!(member.is_open());
+        member.broke(1, &refusal());
+        assert!(!member.is_open());
+        tokio::time::sleep(FIRST_PAUSE).await;
+        member.turn().await.map_err(|failure| failure.error).unwrap();
+        member.reached();
+        member.broke(2, &refusal());
+        assert!(member.is_open());
     }
 
     #[tokio::test(start_paused = true)]

@@ -200,12 +200,10 @@ impl Api {
     }
 
     /// Ends a session; that it is gone already is no error.
-    pub(crate) async fn destroy_session(&self, id: &str, deadline: &Deadline) -> Result<()> {
+    pub(crate) async fn destroy_session(&self, lane: Lane, id: &str, deadline: &Deadline) -> Result<()> {
         let path = self.path(&format!("/v1/session/destroy/{}", encode(id)), None);
-        self.call(Lane::Vital, Request::put(path, Bytes::new()).repeatable(true), SMALL, deadline)
-            .await?
-            .ok(0)
-            .map(drop)
+        let request = Request::put(path, Bytes::new()).repeatable(true);
+        self.call(lane, request, SMALL, deadline).await?.ok(0).map(drop)
     }
 
     /// What Consul knows of a session; `None` if it is gone.

@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use kv_backend::Deadline;
 use kv_core::{Error, ErrorKind, Key, Result};
 
+use crate::api::Lane;
 use crate::names::is_record;
 use crate::session::{DELETE, TTL_NAME};
 use crate::shared::{Shared, has_lock_flags};
@@ -85,7 +86,7 @@ pub(crate) fn retire(shared: &Arc<Shared>, sessions: Vec<String>) {
             let ended = async {
                 match task.api.session_info(&session, &deadline).await? {
                     Some(info) if info.name == TTL_NAME => {
-                        task.api.destroy_session(&session, &deadline).await
+                        task.api.destroy_session(Lane::Call, &session, &deadline).await
                     }
                     _ => Ok(()),
                 }

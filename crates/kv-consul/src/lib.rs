@@ -20,6 +20,7 @@ mod list;
 mod lock;
 mod names;
 mod query;
+mod release;
 mod session;
 mod shared;
 mod sink;

@@ -17,6 +17,7 @@ use crate::api::{Lane, Txn};
 use crate::error::{Refusal, again};
 use crate::hub::{Subscription, Wants};
 use crate::names::{LOCK_FLAG, Scope};
+use crate::release::{GiveUp, release};
 use crate::session::Renewed;
 use crate::shared::{Backoff, Shared};
 use crate::sink::Item;
@@ -300,31 +301,6 @@ impl LockSession {
     }
 }
 
-async fn release(
-    shared: &Arc<Shared>,
-    session: &str,
-    record: &str,
-    content: &Content,
-    deadline: &Deadline,
-) -> Result<()> {
-    let mut ops = vec![Op::unlock(record, content, session)];
-    if !shared.names.locks_keys() {
-        ops.push(Op::delete(record));
-    }
-    let freed = shared.api.txn_in(Lane::Vital, &ops, None, deadline).await;
-    // Ending the session frees the record too if nothing else did.
-    let ended = shared.api.destroy_session(session, deadline).await;
-    match freed? {
-        Txn::Done(_) => {
-            if let Err(error) = ended {
-                tracing::debug!(%error, "the session of a released lock stays until it expires");
-            }
-            Ok(())
-        }
-        Txn::Refused(_) => Err(Error::new(ErrorKind::NotHeld).with_detail("by Consul's account")),
-    }
-}
-
 impl Drop for LockSession {
     fn drop(&mut self) {
         self.on_close.abort();
@@ -332,45 +308,6 @@ impl Drop for LockSession {
             return;
         }
         self.shared.spawn(GiveUp::new(&self.shared, &self.renewed, &self.record, &self.content).run());
-    }
-}
-
-/// Gives up, in the background, what a session may hold.
-struct GiveUp {
-    shared: Arc<Shared>,
-    session: String,
-    ttl: Duration,
-    record: String,
-    content: Content,
-}
-
-impl GiveUp {
-    fn new(shared: &Arc<Shared>, renewed: &Renewed, record: &str, content: &Content) -> Self {
-        let (shared, session, ttl) = (Arc::clone(shared), renewed.id.clone(), renewed.ttl);
-        Self { shared, session, ttl, record: record.to_owned(), content: content.clone() }
-    }
-
-    /// Tries until it is done, or the session has ended by itself, or the handle is closed; at least once.
-    async fn run(self) {
-        // By its own timers Consul ends a session that is not renewed after twice its time to live.
-        let until = Instant::now() + self.ttl * 2;
-        let mut pauses = Backoff::new(Duration::from_millis(100), Duration::from_secs(1));
-        loop {
-            let deadline = Deadline::after(self.shared.timeout);
-            match release(&self.shared, &self.session, &self.record, &self.content, &deadline).await {
-                Err(error) if error.is_transient() => {
-                    tracing::debug!(%error, "a lock that is not needed could not be released yet");
-                }
-                _ => return,
-            }
-            tokio::select! {
-                () = tokio::time::sleep(self.shared.jitter(pauses.pause())) => {}
-                () = self.shared.closing.cancelled() => return,
-            }
-            if Instant::now() > until {
-                return;
-            }
-        }
     }
 }
 

@@ -9,7 +9,7 @@ use tokio::sync::{Mutex, oneshot, watch};
 use tokio::task::AbortHandle;
 use tokio::time::Instant;
 
-use crate::api::Api;
+use crate::api::{Api, Lane};
 use crate::error::protocol;
 use crate::shared::Shared;
 use crate::wire::NewSession;
@@ -192,7 +192,7 @@ fn end(shared: &Arc<Shared>, id: String) {
     let task = Arc::clone(shared);
     shared.spawn(async move {
         let deadline = Deadline::after(task.timeout);
-        if let Err(error) = task.api.destroy_session(&id, &deadline).await {
+        if let Err(error) = task.api.destroy_session(Lane::Call, &id, &deadline).await {
             tracing::debug!(%error, "a session that is not needed stays until it expires");
         }
     });
@@ -388,7 +388,7 @@ impl HandleSession {
         let live = deadline.run(async { Ok(self.live.lock().await.take()) }).await?;
         self.cell.close();
         match live {
-            Some(live) => api.destroy_session(&live.session.id, deadline).await,
+            Some(live) => api.destroy_session(Lane::Vital, &live.session.id, deadline).await,
             None => Ok(()),
         }
     }

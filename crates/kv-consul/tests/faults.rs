@@ -139,7 +139,10 @@ async fn consul_lock_and_we_exclude_each_other() {
         let node = node.clone();
         async move { node.exec(&["consul", "lock", "app/job", "echo mine"]).await }
     });
-    tokio::time::sleep(SECOND).await;
+    until("consul lock should wait", SECOND * 10, || async {
+        common::sessions(&server).await.matches("\"ID\"").count() == 2
+    })
+    .await;
     assert!(!cli.is_finished());
     assert!(guard.is_held());
     guard.unlock().await.unwrap();

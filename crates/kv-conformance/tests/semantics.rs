@@ -337,13 +337,15 @@ const SHOWN: &[(&str, &[&str])] = &[
             "session_states_begin_with_the_present",
             "session_states_end_with_the_handle",
             "kv-backend::it_turns_suspect_and_lost_by_the_clock",
+            "kv-zk::a_cut_connection_costs_nothing_while_the_session_survives",
         ],
     ),
     (
         "Lost session keys",
         &[
             "kv-consul::a_handle_whose_session_is_destroyed_says_so",
-            "kv-etcd::a_lease_revoked_from_outside_is_noticed_at_once",
+            "kv-etcd::a_holder_that_is_cut_off_knows_before_its_rival_acquires",
+            "kv-zk::a_holder_that_is_cut_off_knows_before_the_next_one_holds",
         ],
     ),
     (
@@ -501,6 +503,8 @@ const SHOWN: &[(&str, &[&str])] = &[
         "The guard reports loss",
         &[
             "removed_lock_is_told_lost",
+            "kv-etcd::a_lease_revoked_from_outside_is_noticed_at_once",
+            "kv-consul::a_lock_whose_session_is_destroyed_is_lost_at_once",
             "kv-backend::it_is_lost_when_renewals_stop",
             "kv-etcd::a_holder_that_is_cut_off_knows_before_its_rival_acquires",
             "kv-consul::a_holder_that_is_cut_off_knows_before_its_rival",
@@ -628,6 +632,8 @@ const SHOWN: &[(&str, &[&str])] = &[
         &[
             "kv-consul::nonsense_is_a_protocol_error",
             "kv-consul::an_endless_answer_is_cut_off_in_bounded_memory",
+            "kv-zk::counts_below_zero_are_errors_and_harm_no_other_call",
+            "kv-zk::data_that_is_cut_short_is_an_error",
         ],
     ),
     (

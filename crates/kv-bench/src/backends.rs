@@ -34,17 +34,17 @@ pub(crate) async fn run(
             measure(name, &Pair { raw, store, slow: None }, plan, wanted, say).await
         }
         "etcd" => {
-            let server = Server::start("kv-etcd").await?;
+            let server = Server::start("kv-etcd", &[]).await?;
             let subjects = server.subjects(raw::etcd::Etcd::connect).await?;
             measure(name, &subjects, plan, wanted, say).await
         }
         "consul" => {
-            let server = Server::start("kv-consul").await?;
+            let server = Server::start("kv-consul", &[MANY_CONNECTIONS]).await?;
             let subjects = server.subjects(raw::consul::Consul::connect).await?;
             measure(name, &subjects, plan, wanted, say).await
         }
         "zk" => {
-            let server = Server::start("kv-zk").await?;
+            let server = Server::start("kv-zk", &[]).await?;
             let subjects = server.subjects(raw::zk::Zk::connect).await?;
             measure(name, &subjects, plan, wanted, say).await
         }
@@ -55,6 +55,9 @@ pub(crate) async fn run(
 /// One way through a link that is slow enough to tell round trips from work.
 const ONE_WAY: Duration = Duration::from_millis(20);
 
+/// A raw client with 256 tasks opens 256 connections, and Consul resets the 201st of one address.
+const MANY_CONNECTIONS: &str = "-hcl=limits { http_max_conns_per_client = 10000 }";
+
 /// One node of the version every run tests, removed when the value is dropped, and a slow link to it.
 struct Server {
     cluster: Cluster,
@@ -62,10 +65,11 @@ struct Server {
 }
 
 impl Server {
-    async fn start(crate_name: &str) -> Result<Self> {
+    async fn start(crate_name: &str, args: &[&str]) -> Result<Self> {
         let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("..").join(crate_name);
-        let cluster = Servers::available(&folder)?.start().await?;
-        let link = Proxy::start(cluster.node(0).endpoint()).await?;
+        let servers = args.iter().fold(Servers::available(&folder)?, |servers, arg| servers.arg(arg));
+        let cluster = servers.start().await?;
+        let link = Proxy::start(cluster.node(1).endpoint()).await?;
         Ok(Self { cluster, link })
     }
 
@@ -78,7 +82,7 @@ impl Server {
         };
         self.link.set(Mode::Delay(ONE_WAY)).await;
         Ok(Pair {
-            raw: raw(self.cluster.node(0).endpoint()).await?,
+            raw: raw(self.cluster.node(1).endpoint()).await?,
             store: StoreSubject::open_url(&self.cluster.url()?).await?,
             slow: Some(slow),
         })

@@ -76,12 +76,11 @@ impl Subject for StoreSubject {
 
     async fn open(&self) -> Result<()> {
         // A directory is one store's: opening a database means a new one, as for the raw client.
-        let folder = tempfile::tempdir()?;
-        let url = match self.url.strip_prefix("sled:") {
-            Some(_) => format!("sled:{}", folder.path().display()),
-            None => self.url.to_string(),
+        let folder = self.url.starts_with("sled:").then(tempfile::tempdir).transpose()?;
+        let opened = match &folder {
+            Some(folder) => Self::open_url(&format!("sled:{}", folder.path().display())).await?,
+            None => Self::open_url(&self.url).await?,
         };
-        let opened = Self::open_url(&url).await?;
         let absent = opened.get("absent").await?;
         ensure!(absent == 0, "the key exists");
         Ok(opened.store.close().await?)

@@ -25,7 +25,7 @@ pub(crate) trait Subject: Clone + Send + Sync + 'static {
         value: Bytes,
     ) -> impl Future<Output = Result<u64>> + Send;
 
-    /// Writes a key that goes by itself.
+    /// Writes a new key that goes by itself.
     fn put_ttl(&self, key: &str, value: Bytes, ttl: Duration) -> impl Future<Output = Result<()>> + Send;
 
     /// Deletes a key and tells whether it was there.

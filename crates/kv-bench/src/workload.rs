@@ -57,7 +57,7 @@ impl Kind {
             Self::PutNew => "put (new key)",
             Self::PutExisting => "put (existing key)",
             Self::CompareAndSet => "compare-and-set",
-            Self::PutTtl => "put with TTL",
+            Self::PutTtl => "put with TTL (new key)",
             Self::Delete => "delete",
             Self::List1k => "list 1,000 keys",
             Self::List100k => "list 100,000 keys",
@@ -96,7 +96,7 @@ impl Kind {
     }
 
     fn needs_fresh_keys(self) -> bool {
-        matches!(self, Self::PutNew | Self::Delete | Self::Transact)
+        matches!(self, Self::PutNew | Self::PutTtl | Self::Delete | Self::Transact)
     }
 
     /// Whether an operation is a fixed number of requests, so that counting its round trips tells
@@ -108,7 +108,7 @@ impl Kind {
     /// How many keys each worker uses.
     fn keys_per_worker(self) -> usize {
         match self {
-            Self::Get | Self::PutExisting | Self::PutTtl => 16,
+            Self::Get | Self::PutExisting => 16,
             _ => 1,
         }
     }
@@ -263,7 +263,7 @@ impl<S: Subject> Bench<S> {
             Kind::PutNew => drop(subject.put(fresh, value()).await?),
             Kind::PutExisting => drop(subject.put(key, value()).await?),
             Kind::CompareAndSet => *version = subject.compare_and_set(key, *version, value()).await?,
-            Kind::PutTtl => subject.put_ttl(key, value(), LONG).await?,
+            Kind::PutTtl => subject.put_ttl(fresh, value(), LONG).await?,
             Kind::Delete => ensure!(subject.delete(fresh).await?, "{fresh} was gone"),
             Kind::List1k | Kind::List100k => {
                 let (listed, expected) =

@@ -85,16 +85,7 @@ impl Subject for Consul {
         let put = |verb: &str| {
             kv(&json!({ "Verb": verb, "Key": key, "Value": STANDARD.encode(&value), "Session": session }))
         };
-        if self.txn(json!([put("lock")])).await.is_err() {
-            // Held by the session of the last put: the key changes hands without being absent.
-            let answer = self.http.get(format!("{}/kv/{key}", self.base)).send().await?;
-            let answer: Value = answer.error_for_status()?.json().await?;
-            let before = answer[0]["Session"].as_str().context("refused, and no session")?.to_owned();
-            let mut unlock = put("unlock");
-            unlock["KV"]["Session"] = before.clone().into();
-            self.txn(json!([unlock, put("lock")])).await?;
-            self.destroy(&before).await?;
-        }
+        self.txn(json!([put("lock")])).await?;
         Ok(())
     }
 

@@ -98,12 +98,17 @@ impl Subject for Zk {
 
     async fn put_ttl(&self, key: &str, value: Bytes, ttl: Duration) -> Result<()> {
         let path = path(key);
-        match self.0.delete(&path, None).await {
-            Ok(()) | Err(ZkError::NoNode) => {}
-            Err(error) => return Err(error.into()),
-        }
-        let acl = Acl::open_unsafe().clone();
-        self.0.create2_ttl(&path, value.to_vec(), acl, CreateMode::PersistentWithTTL, ttl).await?;
+        let create = || {
+            let acl = Acl::open_unsafe().clone();
+            self.0.create2_ttl(&path, value.to_vec(), acl, CreateMode::PersistentWithTTL, ttl)
+        };
+        match create().await {
+            Err(ZkError::NoNode) => {
+                self.make_parents(&path).await?;
+                create().await?
+            }
+            other => other?,
+        };
         Ok(())
     }
 

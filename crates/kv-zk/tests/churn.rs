@@ -71,7 +71,7 @@ async fn owner(store: ZkStore, task: u64, seed: u64, until: Instant) -> usize {
             // Keys that expire, none of which may have others below it.
             6 => {
                 let name = format!("p/{}/leaf-{task}", random.u8(0..3));
-                let expiry = if task % 2 == 0 { Expiry::Session } else { Expiry::Ttl(HOUR) };
+                let expiry = if task.is_multiple_of(2) { Expiry::Session } else { Expiry::Ttl(HOUR) };
                 if random.bool() {
                     let options = PutOptions::default().with_expiry(expiry);
                     store.put_with(&name.parse().unwrap(), value.clone().into(), options).await.unwrap();

@@ -14,6 +14,7 @@ use kv_zk::kv_core::{Expiry, Guarantee, PutOptions, SessionState, Store, StoreEx
 common::on_each_client!(
     a_holder_on_a_server_without_its_leader_knows_in_time,
     reads_are_no_older_than_they_promise,
+    a_leader_without_followers_acknowledges_nothing,
 );
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -100,4 +101,34 @@ async fn reads_are_no_older_than_they_promise(client: &str) {
         assert!(reader.delete("k").await.unwrap(), "round {round}");
         assert!(!third.delete("k").await.unwrap(), "round {round}");
     }
+}
+
+async fn a_leader_without_followers_acknowledges_nothing(client: &str) {
+    let Some(cluster) = cluster().await else { return };
+    let leader = cluster.leader().await.unwrap();
+    let namespace = namespace();
+    let others: Vec<String> =
+        cluster.nodes().iter().filter(|node| node.index() != leader.index()).map(Node::endpoint).collect();
+    let minority = on(&cluster, leader, client, &namespace, "timeout=2s").await;
+    let majority = open(&with(&cluster.url_of(&others).unwrap(), client, &namespace, "timeout=5s")).await;
+    minority.put("k", "before").await.unwrap();
+    leader.disconnect(Link::Peers).await.unwrap();
+    let cut_at = Instant::now();
+    // Until after the others have another leader.
+    let mut acknowledged = Vec::new();
+    let mut elected = false;
+    let mut nth = 0;
+    while !elected || cut_at.elapsed() < 15 * SECOND {
+        assert!(cut_at.elapsed() < 60 * SECOND, "no other leader");
+        nth += 1;
+        if minority.put(format!("m/{nth}"), "x").await.is_ok() {
+            acknowledged.push(nth);
+        }
+        elected = elected || majority.put("k", "after").await.is_ok();
+    }
+    assert_eq!(acknowledged, Vec::<u32>::new(), "acknowledged by a minority");
+    leader.reconnect(Link::Peers).await.unwrap();
+    until("the minority is back", 60 * SECOND, || async { minority.put("back", "x").await.is_ok() }).await;
+    let read = minority.get("k").await.unwrap().unwrap();
+    assert_eq!(read.value, "after");
 }

@@ -1,13 +1,17 @@
-//! Opening a store where there is no server, or none that makes sense. The only test here that runs
-//! at a time, because it measures the process's CPU time.
+//! Opening a store where there is no server, or none that makes sense, and being open when the server
+//! goes. Tests here run one at a time, because they measure the process's CPU time.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stdout)] // It is a test.
+
+#[path = "common/fake.rs"]
+mod fake;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use kv_zk::kv_core::{ErrorKind, Result, StoreUrl};
+use fake::Fake;
+use kv_zk::kv_core::{ErrorKind, Result, StoreExt, StoreUrl};
 use kv_zk::{ZkConfig, ZkStore};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
@@ -77,7 +81,7 @@ async fn serve(mut stream: TcpStream, malice: Malice) {
                 return;
             }
             let junk = vec![0; 1 << 16];
-            // 8 MiB in all: what a client takes of it shows in its memory.
+            // 8 MiB in all: far less than was announced and far more than any answer has.
             for _ in 0..128 {
                 if stream.write_all(&junk).await.is_err() {
                     return;
@@ -88,18 +92,57 @@ async fn serve(mut stream: TcpStream, malice: Malice) {
     while let Ok(1..) = stream.read(&mut request).await {}
 }
 
+static ONE_AT_A_TIME: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());
+
+/// The server goes while a store is open: its attempts to come back are paced, and succeed.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_outage_costs_no_cpu_and_ends_by_itself() {
+    let _alone = ONE_AT_A_TIME.lock().await;
+    for client in CLIENTS {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap().to_string();
+        let script =
+            |request: &fake::Request| (request.op == fake::GET_DATA).then(|| vec![(0, fake::data("there"))]);
+        let fake = Fake::on(listener, script);
+        let url =
+            format!("zk://{address}/t?connect_timeout=2s&timeout=1s&session_timeout=4s&client={client}");
+        let store =
+            ZkStore::connect(ZkConfig::from_url(&StoreUrl::parse(&url).unwrap()).unwrap()).await.unwrap();
+        assert_eq!(store.get("a").await.unwrap().unwrap().value, "there");
+        drop(fake);
+        // Longer than the session lives, so that both its connection and then a new session are sought.
+        let (begin, cpu_before) = (Instant::now(), cpu());
+        while begin.elapsed() < 6 * SECOND {
+            let error = store.get("a").await.unwrap_err();
+            let refused = matches!(error.kind(), ErrorKind::Unavailable | ErrorKind::Timeout);
+            assert!(refused, "{client}: {error}");
+        }
+        let spent = cpu() - cpu_before;
+        println!("{client}: {spent:?} of CPU in {:?}", begin.elapsed());
+        assert!(spent < SECOND, "{client}: {spent:?} of CPU in {:?}", begin.elapsed());
+        let fake = Fake::on(TcpListener::bind(&address).await.unwrap(), script);
+        let begin = Instant::now();
+        while store.get("a").await.is_err() {
+            assert!(begin.elapsed() < 20 * SECOND, "{client}: it does not come back");
+        }
+        assert!(fake.connections() > 0);
+    }
+}
+
+const CLIENTS: &[&str] = if cfg!(feature = "zookeeper-client") {
+    &["zookeeper-async", "zookeeper-client"]
+} else {
+    &["zookeeper-async"]
+};
+
 #[tokio::test(flavor = "multi_thread")]
 async fn no_server_is_an_error_in_time_and_costs_no_cpu() {
-    let clients: &[&str] = if cfg!(feature = "zookeeper-client") {
-        &["zookeeper-async", "zookeeper-client"]
-    } else {
-        &["zookeeper-async"]
-    };
+    let _alone = ONE_AT_A_TIME.lock().await;
     // A port nobody listens on.
     let unused = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let refusing = unused.local_addr().unwrap().to_string();
     drop(unused);
-    for client in clients {
+    for client in CLIENTS {
         let begin = Instant::now();
         let error = connect(&refusing, client).await.unwrap_err();
         assert_eq!(error.kind(), &ErrorKind::Unavailable, "{error}");
@@ -143,16 +186,17 @@ async fn no_server_is_an_error_in_time_and_costs_no_cpu() {
             let opened = tokio::time::timeout(10 * SECOND, connect(&address, client)).await.unwrap();
             let what = format!("{client}, {malice:?}");
             let error = opened.err().unwrap_or_else(|| panic!("{what}: opened"));
-            assert!(
-                matches!(error.kind(), ErrorKind::Unavailable | ErrorKind::Protocol | ErrorKind::Timeout),
-                "{what}: {error}"
-            );
+            // Only who has given a session can be said to answer nonsense.
+            let nonsense = error.kind() == &ErrorKind::Protocol && matches!(malice, Malice::Answer(_));
+            assert!(nonsense || error.kind() == &ErrorKind::Unavailable, "{what}: {error}");
             assert!(error.to_string().contains(&address), "{what}: {error}");
             assert!(begin.elapsed() < 4 * SECOND, "{what}: {:?}", begin.elapsed());
             let spent = cpu() - cpu_before;
             assert!(spent < SECOND, "{what}: {spent:?} of CPU");
+            // What arrives is held, and not what is announced. A panic's backtrace takes most of it.
             let grown = resident().saturating_sub(resident_before);
-            assert!(grown < 64 << 20, "{what}: {grown} bytes more");
+            let bound = if matches!(malice, Malice::Endless) { 24 << 20 } else { 80 << 20 };
+            assert!(grown < bound, "{what}: {grown} bytes more");
             let tries = connections.load(Ordering::Relaxed);
             println!("{what}: {tries} connections, {spent:?} of CPU, {grown} bytes; {error}");
             assert!(tries < 100, "{what}: {tries} connections");

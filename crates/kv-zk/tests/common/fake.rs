@@ -1,5 +1,7 @@
 //! A server that gives sessions and answers requests as a test tells it to.
 
+#![allow(dead_code)] // Each test uses some of it.
+
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
@@ -46,6 +48,7 @@ pub(crate) struct Fake {
 impl Drop for Fake {
     fn drop(&mut self) {
         self.task.abort();
+        self.cut();
     }
 }
 
@@ -53,7 +56,13 @@ impl Fake {
     pub(crate) async fn start(
         script: impl Fn(&Request) -> Option<Vec<Answer>> + Send + Sync + 'static,
     ) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        Self::on(TcpListener::bind("127.0.0.1:0").await.unwrap(), script)
+    }
+
+    pub(crate) fn on(
+        listener: TcpListener,
+        script: impl Fn(&Request) -> Option<Vec<Answer>> + Send + Sync + 'static,
+    ) -> Self {
         let address = listener.local_addr().unwrap().to_string();
         let connections = Arc::<AtomicUsize>::default();
         let cuts = watch::Sender::new(0);

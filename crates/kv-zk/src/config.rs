@@ -235,8 +235,10 @@ impl ZkConfig {
         self
     }
 
-    /// The same with linearizable reads also on zookeeper-async, which has no sync: before each read
-    /// a write is sent that is refused. It costs a round trip and an entry in the servers' log.
+    /// The same with linearizable reads also on zookeeper-async, which has no sync: with each read a
+    /// write is sent that is refused. It costs the time of a write and an entry in the servers' log. On
+    /// zookeeper-client it takes the place of the sync, which may miss what others were told a moment
+    /// ago.
     #[must_use]
     pub fn with_barrier_reads(mut self) -> Self {
         self.barrier_reads = true;

@@ -17,7 +17,7 @@ use crate::config::LockLayout;
 use crate::error::{BACKEND, Fault};
 use crate::mapping::{Layout, is_marker, may_be_marker};
 use crate::marks::{Access, Marks};
-use crate::session::{AclEntry, BARRIER, Mode, Reply, Stat, caught_up};
+use crate::session::{AclEntry, BARRIER, Mode, Reply, Session, Stat, caught_up};
 
 /// Shared by a store handle, its watches and its locks.
 #[derive(Debug)]
@@ -28,6 +28,8 @@ pub(crate) struct Core {
     pub(crate) capabilities: Capabilities,
     pub(crate) timeout: Duration,
     pub(crate) lock_layout: LockLayout,
+    /// Whether linearizable reads take a write in vain also where the client has a sync.
+    pub(crate) barrier_reads: bool,
     pub(crate) known: KnownNodes,
     /// Where what outlives a call runs.
     pub(crate) runtime: tokio::runtime::Handle,
@@ -141,8 +143,13 @@ impl Core {
         if !self.must_sync(consistency) {
             return Ok(());
         }
-        let reply = self.client.read(deadline, |session| async move { caught_up(&*session).await }).await?;
+        let reply = self.client.read(deadline, |session| async move { self.renew(&*session).await }).await?;
         reply.map_err(Fault::into_error)
+    }
+
+    /// Makes what is read next as new as linearizable reads are.
+    async fn renew(&self, session: &dyn Session) -> Reply<()> {
+        if self.barrier_reads { session.barrier(BARRIER).await } else { caught_up(session).await }
     }
 
     /// Data and state of a node; `None` if there is none.
@@ -160,7 +167,7 @@ impl Core {
                     return session.get(path).await;
                 }
                 // The server answers in order, so both travel at once.
-                let (synced, read) = future::join(caught_up(&*session), session.get(path)).await;
+                let (synced, read) = future::join(self.renew(&*session), session.get(path)).await;
                 synced.and(read)
             })
             .await?;

@@ -85,6 +85,7 @@ impl ZkStore {
                 access,
                 timeout: config.timeout,
                 lock_layout: config.lock_layout,
+                barrier_reads: config.barrier_reads,
                 known: KnownNodes::default(),
                 runtime: tokio::runtime::Handle::current(),
                 said_foreign: AtomicBool::new(false),

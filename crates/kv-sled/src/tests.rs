@@ -9,7 +9,7 @@ use futures_util::StreamExt;
 use kv_backend::{Deadline, ManualClock, Namespace, State, StateFor, Timestamp};
 use kv_core::{
     Applied, Bytes, Error, ErrorKind, Expiry, Key, Operation, Precondition, Prefix, PutOptions, Result,
-    Store, StoreExt, WatchEvent, WatchOptions, WatchTarget,
+    Store, StoreExt, Txn, TxnOp, WatchEvent, WatchOptions, WatchTarget,
 };
 
 use crate::database::Database;
@@ -325,5 +325,36 @@ async fn large_values_are_read_a_few_at_a_time() {
     let from = WatchOptions::default().with_from(version);
     let error = store.watch_with(WatchTarget::Prefix(Prefix::root()), from).await.unwrap_err();
     assert!(matches!(error.kind(), ErrorKind::Compacted { .. }), "{error}");
+    store.close().await.unwrap();
+}
+
+/// One transaction can delete more than is held for those who watch: what is beyond it is told without
+/// its value.
+#[tokio::test]
+async fn a_transaction_that_deletes_large_values_holds_some_of_them() {
+    const COUNT: usize = 70;
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(SledConfig::new(dir.path())).await;
+    let keys: Vec<Key> = (0..COUNT).map(|n| key(&format!("large/{n:02}"))).collect();
+    for key in &keys {
+        store.put_with(key, vec![1; 1 << 20].into(), PutOptions::default()).await.unwrap();
+    }
+    let ops = keys.iter().map(TxnOp::delete);
+    StoreExt::transact(&store, Txn::always().then(ops).with_timeout(Duration::from_secs(60))).await.unwrap();
+    assert!(store.keys("").await.unwrap().is_empty());
+    // The log of the hub holds about as much.
+    let from = WatchOptions::default().with_from(database(&store).hub().oldest());
+    let mut watch = store.watch_with(WatchTarget::Prefix(Prefix::root()), from).await.unwrap();
+    let end = store.put("end", "").await.unwrap();
+    let (mut with, mut without) = (0, 0);
+    loop {
+        match next(&mut watch).await {
+            WatchEvent::Delete(gone) if gone.previous.is_some() => with += 1,
+            WatchEvent::Delete(_) => without += 1,
+            WatchEvent::Put(entry) if entry.version == end => break,
+            other => panic!("{other:?}"),
+        }
+    }
+    assert!(with > 50 && without == COUNT - 64, "{with} with their values, {without} without");
     store.close().await.unwrap();
 }

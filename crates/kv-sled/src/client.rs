@@ -130,7 +130,7 @@ impl Client {
     /// When it returns, everything flushed before survives the loss of power.
     pub(crate) fn sync(&self) -> Result<()> {
         #[cfg(test)]
-        self.faults.sync()?;
+        crate::tests::sync_fault(&self.log_path)?;
         self.log.sync_data().map_err(from_io)
     }
 

@@ -307,18 +307,29 @@ impl Committer {
 
     pub(crate) fn flush(&mut self) -> Result<()> {
         let client = self.view.client()?;
-        client.flush()?;
+        if let Err(error) = client.flush() {
+            // What did not fit was not begun. Of anything else see below.
+            if self.config.durability == Durability::Power && error.kind() != &ErrorKind::NoSpace {
+                self.fail_for_good(&error);
+            }
+            return Err(error);
+        }
         if self.config.durability == Durability::Power
             && let Err(error) = client.sync()
         {
-            // The system may have given up the pages it could not write and take them for clean: the
-            // next sync would succeed, with a hole below it. So there is none.
-            self.failed = Some(Failure { retry: None, ..Failure::of(&error) });
+            self.fail_for_good(&error);
             return Err(error);
         }
         self.counts.flushes.fetch_add(1, Ordering::Relaxed);
         self.dirty = None;
         Ok(())
+    }
+
+    /// Writes nothing any more before somebody opens the directory again. The system may have given up
+    /// the pages it could not write and take them for clean: the next sync would succeed, with a hole
+    /// below it.
+    fn fail_for_good(&mut self, error: &Error) {
+        self.failed = Some(Failure { retry: None, ..Failure::of(error) });
     }
 
     fn fail(&mut self, error: &Error) {
@@ -330,23 +341,24 @@ impl Committer {
     /// what is found, unless that is older than what they saw.
     fn recover(&mut self) {
         match self.reopen() {
-            Ok(true) => {
+            Ok(()) if self.failed.is_none() => {
                 tracing::info!(dir = %self.dir.display(), "the sled store is written again");
-                self.failed = None;
             }
-            Ok(false) => {
-                let error = corrupt("what was not flushed yet is lost, and readers saw it");
-                self.failed = Some(Failure { retry: None, ..Failure::of(&error) });
-            }
+            Ok(()) => {}
             Err(error) => self.failed = Some(Failure::of(&error)),
         }
     }
 
-    fn reopen(&mut self) -> Result<bool> {
+    fn reopen(&mut self) -> Result<()> {
         self.close_client()?;
         let (client, meta) = open::open(&self.dir, self.config)?;
         if meta.version < self.meta.version {
-            return Ok(false);
+            self.fail_for_good(&corrupt("what was not flushed yet is lost, and readers saw it"));
+            return Ok(());
+        }
+        if let Err(error) = open::sync(&self.dir, &client, self.config) {
+            self.fail_for_good(&error);
+            return Ok(());
         }
         self.doomed = Doomed::load(&client)?;
         self.meta = meta;
@@ -360,7 +372,8 @@ impl Committer {
             self.hub.lose_all(oldest).wake();
         }
         open::publish_history(&*self.view.client()?, &self.hub, self.hub.newest().get())?;
-        Ok(true)
+        self.failed = None;
+        Ok(())
     }
 
     fn close_client(&mut self) -> Result<()> {

@@ -206,6 +206,7 @@ fn begin(config: &SledConfig) -> Result<Begun> {
     wait_until_unlocked(&dir.join("db"), RELEASE)?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().map_err(from_io)?;
     let (client, meta) = open::open(&dir, config.engine)?;
+    open::sync(&dir, &client, config.engine)?;
     let hub = open::load_history(&client, &meta, config.engine)?;
 
     let (commands, receiver) = mpsc::unbounded_channel();

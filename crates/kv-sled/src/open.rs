@@ -88,11 +88,16 @@ pub(crate) fn open(dir: &Path, config: EngineConfig) -> Result<(Client, Meta)> {
     if !marked {
         set_up(dir, &client, &meta)?;
     }
-    if power {
+    Ok((client, meta))
+}
+
+/// Makes what was opened as durable as the mode promises of what is seen.
+pub(crate) fn sync(dir: &Path, client: &Client, config: EngineConfig) -> Result<()> {
+    if config.durability == Durability::Power {
         client.sync()?;
         sync_directory(dir)?;
     }
-    Ok((client, meta))
+    Ok(())
 }
 
 /// Writes the first state and, when that is safe, the marker.

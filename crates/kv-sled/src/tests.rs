@@ -1,6 +1,8 @@
 //! Failures in the middle of a write, made on purpose: what callers, readers and watches are told, and
 //! that the store goes on or stops as promised.
 
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -11,6 +13,8 @@ use kv_core::{
     Applied, Bytes, Error, ErrorKind, Expiry, Key, Operation, Precondition, Prefix, PutOptions, Result,
     Store, StoreExt, Txn, TxnOp, WatchEvent, WatchOptions, WatchTarget,
 };
+
+use parking_lot::Mutex;
 
 use crate::database::Database;
 use crate::lock::Fences;
@@ -27,8 +31,6 @@ pub(crate) struct Faults {
     apply: AtomicBool,
     /// The next flush says that it failed, and did not.
     flush: AtomicBool,
-    /// Every sync fails.
-    sync: AtomicBool,
     /// The next scan after the next flush fails.
     scan_after_flush: AtomicBool,
     scan: AtomicBool,
@@ -57,10 +59,24 @@ impl Faults {
     pub(crate) fn scan(&self) -> Result<()> {
         once(&self.scan)
     }
+}
 
-    pub(crate) fn sync(&self) -> Result<()> {
-        if self.sync.load(Ordering::SeqCst) { Err(failure()) } else { Ok(()) }
-    }
+/// The logs that cannot be synced, however often they are opened.
+static UNSYNCABLE: Mutex<BTreeSet<PathBuf>> = Mutex::new(BTreeSet::new());
+
+pub(crate) fn sync_fault(log: &Path) -> Result<()> {
+    if UNSYNCABLE.lock().contains(log) { Err(failure()) } else { Ok(()) }
+}
+
+/// Makes every sync fail, or work again.
+fn break_syncs(dir: &tempfile::TempDir, broken: bool) {
+    let log = dir.path().canonicalize().unwrap().join("db");
+    let mut unsyncable = UNSYNCABLE.lock();
+    if broken {
+        unsyncable.insert(log)
+    } else {
+        unsyncable.remove(&log)
+    };
 }
 
 fn database(store: &SledStore) -> Arc<Database> {
@@ -97,20 +113,8 @@ async fn next(watch: &mut kv_core::Watch) -> WatchEvent {
     tokio::time::timeout(Duration::from_secs(30), watch.next()).await.unwrap().unwrap().unwrap()
 }
 
-#[tokio::test]
-async fn a_failed_sync_is_not_tried_again() {
-    let dir = tempfile::tempdir().unwrap();
-    let config = || SledConfig::new(dir.path()).with_durability(Durability::Power);
-    let store = open(config()).await;
-    store.put("a", "1").await.unwrap();
-    let flushes = store.stats().unwrap().flushes;
-    break_it(&store, |faults| &faults.sync);
-    let error = store.put("a", "2").await.unwrap_err();
-    assert_eq!((error.kind(), error.applied()), (&ErrorKind::Unavailable, Applied::Unknown), "{error}");
-    // Even though every sync would work from now on.
-    let client = database(&store).view().client().unwrap();
-    client.faults.sync.store(false, Ordering::SeqCst);
-    drop(client);
+/// Every write is refused, for longer than it takes to try again.
+async fn assert_over(store: &SledStore) {
     let begin = Instant::now();
     while begin.elapsed() < crate::commit::RETRY + Duration::from_millis(500) {
         let error = store.put("a", "3").await.unwrap_err();
@@ -118,6 +122,21 @@ async fn a_failed_sync_is_not_tried_again() {
         assert!(error.to_string().contains("open it again"), "{error}");
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
+}
+
+#[tokio::test]
+async fn a_failed_sync_is_not_tried_again() {
+    let dir = tempfile::tempdir().unwrap();
+    let config = || SledConfig::new(dir.path()).with_durability(Durability::Power);
+    let store = open(config()).await;
+    store.put("a", "1").await.unwrap();
+    let flushes = store.stats().unwrap().flushes;
+    break_syncs(&dir, true);
+    let error = store.put("a", "2").await.unwrap_err();
+    assert_eq!((error.kind(), error.applied()), (&ErrorKind::Unavailable, Applied::Unknown), "{error}");
+    // Even though every sync would work from now on.
+    break_syncs(&dir, false);
+    assert_over(&store).await;
     assert_eq!(store.stats().unwrap().flushes, flushes);
     assert_eq!(&store.get("a").await.unwrap().unwrap().value[..], b"1", "what is not synced is not seen");
     store.close().await.unwrap_err();
@@ -126,7 +145,24 @@ async fn a_failed_sync_is_not_tried_again() {
     let found = store.get("a").await.unwrap().unwrap().value;
     assert!(&found[..] == b"1" || &found[..] == b"2", "the one of unknown outcome, or not");
     store.put("a", "4").await.unwrap();
-    store.close().await.unwrap();
+    // Nor is a flush, whose failure may be that of the same pages.
+    break_it(&store, |faults| &faults.flush);
+    assert_eq!(store.put("a", "5").await.unwrap_err().applied(), Applied::Unknown);
+    assert_over(&store).await;
+    store.close().await.unwrap_err();
+
+    // Nor is one that fails while a database is opened again after something else.
+    let store = open(config()).await;
+    break_it(&store, |faults| &faults.apply);
+    break_syncs(&dir, true);
+    store.put("a", "6").await.unwrap_err();
+    eventually("it is over", async || {
+        store.put("a", "7").await.unwrap_err().to_string().contains("open it again")
+    })
+    .await;
+    break_syncs(&dir, false);
+    assert_over(&store).await;
+    store.close().await.unwrap_err();
 }
 
 #[tokio::test]
@@ -155,12 +191,13 @@ async fn closing_says_when_not_everything_is_durable() {
         || SledConfig::new(dir.path()).with_durability(Durability::Interval(Duration::from_secs(600)));
     let store = open(config()).await;
     store.put("a", "1").await.unwrap();
-    break_it(&store, |faults| &faults.sync);
+    break_syncs(&dir, true);
     let error = store.close().await.unwrap_err();
     assert_eq!(error.kind(), &ErrorKind::Unavailable);
     assert!(error.to_string().contains("not everything could be made durable"), "{error}");
     // And it is closed.
     store.close().await.unwrap();
+    break_syncs(&dir, false);
     let store = open(config()).await;
     assert!(store.exists("a").await.unwrap());
     store.close().await.unwrap();

@@ -11,7 +11,7 @@ use common::{next, own_server, until};
 use kv_consul::kv_core::{
     Applied, Consistency, ErrorKind, GetOptions, Key, LockLoss, Store, StoreExt, WatchEvent,
 };
-use kv_testkit::{Mode, Proxy, require_or_skip};
+use kv_testkit::{Mode, Proxy, is_nightly, require_or_skip};
 use reqwest::Method;
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -170,14 +170,15 @@ async fn mixed_rounds_of_consul_lock_and_ours_never_overlap() {
     let node = server.cluster().node(1).clone();
     let store = server.open("app", "").await;
     store.put("n", "0").await.unwrap();
+    let (of_theirs, of_ours) = if is_nightly() { (30, 70) } else { (10, 30) };
     // Without a lock this read and write loses increments.
     let theirs = tokio::spawn(async move {
         let script = "consul kv put app/n $(( $(consul kv get app/n) + 1 ))";
-        for _ in 0..10 {
+        for _ in 0..of_theirs {
             node.exec(&["consul", "lock", "app/job", script]).await.unwrap();
         }
     });
-    for _ in 0..30 {
+    for _ in 0..of_ours {
         let guard = store.lock("job").await.unwrap();
         let number: u32 = {
             let entry = store.get("n").await.unwrap().unwrap();
@@ -186,8 +187,9 @@ async fn mixed_rounds_of_consul_lock_and_ours_never_overlap() {
         store.put("n", (number + 1).to_string()).await.unwrap();
         guard.unlock().await.unwrap();
     }
-    tokio::time::timeout(SECOND * 120, theirs).await.unwrap().unwrap();
-    assert_eq!(store.get("n").await.unwrap().unwrap().value, "40");
+    tokio::time::timeout(SECOND * 240, theirs).await.unwrap().unwrap();
+    let counted = (of_theirs + of_ours).to_string();
+    assert_eq!(store.get("n").await.unwrap().unwrap().value, counted);
 }
 
 #[tokio::test]

@@ -97,19 +97,18 @@ async fn what_credentials_create_is_theirs(client: &str) {
     assert_eq!(again.get("a").await.unwrap().unwrap().value, "hers too");
     assert!(!format!("{ann:?}").contains(PASSWORD));
     LOG.is_silent_about(PASSWORD);
-    the_documented_filter_hides_the_session_password();
+    the_documented_filter_hides_the_session_password(client);
 }
 
-/// The README says which crates log the session's password, and by which directives they do not.
-fn the_documented_filter_hides_the_session_password() {
+/// The README says which crate logs the session's password, and by which directives it does not.
+fn the_documented_filter_hides_the_session_password(client: &str) {
     let readme = include_str!("../README.md");
-    let directives = "info,zookeeper_async=warn,zookeeper_client=info";
+    let directives = "info,zookeeper_async=warn";
     assert!(readme.contains(directives));
     let filter: tracing_subscriber::filter::Targets = directives.parse().unwrap();
-    let log = LOG.0.lock().unwrap();
-    let log = String::from_utf8_lossy(&log).into_owned();
+    let log = String::from_utf8_lossy(&LOG.0.lock().unwrap()).into_owned();
     let showing: Vec<&str> = log.lines().filter(|line| shows_a_password(line)).collect();
-    assert!(!showing.is_empty(), "nothing to filter");
+    assert!(!showing.is_empty() || client != "zookeeper-async", "nothing to filter");
     for line in showing {
         let mut words = line.split_whitespace().skip(1);
         let level: tracing_subscriber::filter::LevelFilter = words.next().unwrap().parse().unwrap();

@@ -43,9 +43,10 @@ use crate::session::{AclEntry, Fired, Link, Mode, MultiFault, MultiOp, OneShot, 
 const RETRY: Duration = Duration::from_millis(600);
 
 /// While there is no connection the session's thread sleeps between two steps: after this long, this
-/// long at first and at last.
-const BRAKE_AFTER: Duration = Duration::from_millis(10);
-const BRAKE_FROM: Duration = Duration::from_millis(60);
+/// long at first and at last. Little at first, because a good server answers soon and a bad one is
+/// asked fifty times in what is not braked.
+const BRAKE_AFTER: Duration = Duration::from_millis(3);
+const BRAKE_FROM: Duration = Duration::from_millis(5);
 const BRAKE_TO: Duration = Duration::from_millis(250);
 
 /// How many questions show whether answers pair up with requests.

@@ -68,6 +68,8 @@ pub(crate) struct Client {
     has_user: bool,
     /// Requests made so far, for tests that count round trips.
     requests: AtomicU64,
+    /// What a record of the lists so far took, in bytes; zero before the first.
+    pub(crate) listed_record: AtomicUsize,
 }
 
 impl Client {
@@ -91,7 +93,14 @@ impl Client {
         let current = AtomicUsize::new(usize::try_from(first).unwrap_or_default());
         let tls = config.tls.as_ref().map(|tls| tls.identity.is_some());
         let has_user = config.user.is_some();
-        Ok(Self { members, current, tls, has_user, requests: AtomicU64::new(0) })
+        Ok(Self {
+            members,
+            current,
+            tls,
+            has_user,
+            requests: AtomicU64::new(0),
+            listed_record: AtomicUsize::new(0),
+        })
     }
 
     /// Finds a member that answers, within `timeout`.
@@ -185,14 +194,29 @@ impl Client {
         self.call(deadline, repeat, ask).await
     }
 
-    /// Deletes what is in a range, whatever it is. A server that is full takes it where an old one
-    /// refuses every transaction.
-    pub(crate) async fn delete(&self, deadline: Deadline, range: &Range, previous: bool) -> Result<TreeDone> {
-        let ask = move |native: Arc<Native>| {
-            let (name, options) = wire::deletion(range.clone(), previous);
-            async move { Ok(wire::deleted(native.kv.clone().delete(name, Some(options)).await?.0)?) }
-        };
-        self.call(deadline, Repeat::Never, ask).await
+    /// Makes one step under no conditions. The server does less for it than for a transaction, and when
+    /// it is full it takes a delete where an old one refuses every transaction.
+    pub(crate) async fn alone(&self, deadline: Deadline, step: Step) -> Result<TreeDone> {
+        match step {
+            Step::Put { name, value, lease } => {
+                let ask = move |native: Arc<Native>| {
+                    let (name, value) = (name.clone(), value.clone());
+                    async move {
+                        let answer = native.kv.clone().put(name, value, wire::lasting(lease)).await?;
+                        Ok(wire::put_done(answer.0)?)
+                    }
+                };
+                self.call(deadline, Repeat::Never, ask).await
+            }
+            Step::Delete { range, previous } => {
+                let ask = move |native: Arc<Native>| {
+                    let (name, options) = wire::deletion(range.clone(), previous);
+                    async move { Ok(wire::deleted(native.kv.clone().delete(name, Some(options)).await?.0)?) }
+                };
+                self.call(deadline, Repeat::Never, ask).await
+            }
+            step @ (Step::Read(_) | Step::Branch(_)) => self.commit(deadline, Tree::always(vec![step])).await,
+        }
     }
 
     /// Grants the lease `id`, which nobody else may have, and returns its time to live in seconds.

@@ -3,6 +3,7 @@
 use std::collections::VecDeque;
 use std::ops::Bound;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use futures_util::stream;
@@ -22,8 +23,11 @@ use crate::record;
 const PAGE_BYTES: usize = 1 << 20;
 const PAGE_RECORDS: usize = 4096;
 const LEAST_PAGE_BYTES: usize = 16 << 10;
-/// The first page, whose sizes nobody knows yet.
+/// The first page, as long as nobody knows how large records are.
 const FIRST_PAGE: usize = 256;
+/// The same when earlier lists had small ones: those here may be larger, and the server takes up a whole
+/// page before it finds that it cannot be sent.
+const MOST_IN_FIRST_PAGE: usize = 1024;
 /// The first page of one level, where a page may lie within one sub-prefix.
 const FIRST_LEVEL_PAGE: usize = 32;
 
@@ -41,7 +45,11 @@ pub(crate) struct Pager {
 
 impl Pager {
     pub(crate) fn new(client: Arc<Client>, read: Read, timeout: Duration) -> Self {
-        let page = if read.keys_only { PAGE_RECORDS } else { FIRST_PAGE };
+        let page = match client.listed_record.load(Ordering::Relaxed) {
+            _ if read.keys_only => PAGE_RECORDS,
+            0 => FIRST_PAGE,
+            bytes => (PAGE_BYTES / bytes).clamp(1, MOST_IN_FIRST_PAGE),
+        };
         Self { client, range: read.range.clone(), read, page, bytes: PAGE_BYTES, timeout }
     }
 
@@ -104,7 +112,13 @@ impl Pager {
         else {
             return;
         };
-        let fits = self.bytes / bytes.max(1);
+        let bytes = bytes.max(1);
+        if !self.read.keys_only {
+            // Large records count at once, small ones only little by little.
+            let before = self.client.listed_record.load(Ordering::Relaxed);
+            self.client.listed_record.store(bytes.max((before + bytes) / 2), Ordering::Relaxed);
+        }
+        let fits = self.bytes / bytes;
         // One page of small values does not promise that the next is the same.
         self.page = fits.clamp(1, PAGE_RECORDS).min(self.page.saturating_mul(8));
     }

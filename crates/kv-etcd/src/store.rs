@@ -288,13 +288,10 @@ impl EtcdStore {
             reads
         };
         let client = &self.core.client;
-        let committed = match step {
-            Step::Delete { range, previous } if when.is_empty() => {
-                client.delete(deadline, &range, previous).await
-            }
-            step => client.commit(deadline, Tree { when, then: vec![step], or_else }).await,
+        let mut done = match when.is_empty() {
+            true => client.alone(deadline, step).await?,
+            false => client.commit(deadline, Tree { when, then: vec![step], or_else }).await?,
         };
-        let mut done = committed?;
         if done.steps.is_empty() {
             return Err(error::nonsense("a transaction without its answers"));
         }

@@ -7,6 +7,7 @@ mod common;
 use std::time::Duration;
 
 use common::{key, next, server, until};
+use futures_util::TryStreamExt;
 use kv_etcd::kv_core::{
     Compare, Condition, DeleteOptions, DeleteTreeOptions, EntryExpiry, ErrorKind, Expiry, GetOptions,
     ListItem, ListOptions, LockLoss, LockOptions, LockWait, Precondition, Prefix, PutOptions, SessionState,
@@ -53,6 +54,20 @@ async fn each_operation_takes_the_round_trips_it_promises() {
     cost("put with a time to live", 2);
     store.get_with(&a, GetOptions::default().with_expiry()).await.unwrap().unwrap();
     cost("get with expiry", 2);
+    let many = (0..300).map(|n| TxnOp::put(key(&format!("many/{n}")), "x")).collect::<Vec<_>>();
+    for some in many.chunks(100) {
+        store.transact(Txn::when([]).then(some.to_vec())).await.unwrap();
+    }
+    cost("three transactions", 3);
+    assert_eq!(store.keys("many").await.unwrap().len(), 300);
+    cost("list of keys", 1);
+    for (what, requests) in [("the first list, which finds how large entries are", 2), ("a list", 1)] {
+        let listing = store.list("many").await.unwrap();
+        assert_eq!(listing.try_collect::<Vec<_>>().await.unwrap().len(), 300);
+        cost(what, requests);
+    }
+    assert_eq!(store.delete_tree("many").await.unwrap(), 300);
+    cost("delete_tree of many", 1);
     assert_eq!(store.delete_tree("").await.unwrap(), 1);
     cost("delete_tree, and in the background the lease", 1);
 }

@@ -5,8 +5,8 @@
 use bytes::Bytes;
 use etcd_client as native;
 use etcd_client::proto::{
-    PbDeleteResponse, PbEvent, PbKeyValue, PbRangeResponse, PbResponseHeader, PbResponseOp, PbTxnOpResponse,
-    PbTxnResponse,
+    PbDeleteResponse, PbEvent, PbKeyValue, PbPutResponse, PbRangeResponse, PbResponseHeader, PbResponseOp,
+    PbTxnOpResponse, PbTxnResponse,
 };
 use kv_core::{Compare, Result};
 
@@ -211,10 +211,7 @@ pub(crate) enum Step {
 impl Step {
     fn native(self) -> native::TxnOp {
         match self {
-            Self::Put { name, value, lease } => {
-                let options = (lease != 0).then(|| native::PutOptions::new().with_lease(lease));
-                native::TxnOp::put(name, value, options)
-            }
+            Self::Put { name, value, lease } => native::TxnOp::put(name, value, lasting(lease)),
             Self::Delete { range, previous } => {
                 let (name, options) = deletion(range, previous);
                 native::TxnOp::delete(name, Some(options))
@@ -244,6 +241,11 @@ impl Step {
             Self::Branch(tree) => tree.size(),
         }
     }
+}
+
+/// How long what is put lasts: for ever, or as long as a lease.
+pub(super) fn lasting(lease: i64) -> Option<native::PutOptions> {
+    (lease != 0).then(|| native::PutOptions::new().with_lease(lease))
 }
 
 pub(super) fn deletion(range: Range, previous: bool) -> (Name, native::DeleteOptions) {
@@ -357,6 +359,11 @@ pub(super) fn tree_done(native: PbTxnResponse) -> Result<TreeDone> {
     let revision = revision(native.header)?;
     let steps = native.responses.into_iter().map(|op| done(op, revision)).collect::<Result<_>>()?;
     Ok(TreeDone { succeeded: native.succeeded, steps, revision })
+}
+
+/// A put on its own, as a transaction of nothing else.
+pub(super) fn put_done(native: PbPutResponse) -> Result<TreeDone> {
+    Ok(TreeDone { succeeded: true, steps: vec![Done::Put], revision: revision(native.header)? })
 }
 
 /// A delete on its own, as a transaction of nothing else.

@@ -5,7 +5,7 @@
 //! keeps the steps in order and asks ahead for the first of them; it holds the names of the
 //! directories it is in and the answers it asked ahead for, not the tree.
 
-use std::collections::{HashMap, HashSet, VecDeque};
+use std::collections::{HashMap, VecDeque};
 use std::future::Future;
 use std::ops::Bound;
 use std::pin::Pin;
@@ -20,17 +20,21 @@ use crate::error::BACKEND;
 use crate::mapping::{child, is_marker, may_be_marker};
 use crate::session::Stat;
 
-/// How many requests a list has in flight.
-const AHEAD: usize = 64;
+/// How many answers a list asks for ahead, as long as it is not known how large they are.
+const FIRST_AHEAD: usize = 64;
+/// The same later on: as many as make about this many bytes, within bounds.
+const AHEAD_BYTES: usize = 8 << 20;
+const LEAST_AHEAD: usize = 8;
+const MOST_AHEAD: usize = 1024;
 
 /// One step of the walk.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 struct Step {
     path: String,
     part: Part,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 enum Part {
     /// The node's own entry.
     Entry,
@@ -52,11 +56,15 @@ struct Walk {
     options: Arc<ListOptions>,
     root: String,
     steps: VecDeque<Step>,
-    asked: HashSet<(String, bool)>,
-    answers: HashMap<(String, bool), Result<Found>>,
-    /// Nodes whose state is known: whether they have children.
-    parents: HashMap<String, bool>,
+    /// The steps before this one were asked for, or wait for the state of their node.
+    looked_at: usize,
+    /// What was asked for, with the answers that are there.
+    answers: HashMap<Step, Option<Result<Found>>>,
+    /// The nodes with a step for what lies below: whether they have children, once that is known.
+    parents: HashMap<String, Option<bool>>,
     fetching: FuturesUnordered<Fetch>,
+    /// What an entry takes, by those seen so far.
+    entry_bytes: Option<usize>,
     left: usize,
 }
 
@@ -65,23 +73,23 @@ impl Core {
         self.client.check_open()?;
         let deadline = self.deadline(options.timeout);
         self.catch_up(options.consistency, deadline).await?;
+        let options = Arc::new(options);
         let root = self.layout.prefix_path(prefix);
         // A watch from any version begins with the state, so any version will do. This one is the
         // newest this handle has seen of the tree's top.
-        let stat = self
-            .client
-            .read(deadline, |session| {
-                let root = &root;
-                async move { session.stat(root).await }
-            })
-            .await?
-            .map_err(crate::error::Fault::into_error)?;
+        let stat = self.client.read(deadline, |session| {
+            let root = &root;
+            async move { session.stat(root).await }
+        });
+        let (stat, names) = futures_util::future::join(stat, names(self, &options, &root)).await;
+        let stat = stat?.map_err(crate::error::Fault::into_error)?;
         let as_of = stat.map_or(0, |stat| stat.mzxid.max(stat.pzxid));
         let as_of = Some(crate::core::version(as_of));
         if stat.is_none() || self.layout.is_reserved_prefix(prefix) {
             return Ok(Listing::new(as_of, stream::empty()));
         }
-        let walk = Walk::new(Arc::clone(self), Arc::new(options), root);
+        let mut walk = Walk::new(Arc::clone(self), options, root);
+        walk.answer(walk.top(), names);
         let prefix = prefix.as_str().to_owned();
         let decorate = move |error: Error| {
             error.with_operation(Operation::List).with_backend(BACKEND).with_key(prefix.clone())
@@ -103,33 +111,39 @@ impl Core {
 
 impl Walk {
     fn new(core: Arc<Core>, options: Arc<ListOptions>, root: String) -> Self {
-        let below = Step { path: root.clone(), part: Part::Below };
-        Self {
+        let mut walk = Self {
             core,
             left: options.limit.unwrap_or(usize::MAX),
             options,
-            parents: HashMap::from([(root.clone(), true)]),
+            parents: HashMap::from([(root.clone(), Some(true))]),
             root,
-            steps: VecDeque::from([below]),
-            asked: HashSet::new(),
+            steps: VecDeque::new(),
+            looked_at: 0,
             answers: HashMap::new(),
             fetching: FuturesUnordered::new(),
-        }
+            entry_bytes: None,
+        };
+        walk.steps.push_back(walk.top());
+        walk
+    }
+
+    /// The step all others come from.
+    fn top(&self) -> Step {
+        Step { path: self.root.clone(), part: Part::Below }
     }
 
     async fn next(&mut self) -> Result<Option<ListItem>> {
         while self.left > 0 {
             self.core.client.check_open()?;
             let Some(first) = self.steps.front() else { return Ok(None) };
-            if first.part == Part::Below && self.parents.get(&first.path) == Some(&false) {
-                self.parents.remove(&first.path);
-                self.steps.pop_front();
+            let childless = first.part == Part::Below && self.parents.get(&first.path) == Some(&Some(false));
+            if childless {
+                self.pop();
                 continue;
             }
-            let name = (first.path.clone(), first.part == Part::Entry);
-            if let Some(answer) = self.answers.remove(&name) {
-                self.asked.remove(&name);
-                let Some(step) = self.steps.pop_front() else { return Ok(None) };
+            if self.answers.get(first).is_some_and(Option::is_some) {
+                let answer = self.answers.remove(first).flatten();
+                let (Some(step), Some(answer)) = (self.pop(), answer) else { return Ok(None) };
                 match answer? {
                     Found::Item(None) => {}
                     Found::Item(Some(item)) => {
@@ -138,25 +152,44 @@ impl Walk {
                     }
                     Found::Names(names) => self.enter(&step.path, names),
                 }
-                if step.part == Part::Below {
-                    self.parents.remove(&step.path);
-                }
                 continue;
             }
             self.ask();
             if let Some((step, result)) = self.fetching.next().await {
-                let found = result.map(|(found, stat)| {
-                    if let (Part::Entry, Some(stat)) = (step.part, stat) {
-                        self.parents.insert(step.path.clone(), stat.num_children > 0);
-                    } else if step.part == Part::Entry {
-                        self.parents.insert(step.path.clone(), false);
-                    }
-                    found
-                });
-                self.answers.insert((step.path, step.part == Part::Entry), found);
+                self.answer(step, result);
             }
         }
         Ok(None)
+    }
+
+    fn pop(&mut self) -> Option<Step> {
+        let step = self.steps.pop_front()?;
+        self.looked_at = self.looked_at.saturating_sub(1);
+        if step.part == Part::Below {
+            self.parents.remove(&step.path);
+        }
+        Some(step)
+    }
+
+    /// Takes in what a step found, and asks for what lies below the node if something does.
+    fn answer(&mut self, step: Step, result: Result<(Found, Option<Stat>)>) {
+        if let (Ok((found, stat)), Part::Entry) = (&result, step.part) {
+            if let Found::Item(Some(ListItem::Entry(entry))) = found {
+                // Large entries count at once, small ones little by little.
+                let bytes = entry.value.len() + entry.key.as_str().len();
+                let before = self.entry_bytes.unwrap_or(bytes);
+                self.entry_bytes = Some(bytes.max((before + bytes) / 2));
+            }
+            let has_children = stat.as_ref().is_some_and(|stat| stat.num_children > 0);
+            if let Some(known) = self.parents.get_mut(&step.path) {
+                *known = Some(has_children);
+                let below = Step { path: step.path.clone(), part: Part::Below };
+                if has_children && self.answers.len() < self.ahead() && !self.answers.contains_key(&below) {
+                    self.send(below);
+                }
+            }
+        }
+        self.answers.insert(step, Some(result.map(|(found, _)| found)));
     }
 
     /// Puts the children of a node in the place of the step that found them.
@@ -168,46 +201,64 @@ impl Walk {
                 self.core.foreign(&path);
                 continue;
             };
-            if self.options.in_range(&key) {
+            let in_range = self.options.in_range(&key);
+            if in_range {
                 steps.push((name.clone(), Step { path: path.clone(), part: Part::Entry }));
-            } else {
-                // Whether it has children is then not known, so it is looked at.
-                self.parents.insert(path.clone(), true);
             }
             if reaches_below(&self.options, &key) {
+                // Where the entry is not asked for, nothing else tells whether there is something below.
+                self.parents.insert(path.clone(), if in_range { None } else { Some(true) });
                 steps.push((format!("{name}/"), Step { path, part: Part::Below }));
-            } else {
-                self.parents.remove(&path);
             }
         }
         steps.sort_by(|(a, _), (b, _)| a.as_bytes().cmp(b.as_bytes()));
         for (_, step) in steps.into_iter().rev() {
             self.steps.push_front(step);
         }
+        self.looked_at = 0;
+    }
+
+    /// How many answers may be asked for and not taken yet.
+    fn ahead(&self) -> usize {
+        let fits = match self.entry_bytes {
+            _ if self.options.keys_only => MOST_AHEAD,
+            Some(bytes) => (AHEAD_BYTES / bytes.max(1)).clamp(LEAST_AHEAD, MOST_AHEAD),
+            None => FIRST_AHEAD,
+        };
+        // An entry and what lies below it are two.
+        fits.min(self.left.saturating_mul(2)).max(2)
     }
 
     /// Sends the requests of the first steps that were not sent yet.
     fn ask(&mut self) {
-        let ahead = AHEAD.min(self.left.saturating_mul(2)).max(2);
-        for step in self.steps.iter().take(ahead) {
-            let name = (step.path.clone(), step.part == Part::Entry);
-            let known_parent = self.parents.get(&step.path).copied();
-            // What lies below a node is asked for once the node is known to have children.
-            if self.asked.contains(&name) || (step.part == Part::Below && known_parent != Some(true)) {
-                continue;
-            }
-            self.asked.insert(name);
-            let (core, options, step) = (Arc::clone(&self.core), Arc::clone(&self.options), step.clone());
-            let top = step.path == self.root;
-            self.fetching.push(Box::pin(async move {
-                let result = match (step.part, options.one_level && !top) {
-                    (Part::Entry, _) => entry(&core, &options, &step.path).await,
-                    (Part::Below, false) => names(&core, &options, &step.path).await,
-                    (Part::Below, true) => sub_prefix(&core, &options, &step.path).await,
-                };
-                (step, result)
-            }));
+        if let Some(first) = self.steps.front().filter(|first| !self.answers.contains_key(first)) {
+            self.send(first.clone());
         }
+        let ahead = self.ahead();
+        while self.answers.len() < ahead
+            && let Some(step) = self.steps.get(self.looked_at)
+        {
+            self.looked_at += 1;
+            // What lies below a node is asked for once the node is known to have children.
+            let waits = step.part == Part::Below && self.parents.get(&step.path) != Some(&Some(true));
+            if !waits && !self.answers.contains_key(step) {
+                self.send(step.clone());
+            }
+        }
+    }
+
+    fn send(&mut self, step: Step) {
+        self.answers.insert(step.clone(), None);
+        let (core, options) = (Arc::clone(&self.core), Arc::clone(&self.options));
+        let top = step.path == self.root;
+        self.fetching.push(Box::pin(async move {
+            let result = match (step.part, options.one_level && !top) {
+                (Part::Entry, _) => entry(&core, &options, &step.path).await,
+                (Part::Below, false) => names(&core, &options, &step.path).await,
+                (Part::Below, true) => sub_prefix(&core, &options, &step.path).await,
+            };
+            (step, result)
+        }));
     }
 }
 

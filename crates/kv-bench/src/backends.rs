@@ -35,17 +35,17 @@ pub(crate) async fn run(
         }
         "etcd" => {
             let server = Server::start("kv-etcd", &[]).await?;
-            let subjects = server.subjects(raw::etcd::Etcd::connect).await?;
+            let subjects = server.subjects("", raw::etcd::Etcd::connect).await?;
             measure(name, &subjects, plan, wanted, say).await
         }
         "consul" => {
             let server = Server::start("kv-consul", &[MANY_CONNECTIONS]).await?;
-            let subjects = server.subjects(raw::consul::Consul::connect).await?;
+            let subjects = server.subjects("?max_calls=256", raw::consul::Consul::connect).await?;
             measure(name, &subjects, plan, wanted, say).await
         }
         "zk" => {
             let server = Server::start("kv-zk", &[]).await?;
-            let subjects = server.subjects(raw::zk::Zk::connect).await?;
+            let subjects = server.subjects("", raw::zk::Zk::connect).await?;
             measure(name, &subjects, plan, wanted, say).await
         }
         other => bail!("no backend is called {other:?}; there are {}", ALL.join(", ")),
@@ -74,16 +74,24 @@ impl Server {
     }
 
     /// Connects both clients, directly and through the slow link.
-    async fn subjects<R, F: Future<Output = Result<R>>>(&self, raw: impl Fn(String) -> F) -> Result<Pair<R>> {
+    async fn subjects<R, F: Future<Output = Result<R>>>(
+        &self,
+        options: &str,
+        raw: impl Fn(String) -> F,
+    ) -> Result<Pair<R>> {
         let slow = Slow {
             raw: raw(self.link.endpoint()).await?,
-            store: StoreSubject::open_url(&self.cluster.url_of(&[self.link.endpoint()])?).await?,
+            store: StoreSubject::open_url(&format!(
+                "{}{options}",
+                self.cluster.url_of(&[self.link.endpoint()])?
+            ))
+            .await?,
             round_trip: ONE_WAY * 2,
         };
         self.link.set(Mode::Delay(ONE_WAY)).await;
         Ok(Pair {
             raw: raw(self.cluster.node(1).endpoint()).await?,
-            store: StoreSubject::open_url(&self.cluster.url()?).await?,
+            store: StoreSubject::open_url(&format!("{}{options}", self.cluster.url()?)).await?,
             slow: Some(slow),
         })
     }

@@ -17,9 +17,8 @@ use crate::wire::{
     AgentSelf, Kv, NewSession, Op, SessionId, SessionInfo, TxnAnswer, from_json, to_json, txn_body,
 };
 
-/// Consul cuts an address off at 200 connections, whoever has opened them: these, together with the waiting
-/// queries, are 64, which leaves room for two more handles.
-const MAX_CALLS: usize = 16;
+/// Consul cuts an address off at 200 connections, whoever has opened them: these, the calls and the waiting
+/// queries are 64 unless configured, so three handles fit.
 const MAX_VITAL: usize = 4;
 pub(crate) const MAX_STREAMS: usize = 8;
 
@@ -89,12 +88,16 @@ impl Answer {
 
 impl Api {
     /// The cluster behind these endpoints, of which there is at least one.
-    pub(crate) fn new(endpoints: Vec<Arc<dyn Transport>>, datacenter: Option<String>) -> Self {
+    pub(crate) fn new(
+        endpoints: Vec<Arc<dyn Transport>>,
+        datacenter: Option<String>,
+        max_calls: usize,
+    ) -> Self {
         Self {
             endpoints,
             current: AtomicUsize::new(0),
             datacenter,
-            calls: Arc::new(Semaphore::new(MAX_CALLS)),
+            calls: Arc::new(Semaphore::new(max_calls)),
             vital: Arc::new(Semaphore::new(MAX_VITAL)),
             streams: Arc::new(Semaphore::new(MAX_STREAMS)),
             moved: Notify::new(),

@@ -23,10 +23,6 @@ const INDEX: HeaderName = HeaderName::from_static("x-consul-index");
 /// How soon a peer that vanished without a word is noticed.
 const KEEP_ALIVE: Duration = Duration::from_secs(10);
 
-/// How many connections wait for the next request; more of them, after a burst, are given back to the
-/// server, which lets one address have 200.
-const MAX_IDLE: usize = 8;
-
 /// One endpoint over reqwest.
 #[derive(Debug)]
 pub(crate) struct HttpTransport {
@@ -61,7 +57,7 @@ impl HttpTransport {
             .http1_only()
             .connect_timeout(config.connect_limit())
             .pool_idle_timeout(KEEP_ALIVE)
-            .pool_max_idle_per_host(MAX_IDLE)
+            .pool_max_idle_per_host(config.max_idle())
             .tcp_keepalive(KEEP_ALIVE)
             .tcp_keepalive_interval(KEEP_ALIVE)
             .tcp_nodelay(true);

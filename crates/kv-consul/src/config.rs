@@ -64,8 +64,13 @@ pub struct ConsulConfig {
     pub(crate) lock_ttl: Duration,
     pub(crate) lock_delay: Duration,
     pub(crate) lock_layout: LockLayout,
+    pub(crate) max_calls: usize,
     pub(crate) client: Client,
 }
+
+/// What [`ConsulConfig::with_max_calls`] is without being told, and at most.
+const MAX_CALLS: usize = 16;
+const MOST_CALLS: usize = 10_000;
 
 /// The HTTP client below.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -117,6 +122,7 @@ impl ConsulConfig {
             lock_ttl: Duration::from_secs(15),
             lock_delay: Duration::from_secs(15),
             lock_layout: LockLayout::default(),
+            max_calls: MAX_CALLS,
             client: Client::default(),
         }
     }
@@ -126,8 +132,8 @@ impl ConsulConfig {
     ///
     /// Options: `token`, `token_file`, `token_env` (the ACL token, the file or the environment variable
     /// that has it), `datacenter`, `timeout`, `connect_timeout`, `session_ttl`, `lock_ttl`, `lock_delay`
-    /// (times such as `5s`), `lock_layout` (`record` or `key`), `client` (`reqwest`, or with the feature of
-    /// that name `consulrs`); for TLS `ca`, `cert`, `key` (PEM files),
+    /// (times such as `5s`), `lock_layout` (`record` or `key`), `max_calls` (a number), `client` (`reqwest`,
+    /// or with the feature of that name `consulrs`); for TLS `ca`, `cert`, `key` (PEM files),
     /// `server_name`, `danger_accept_invalid_certs`.
     ///
     /// # Errors
@@ -191,6 +197,10 @@ impl ConsulConfig {
             Some("record") => config.lock_layout = LockLayout::Record,
             Some("key") => config.lock_layout = LockLayout::Key,
             Some(_) => return Err(invalid("the URL parameter \"lock_layout\" is record or key")),
+        }
+        if let Some(number) = params.text("max_calls")? {
+            let wrong = || invalid("the URL parameter \"max_calls\" is a number from 1");
+            config.max_calls = number.parse().map_err(|_| wrong())?;
         }
         if let Some(name) = params.text("client")? {
             config.client = Client::named(&name)?;
@@ -307,10 +317,29 @@ impl ConsulConfig {
         self
     }
 
+    /// The same with at most this many calls under way at once; the default is 16, further ones queue.
+    ///
+    /// Each takes a connection. Consul cuts an address off at 200 (`http_max_conns_per_client`), and beside
+    /// its calls a handle may have 48 for watches, locks and lists.
+    #[must_use]
+    pub fn with_max_calls(mut self, max_calls: usize) -> Self {
+        self.max_calls = max_calls;
+        self
+    }
+
+    /// How many connections wait for the next call; more of them, after a burst, are given back to the
+    /// server, which lets one address have 200.
+    pub(crate) fn max_idle(&self) -> usize {
+        (self.max_calls / 4).max(8)
+    }
+
     /// Checks what can be checked without I/O.
     pub(crate) fn check(&self) -> Result<()> {
         for host in &self.hosts {
             parse_host(host)?;
+        }
+        if !(1..=MOST_CALLS).contains(&self.max_calls) {
+            return Err(invalid(format!("max_calls is a number from 1 to {MOST_CALLS}")));
         }
         Names::new(&self.namespace, self.lock_layout)
             .map_err(|error| error.with_operation(Operation::Open))?;
@@ -402,7 +431,7 @@ mod tests {
         let file = this.unwrap();
         let config = config(&format!(
             "consul+tls://a:1,b/app/x?token=canary&datacenter=dc2&timeout=2s&connect_timeout=1s&ca={file}&cert={file}\
-             &key={file}&server_name=n&lock_ttl=20s&lock_delay=0s&session_ttl=10s&lock_layout=key",
+             &key={file}&server_name=n&lock_ttl=20s&lock_delay=0s&session_ttl=10s&lock_layout=key&max_calls=7",
         ))
         .unwrap();
         let urls: Vec<_> = config.endpoints().unwrap().into_iter().map(|(url, _)| url).collect();
@@ -410,6 +439,7 @@ mod tests {
         assert_eq!(config.namespace.as_str(), "app/x");
         assert_eq!(config.lock_delay, Duration::ZERO);
         assert_eq!(config.lock_layout, LockLayout::Key);
+        assert_eq!(config.max_calls, 7);
         assert_eq!((config.session_ttl, config.lock_ttl), (Duration::from_secs(10), Duration::from_secs(20)));
         assert_eq!(config.ca.as_deref(), Some(include_str!("config.rs")));
         assert!(!format!("{:?}", config.token).contains("canary"));
@@ -425,6 +455,8 @@ mod tests {
             "consul://h/app?danger_accept_invalid_certs",
             "consul+tls://h/app?ca=/no/such/file",
             "consul://h/app?lock_layout=other",
+            "consul://h/app?max_calls=0",
+            "consul://h/app?max_calls=many",
             "consul://h/app?client=other",
             "consul://h/app?lock_delay=soon",
             "consul://h/app?lock_delay=61s",

@@ -18,9 +18,6 @@ use crate::transport::{Body, Failure, Method, Reply, Request, Transport, tls_pro
 const TOKEN: HeaderName = HeaderName::from_static("x-consul-token");
 const INDEX: HeaderName = HeaderName::from_static("x-consul-index");
 
-/// As with the other transport.
-const MAX_IDLE: usize = 8;
-
 struct ConsulrsTransport {
     client: Arc<ConsulClient>,
     token: Option<HeaderValue>,
@@ -71,7 +68,7 @@ pub(crate) fn transports(config: &ConsulConfig) -> Result<Vec<Arc<dyn Transport>
             .redirect(redirect::Policy::none())
             .no_proxy()
             .connect_timeout(config.connect_limit())
-            .pool_max_idle_per_host(MAX_IDLE)
+            .pool_max_idle_per_host(config.max_idle())
             .tcp_nodelay(true)
             .build()
             .map_err(|error| invalid("the HTTP client cannot be set up").with_source(error))?;

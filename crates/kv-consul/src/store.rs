@@ -93,7 +93,7 @@ impl ConsulStore {
 
     fn over(transports: Vec<Arc<dyn Transport>>, config: &ConsulConfig) -> Result<Self> {
         let shared = Shared::new(
-            Api::new(transports, config.datacenter.clone()),
+            Api::new(transports, config.datacenter.clone(), config.max_calls),
             Names::new(&config.namespace, config.lock_layout)?,
             capabilities(config),
             config.timeout,

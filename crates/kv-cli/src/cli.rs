@@ -168,7 +168,7 @@ pub(crate) struct Ls {
     /// At most this many
     #[arg(long, value_name = "N")]
     pub(crate) limit: Option<usize>,
-    /// Begin behind this key
+    /// Begin behind this key, or with a slash at its end behind everything below it
     #[arg(long, value_name = "KEY")]
     pub(crate) start_after: Option<String>,
     /// Settle for a possibly older state

@@ -117,15 +117,23 @@ impl Session {
     }
 
     async fn open_once(&self) -> Result<Arc<dyn Store>, Error> {
-        let opening = self.registry.open(&self.url);
-        let Some(timeout) = self.timeout else { return opening.await };
         // A store has a connect timeout of its own, which its URL sets and whose words are better.
-        match tokio::time::timeout(timeout, opening).await {
-            Ok(opened) => opened,
+        self.in_time(Operation::Open, self.registry.open(&self.url)).await
+    }
+
+    /// What changes nothing and takes no deadline, within the one that was asked for.
+    pub(crate) async fn in_time<T>(
+        &self,
+        operation: Operation,
+        work: impl Future<Output = Result<T, Error>>,
+    ) -> Result<T, Error> {
+        let Some(timeout) = self.timeout else { return work.await };
+        match tokio::time::timeout(timeout, work).await {
+            Ok(done) => done,
             Err(_) => Err(Error::new(ErrorKind::Timeout)
-                .with_operation(Operation::Open)
+                .with_operation(operation)
                 .with_endpoint(StoreUrl::parse(&self.url)?.to_string())
-                .with_detail(format!("not open within {timeout:?}"))),
+                .with_detail(format!("not done within {timeout:?}"))),
         }
     }
 }

@@ -122,7 +122,7 @@ pub(crate) async fn run(session: &Session, args: Doctor) -> Result<(), Failure> 
             return report.end();
         }
     };
-    let (took, server) = timed(store.server()).await;
+    let (took, server) = timed(session.in_time(Operation::Server, store.server())).await;
     let server = server.map(|server| format!("{} {}", server.product, server.version));
     report.add("server", took, server.map_err(Failure::from))?;
 

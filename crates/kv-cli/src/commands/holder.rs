@@ -19,7 +19,8 @@ struct Holder<'h> {
 
 pub(crate) async fn run(session: &Session, args: Lock) -> Result<(), Failure> {
     let key = super::key(&args.key, Operation::LockHolder)?;
-    let holder = session.store().await?.lock_holder(&key).await?;
+    let holder = session.store().await?.lock_holder(&key);
+    let holder = session.in_time(Operation::LockHolder, holder).await?;
     let holder = holder.ok_or_else(|| Failure::NotFound(format!("lock {key:?}: nobody holds it")))?;
     let mut out = Output::stdout();
     match session.output() {

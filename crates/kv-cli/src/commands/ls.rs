@@ -1,5 +1,7 @@
 //! `kv ls`: the keys directly below a prefix, or all of them, as they come.
 
+use std::ops::Bound;
+
 use futures_util::TryStreamExt;
 use kv_core::{Consistency, ListItem, ListOptions, Operation};
 use serde::Serialize;
@@ -31,7 +33,12 @@ pub(crate) async fn run(session: &Session, args: Ls) -> Result<(), Failure> {
     let prefix = super::prefix(&args.prefix, Operation::List)?;
     let mut options = ListOptions::default();
     if let Some(after) = &args.start_after {
-        options = options.with_start_after(super::key(after, Operation::List)?);
+        let key = super::key(after, Operation::List)?;
+        let last = match after.ends_with('/') {
+            true => ListItem::Prefix(key.as_prefix()),
+            false => ListItem::Key(key),
+        };
+        options = options.with_range((last.resume(), Bound::Unbounded));
     }
     if !args.recursive {
         options = options.with_one_level();

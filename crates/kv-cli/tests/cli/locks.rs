@@ -205,7 +205,9 @@ fn on_a_terminal_the_command_is_in_the_foreground() {
     script.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
     let mut running = match script.spawn() {
         Ok(child) => Running::from(child),
-        Err(error) => return println!("skipped: script, which gives a terminal, is not there: {error}"),
+        Err(error) => {
+            return kv_testkit::skip(&format!("script, which gives a terminal, is not there: {error}"));
+        }
     };
     let mut terminal = running.child().stdin.take().unwrap();
     std::io::Write::write_all(&mut terminal, b"words\n").unwrap();

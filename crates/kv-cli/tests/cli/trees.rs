@@ -20,6 +20,21 @@ fn ls_shows_one_level_with_slashes_for_more() {
     assert_eq!(place.kv(["ls", "nothing"]).ok().text(), "");
     assert_eq!(place.kv(["ls", "-r"]).ok().text(), "a\na-b\na/b\na/c/d\nab\nz/ü\n");
     assert_eq!(place.kv(["ls", "-r", "--limit", "2", "--start-after", "a-b"]).ok().text(), "a/b\na/c/d\n");
+    // Page by page, each beginning behind the last line of the one before.
+    let (mut lines, mut last) = (Vec::new(), String::new());
+    loop {
+        let page = match last.as_str() {
+            "" => place.kv(["ls", "--limit", "1"]),
+            last => place.kv(["ls", "--limit", "1", "--start-after", last]),
+        };
+        last = page.ok().text().trim_end().to_owned();
+        if last.is_empty() {
+            break;
+        }
+        assert!(!lines.contains(&last), "{last} again after {lines:?}");
+        lines.push(last.clone());
+    }
+    assert_eq!(lines.join("\n") + "\n", place.kv(["ls"]).ok().text());
 }
 
 #[test]

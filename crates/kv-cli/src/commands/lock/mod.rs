@@ -88,7 +88,7 @@ async fn acquire(session: &Session, args: &Lock, key: &Key) -> Result<LockGuard,
     options.timeout = session.timeout();
     match store.lock_with(key, options).await {
         Err(error) if *error.kind() == ErrorKind::Locked => {
-            let advice = holder(&**store, key).await;
+            let advice = holder(session, &**store, key).await;
             Err(Failure::Advised { error, advice })
         }
         done => Ok(done?),
@@ -96,8 +96,8 @@ async fn acquire(session: &Session, args: &Lock, key: &Key) -> Result<LockGuard,
 }
 
 /// Who has the lock, in words.
-async fn holder(store: &dyn Store, key: &Key) -> String {
-    match store.lock_holder(key).await {
+async fn holder(session: &Session, store: &dyn Store, key: &Key) -> String {
+    match session.in_time(Operation::LockHolder, store.lock_holder(key)).await {
         Ok(Some(holder)) => {
             format!("{} holds it (token {})", holder.owner.escape_ascii(), holder.token)
         }

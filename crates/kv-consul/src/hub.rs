@@ -217,9 +217,9 @@ impl Hub {
         Ok(if change == Change::None { Seen::Same } else { Seen::Changed })
     }
 
-    /// The new state is whole: what it lacks is gone, and those that joined have joined. True if
-    /// something changed.
-    pub(crate) fn state_ends(&self, shared: &Shared, query: u64, joining: &[u64]) -> bool {
+    /// The new state is whole: what it lacks is gone, and those that joined have joined. `newer` says
+    /// whether anything was written since the last one. True if something changed.
+    pub(crate) fn state_ends(&self, shared: &Shared, query: u64, joining: &[u64], newer: bool) -> bool {
         let mut state = self.lock();
         let State { queries, members, .. } = &mut *state;
         let Some(running) = queries.get_mut(&query) else { return false };
@@ -230,7 +230,12 @@ impl Hub {
             let mut told = true;
             match &mut member.joining {
                 None => {
-                    gone.iter().for_each(|(native, visible)| told &= member.gone(shared, native, *visible))
+                    gone.iter().for_each(|(native, visible)| told &= member.gone(shared, native, *visible));
+                    // A key that is absent as before may have been there in between, and whoever asks for
+                    // hints may have seen it and wait for it to go.
+                    if newer && member.wants == Wants::Hints && !running.known.has(member.scope.text()) {
+                        member.sink.poke();
+                    }
                 }
                 Some(_) if joining.contains(&id) => {
                     let Some(joined) = member.joining.take() else { continue };

@@ -59,6 +59,11 @@ impl Known {
         }
     }
 
+    /// Whether a key was in the last state.
+    pub(crate) fn has(&self, native: &str) -> bool {
+        self.keys.contains_key(native)
+    }
+
     /// The keys that are not in the new state, and whether they were entries.
     pub(crate) fn finish(&mut self) -> Vec<(Box<str>, bool)> {
         let pass = self.pass;

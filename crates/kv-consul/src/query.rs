@@ -192,7 +192,7 @@ impl Reader<'_> {
                 }
             }
         }
-        changed |= hub.state_ends(self.shared, self.id, joining);
+        changed |= hub.state_ends(self.shared, self.id, joining, index > self.index);
         self.index = index;
         Ok(if changed { State::Changed(begin.elapsed()) } else { State::Same })
     }

@@ -5,10 +5,12 @@
 
 mod common;
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use common::script::{Act, Scripted, answer, json};
+use common::{LOCK_FLAG, until};
 use kv_consul::ConsulStore;
 use kv_consul::kv_core::{
     Applied, ErrorKind, Key, LockOptions, LockWait, Operation, Store, StoreExt, WatchEvent, WatchOptions,
@@ -281,6 +283,50 @@ async fn an_index_that_goes_back_for_a_token_that_sees_no_more_is_a_gap() {
         let event = format!("{:?}", event.unwrap().unwrap());
         assert!(event.starts_with(expected), "{event}, not {expected}");
     }
+}
+
+/// A lock that is taken and released between two states a watch sees is absent in both.
+#[tokio::test]
+async fn a_release_between_two_states_wakes_who_saw_the_lock_held() {
+    let held = |index: u64| {
+        json(
+            200,
+            &format!(
+                r#"{{"Results":[{{"KV":{{"Key":"k/.lock","Value":"","Flags":{LOCK_FLAG},"Session":"other","CreateIndex":{index},"ModifyIndex":{index}}}}}],"Errors":null}}"#
+            ),
+        )
+    };
+    let looks = Arc::new(Mutex::new(0_u32));
+    let (counter, woken) = (Arc::clone(&looks), AtomicBool::new(false));
+    let server = Scripted::start(move |request| {
+        if request.starts_with("PUT /v1/session") {
+            return json(200, r#"{"ID":"ours"}"#);
+        }
+        if request.starts_with("GET ") {
+            // The watch finds no lock when it begins, and none when it is woken.
+            if request.contains("index=40&") {
+                return Act::Silence;
+            }
+            if request.contains("index=20&") {
+                woken.store(true, Ordering::SeqCst);
+            }
+            let index = if woken.load(Ordering::SeqCst) { 40 } else { 20 };
+            return answer(404, &format!("X-Consul-Index: {index}\r\n"), "");
+        }
+        let mut looks = counter.lock().unwrap();
+        *looks += 1;
+        match *looks {
+            1 => held(10),
+            // Another was faster.
+            2 => held(30),
+            _ => json(500, "enough"),
+        }
+    })
+    .await;
+    let store = server.store().await;
+    let waiting = tokio::spawn(async move { store.lock("k").await.map(drop) });
+    until("the waiter looks again", Duration::from_secs(20), async || *looks.lock().unwrap() > 2).await;
+    waiting.abort();
 }
 
 #[tokio::test]

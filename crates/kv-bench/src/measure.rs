@@ -31,8 +31,8 @@ impl Plan {
         large_lists: false,
     };
     pub(crate) const FULL: Self = Self {
-        rounds: 12,
-        round: Duration::from_millis(400),
+        rounds: 10,
+        round: Duration::from_millis(250),
         concurrency: &[1, 16, 64, 256],
         value_bytes: &[64, 1024, 64 * 1024],
         large_lists: true,
@@ -43,7 +43,8 @@ impl Plan {
         let kinds = Kind::ALL.iter().filter(move |kind| self.large_lists || **kind != Kind::List100k);
         kinds.flat_map(move |&kind| {
             kind.concurrency(self.concurrency).iter().flat_map(move |&concurrency| {
-                let sizes = if kind.has_value_sizes() { self.value_bytes } else { &self.value_bytes[..1] };
+                let all_sizes = kind.has_value_sizes() && matches!(concurrency, 1 | 64);
+                let sizes = if all_sizes { self.value_bytes } else { &self.value_bytes[..1] };
                 sizes.iter().map(move |&value_bytes| Workload { kind, concurrency, value_bytes })
             })
         })

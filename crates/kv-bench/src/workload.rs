@@ -82,6 +82,7 @@ impl Kind {
             Self::LockContended => &[16],
             Self::WatchThroughput => &[1, 100, 1000],
             Self::Open => &[1, 16],
+            Self::PutTtl | Self::Transact | Self::LockUnlock | Self::WatchLatency => &[1, 64],
             _ => planned,
         }
     }

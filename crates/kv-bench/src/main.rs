@@ -50,23 +50,23 @@ async fn main() -> Result<()> {
     } else {
         args.backend
     };
-    let (mut rows, mut memory) = (Vec::new(), Vec::new());
+    let mut report = Report { machine: report::machine(), rows: Vec::new(), memory: Vec::new() };
     let say = |line: &str| println!("{line}");
     for name in names {
         let wanted = |kind: workload::Kind| {
             args.filter.as_ref().is_none_or(|filter| kind.name().contains(filter.as_str()))
         };
-        rows.extend(backends::run(&name, plan, wanted, say).await?);
+        report.rows.extend(backends::run(&name, plan, wanted, say).await?);
         if name == "mem" && args.filter.is_none() {
-            memory = scaling::measure(plan.rounds / 2, plan.round, say).await?;
+            report.memory = scaling::measure(plan.rounds / 2, plan.round, say).await?;
         }
-    }
-    let report = Report { machine: report::machine(), rows, memory };
-    if let Some(path) = &args.report {
-        report.write_json(path)?;
-    }
-    if let Some(folder) = &args.page {
-        report.write_page(folder)?;
+        // After each backend, so that a run that is broken off leaves what it has.
+        if let Some(path) = &args.report {
+            report.write_json(path)?;
+        }
+        if let Some(folder) = &args.page {
+            report.write_page(folder)?;
+        }
     }
     Ok(())
 }

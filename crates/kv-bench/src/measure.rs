@@ -31,8 +31,8 @@ impl Plan {
         large_lists: false,
     };
     pub(crate) const FULL: Self = Self {
-        rounds: 10,
-        round: Duration::from_millis(250),
+        rounds: 8,
+        round: Duration::from_millis(200),
         concurrency: &[1, 16, 64, 256],
         value_bytes: &[64, 1024, 64 * 1024],
         large_lists: true,

@@ -18,8 +18,9 @@ const KEYS: usize = 10_000;
 const SCANNED: usize = 100_000;
 const WATCHES: usize = 10_000;
 const VALUE: Bytes = Bytes::from_static(&[b'v'; 64]);
-/// Operations between two looks at the clock.
+/// Operations between two looks at the clock; few where each may wait for a whole list.
 const STRIDE: usize = 256;
+const STRIDE_BESIDE_SCAN: usize = 4;
 
 /// What the tasks do, and what goes on beside them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -132,6 +133,7 @@ impl<S: Subject> Arena<S> {
                 anyhow::Ok(())
             })
         });
+        let stride = if self.work == Work::PutBesideScan { STRIDE_BESIDE_SCAN } else { STRIDE };
         let (count, begin) = (Arc::new(AtomicU64::new(0)), Instant::now());
         let mut workers = tokio::task::JoinSet::new();
         for task in 0..tasks {
@@ -141,7 +143,7 @@ impl<S: Subject> Arena<S> {
                 // Each task walks through all keys from a place of its own, in no order of theirs.
                 let mut turn = task * 2503;
                 while begin.elapsed() < round {
-                    for _ in 0..STRIDE {
+                    for _ in 0..stride {
                         let key = &keys[turn * 7919 % KEYS];
                         if work.puts(turn) {
                             subject.put(key, VALUE).await?;
@@ -150,7 +152,7 @@ impl<S: Subject> Arena<S> {
                         }
                         turn += 1;
                     }
-                    count.fetch_add(STRIDE as u64, Ordering::Relaxed);
+                    count.fetch_add(stride as u64, Ordering::Relaxed);
                 }
                 anyhow::Ok(())
             });

@@ -7,7 +7,8 @@ use anyhow::{Context, Result, ensure};
 use bytes::Bytes;
 use futures_util::TryStreamExt;
 use kv_any::kv_core::{
-    Condition, Expiry, Key, ListItem, PutOptions, Store, StoreExt, Txn, TxnOp, Version, WatchEvent,
+    Condition, DeleteTreeOptions, Expiry, Key, ListItem, Prefix, PutOptions, Store, StoreExt, Txn, TxnOp,
+    Version, WatchEvent,
 };
 
 use crate::subject::{Changes, Subject};
@@ -108,7 +109,9 @@ impl Subject for StoreSubject {
     }
 
     async fn clear(&self, prefix: &str) -> Result<()> {
-        self.store.delete_tree(prefix).await?;
+        // A tree of 100,000 keys takes longer than one request may.
+        let options = DeleteTreeOptions::default().with_timeout(Duration::from_secs(120));
+        self.store.delete_tree_with(&Prefix::new(prefix)?, options).await?;
         Ok(())
     }
 }

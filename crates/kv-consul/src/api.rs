@@ -19,7 +19,7 @@ use crate::wire::{
 
 /// Consul cuts an address off at 200 connections, whoever has opened them: these, the calls and the waiting
 /// queries are 64 unless configured, so three handles fit.
-const MAX_VITAL: usize = 4;
+const MIN_VITAL: usize = 4;
 pub(crate) const MAX_STREAMS: usize = 8;
 
 /// The most bytes of an answer that is neither a list nor carries values.
@@ -98,7 +98,7 @@ impl Api {
             current: AtomicUsize::new(0),
             datacenter,
             calls: Arc::new(Semaphore::new(max_calls)),
-            vital: Arc::new(Semaphore::new(MAX_VITAL)),
+            vital: Arc::new(Semaphore::new((max_calls / 4).max(MIN_VITAL))),
             streams: Arc::new(Semaphore::new(MAX_STREAMS)),
             moved: Notify::new(),
             sent: AtomicU64::new(0),

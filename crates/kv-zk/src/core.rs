@@ -1,7 +1,7 @@
 //! What all operations of a store handle share: the client, where keys lie, and what is known of nodes.
 
 use std::collections::HashMap;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, AtomicUsize};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -33,6 +33,8 @@ pub(crate) struct Core {
     pub(crate) known: KnownNodes,
     /// Where what outlives a call runs.
     pub(crate) runtime: tokio::runtime::Handle,
+    /// How many lists are being read.
+    pub(crate) lists: AtomicUsize,
     /// Whether it was said that there are names that are no keys.
     pub(crate) said_foreign: AtomicBool,
 }

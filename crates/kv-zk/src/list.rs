@@ -10,6 +10,7 @@ use std::future::Future;
 use std::ops::Bound;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use futures_util::StreamExt;
 use futures_util::stream::{self, FuturesUnordered};
@@ -26,6 +27,8 @@ const FIRST_AHEAD: usize = 64;
 const AHEAD_BYTES: usize = 8 << 20;
 const LEAST_AHEAD: usize = 8;
 const MOST_AHEAD: usize = 1024;
+/// What all lists of a handle share, so that none waits behind the requests of all others.
+const AHEAD_TOGETHER: usize = 4096;
 
 /// One step of the walk.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -111,6 +114,7 @@ impl Core {
 
 impl Walk {
     fn new(core: Arc<Core>, options: Arc<ListOptions>, root: String) -> Self {
+        core.lists.fetch_add(1, Ordering::Relaxed);
         let mut walk = Self {
             core,
             left: options.limit.unwrap_or(usize::MAX),
@@ -225,8 +229,9 @@ impl Walk {
             Some(bytes) => (AHEAD_BYTES / bytes.max(1)).clamp(LEAST_AHEAD, MOST_AHEAD),
             None => FIRST_AHEAD,
         };
+        let share = AHEAD_TOGETHER / self.core.lists.load(Ordering::Relaxed).max(1);
         // An entry and what lies below it are two.
-        fits.min(self.left.saturating_mul(2)).max(2)
+        fits.min(share.max(LEAST_AHEAD)).min(self.left.saturating_mul(2)).max(2)
     }
 
     /// Sends the requests of the first steps that were not sent yet.
@@ -259,6 +264,12 @@ impl Walk {
             };
             (step, result)
         }));
+    }
+}
+
+impl Drop for Walk {
+    fn drop(&mut self) {
+        self.core.lists.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
@@ -325,7 +336,7 @@ impl Core {
     pub(crate) fn foreign(&self, path: &str) {
         let name = crate::mapping::name(path);
         let expected = crate::mapping::lock_sequence(name).is_some() || path == "/zookeeper";
-        if !expected && !self.said_foreign.swap(true, std::sync::atomic::Ordering::Relaxed) {
+        if !expected && !self.said_foreign.swap(true, Ordering::Relaxed) {
             tracing::info!(path, "a node's name is not a key of ours; such nodes are left alone");
         }
     }

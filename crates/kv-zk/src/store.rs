@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, AtomicUsize};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -88,6 +88,7 @@ impl ZkStore {
                 barrier_reads: config.barrier_reads,
                 known: KnownNodes::default(),
                 runtime: tokio::runtime::Handle::current(),
+                lists: AtomicUsize::new(0),
                 said_foreign: AtomicBool::new(false),
             });
             let hub = HubHandle::start(Arc::clone(&core));

@@ -395,8 +395,7 @@ async fn compare_stores_with_large_trees(ops: Vec<Op>) {
         match op {
             Op::Advance(seconds) => {
                 clock.advance(Duration::from_secs((*seconds).into()));
-                assert!(!sled.store.delete("nothing").await.unwrap());
-                assert!(!mem.store.delete("nothing").await.unwrap());
+                let_due_expire(&sled, &mem).await;
             }
             Op::Reopen => {
                 let seen = sort_runs_of_expiry(sled.seen(&mut watches.0).await);
@@ -414,6 +413,12 @@ async fn compare_stores_with_large_trees(ops: Vec<Op>) {
     sled.store.close().await.unwrap();
 }
 
+/// Whatever is written next comes after what has expired.
+async fn let_due_expire(sled: &Named<SledStore>, mem: &Named<MemStore>) {
+    assert!(!sled.store.delete("nothing").await.unwrap());
+    assert!(!mem.store.delete("nothing").await.unwrap());
+}
+
 async fn compare_stores(ops: Vec<Op>) {
     let dir = tempfile::tempdir().unwrap();
     let clock = ManualClock::new(Timestamp::from_millis(1_700_000_000_000));
@@ -424,9 +429,7 @@ async fn compare_stores(ops: Vec<Op>) {
         match op {
             Op::Advance(seconds) => {
                 clock.advance(Duration::from_secs((*seconds).into()));
-                // Whatever is written next comes after what has expired.
-                assert!(!sled.store.delete("nothing").await.unwrap());
-                assert!(!mem.store.delete("nothing").await.unwrap());
+                let_due_expire(&sled, &mem).await;
             }
             Op::Reopen => {
                 sled.store.close().await.unwrap();

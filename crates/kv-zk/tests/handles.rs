@@ -7,7 +7,7 @@ mod common;
 
 use std::time::Duration;
 
-use common::{key, namespace, server};
+use common::{expiring, key, namespace, server};
 use kv_zk::kv_core::{
     Condition, DeleteOptions, ErrorKind, Expiry, Precondition, PutOptions, Store, StoreExt, Txn, TxnOp,
     Version,
@@ -29,10 +29,6 @@ fn put_if(precondition: Precondition) -> PutOptions {
 
 fn delete_if(precondition: Precondition) -> DeleteOptions {
     DeleteOptions::default().with_precondition(precondition)
-}
-
-fn expiring(ttl: Duration) -> PutOptions {
-    PutOptions::default().with_expiry(Expiry::Ttl(ttl))
 }
 
 /// A node that is made again is at the same version of its own once more.

@@ -7,7 +7,7 @@ mod common;
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use common::{key, namespace, next, server, with};
+use common::{expiring, key, namespace, next, server, with};
 use futures_util::StreamExt;
 use kv_testkit::{is_nightly, require_or_skip};
 use kv_zk::kv_core::{
@@ -28,10 +28,6 @@ common::on_each_client!(
 );
 
 const SECOND: Duration = Duration::from_secs(1);
-
-fn expiring(ttl: Duration) -> PutOptions {
-    PutOptions::default().with_expiry(Expiry::Ttl(ttl))
-}
 
 async fn parents_are_no_entries_until_they_are_put(client: &str) {
     let Some(server) = server().await else { return };

@@ -6,7 +6,7 @@ use std::hash::{BuildHasher, RandomState};
 use std::time::{Duration, Instant};
 
 use kv_testkit::{Cluster, require_or_skip};
-use kv_zk::kv_core::{Key, StoreUrl, Watch, WatchEvent};
+use kv_zk::kv_core::{Expiry, Key, PutOptions, StoreUrl, Watch, WatchEvent};
 use kv_zk::{ZkConfig, ZkStore};
 
 /// Makes of each function, which takes the name of a client crate, a test of each that is compiled in.
@@ -81,6 +81,10 @@ pub(crate) fn seed() -> u64 {
     let seed = seed.unwrap_or_else(|| RandomState::new().hash_one(1));
     println!("KV_SEED={seed}");
     seed
+}
+
+pub(crate) fn expiring(ttl: Duration) -> PutOptions {
+    PutOptions::default().with_expiry(Expiry::Ttl(ttl))
 }
 
 pub(crate) fn key(text: &str) -> Key {

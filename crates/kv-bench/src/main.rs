@@ -58,7 +58,7 @@ async fn main() -> Result<()> {
         };
         report.rows.extend(backends::run(&name, plan, wanted, say).await?);
         if name == "mem" && args.filter.is_none() {
-            report.memory = scaling::measure(plan.rounds / 2, plan.round, say).await?;
+            report.memory = scaling::measure(args.quick, say).await?;
         }
         // After each backend, so that a run that is broken off leaves what it has.
         if let Some(path) = &args.report {

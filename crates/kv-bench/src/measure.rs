@@ -1,7 +1,7 @@
 //! Raw client and store in turn, within one run, on the same server.
 
 use std::fmt;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use serde::Serialize;
@@ -30,9 +30,11 @@ impl Plan {
         value_bytes: &[64],
         large_lists: false,
     };
+    /// Many short rounds: the machine drifts over seconds, and a pair of rounds sees only what drifts
+    /// within it.
     pub(crate) const FULL: Self = Self {
-        rounds: 8,
-        round: Duration::from_millis(200),
+        rounds: 24,
+        round: Duration::from_millis(80),
         concurrency: &[1, 16, 64, 256],
         value_bytes: &[64, 1024, 64 * 1024],
         large_lists: true,
@@ -50,6 +52,15 @@ impl Plan {
         })
     }
 }
+
+/// How many rounds there are of operations so slow that all rounds would take too long, and when that
+/// is so. An interval of the median takes six.
+const FEWEST_ROUNDS: usize = 6;
+const LONG_ENOUGH: Duration = Duration::from_secs(15);
+
+/// The raw client beside itself, which shows how much of a ratio is noise.
+const CONTROLS: &[(Kind, &str)] =
+    &[(Kind::Get, "control: raw get twice"), (Kind::PutExisting, "control: raw put twice")];
 
 /// A raw client and a store with the same data behind them.
 pub(crate) struct Pair<R> {
@@ -101,8 +112,20 @@ pub(crate) async fn measure<R: Subject>(
     say: impl Fn(&str),
 ) -> Result<Vec<Row>> {
     let mut rows = Vec::new();
+    // Whatever these differ from 1 by is noise.
+    for (number, &(kind, name)) in CONTROLS.iter().filter(|(kind, _)| wanted(*kind)).enumerate() {
+        for concurrency in [1, 64] {
+            let workload = Workload { kind, concurrency, value_bytes: plan.value_bytes[0] };
+            let prefix = format!("bench/control{number}");
+            let row = pair(backend, &subjects.raw, &subjects.raw, workload, plan, &prefix).await?;
+            let row = Row { workload: name, ..row };
+            say(&row.to_string());
+            rows.push(row);
+        }
+    }
     for (number, workload) in plan.workloads().filter(|workload| wanted(workload.kind)).enumerate() {
-        let row = match pair(backend, &subjects.raw, &subjects.store, workload, plan, number).await {
+        let row = match pair(backend, &subjects.raw, &subjects.store, workload, plan, &format!("bench/{number}")).await
+        {
             Ok(row) => row,
             Err(error) => {
                 let Workload { kind, concurrency, .. } = workload;
@@ -134,7 +157,7 @@ async fn round_trips<S: Subject>(
     let bench = Bench::prepare(slow.clone(), workload, format!("bench/slow{number}")).await?;
     let sample = bench.round(round_trip * 20).await?;
     bench.clean_up().await?;
-    Ok(sample.quantile_us(0.5) / 1e6 / round_trip.as_secs_f64())
+    Ok(sample.quantile_us(500) / 1e6 / round_trip.as_secs_f64())
 }
 
 impl fmt::Display for Row {
@@ -149,23 +172,26 @@ impl fmt::Display for Row {
     }
 }
 
-async fn pair<R: Subject>(
+async fn pair<R: Subject, S: Subject>(
     backend: &str,
     raw: &R,
-    store: &StoreSubject,
+    store: &S,
     workload: Workload,
     plan: Plan,
-    number: usize,
+    prefix: &str,
 ) -> Result<Row> {
-    let raw =
-        Bench::prepare(raw.clone(), workload, format!("bench/raw{number}")).await.context("raw client")?;
-    let store =
-        Bench::prepare(store.clone(), workload, format!("bench/store{number}")).await.context("store")?;
+    // Names of one length, so that nobody carries more.
+    let raw = Bench::prepare(raw.clone(), workload, format!("{prefix}-a")).await.context("raw client")?;
+    let store = Bench::prepare(store.clone(), workload, format!("{prefix}-b")).await.context("store")?;
     // One round of each that does not count: connections, caches, branch predictors.
     raw.round(plan.round / 2).await.context("raw client")?;
     store.round(plan.round / 2).await.context("store")?;
-    let mut pairs = Vec::with_capacity(plan.rounds);
+    let (mut pairs, begin) = (Vec::with_capacity(plan.rounds), Instant::now());
     for round in 0..plan.rounds {
+        // Where one operation outlasts a round by far.
+        if round >= FEWEST_ROUNDS && begin.elapsed() > LONG_ENOUGH {
+            break;
+        }
         // Who goes first alternates, so that a drift of the machine favours nobody.
         let both = if round % 2 == 0 {
             let raw = raw.round(plan.round).await.context("raw client")?;
@@ -191,14 +217,14 @@ fn summarise(backend: &str, workload: Workload, pairs: &[(Sample, Sample)]) -> O
         value_bytes: workload.value_bytes,
         raw_ops_per_s: spread(&|(raw, _)| raw.per_second())?.median,
         store_ops_per_s: spread(&|(_, store)| store.per_second())?.median,
-        raw_p50_us: spread(&|(raw, _)| raw.quantile_us(0.5))?.median,
-        store_p50_us: spread(&|(_, store)| store.quantile_us(0.5))?.median,
-        raw_p99_us: spread(&|(raw, _)| raw.quantile_us(0.99))?.median,
-        store_p99_us: spread(&|(_, store)| store.quantile_us(0.99))?.median,
+        raw_p50_us: spread(&|(raw, _)| raw.quantile_us(500))?.median,
+        store_p50_us: spread(&|(_, store)| store.quantile_us(500))?.median,
+        raw_p99_us: spread(&|(raw, _)| raw.quantile_us(990))?.median,
+        store_p99_us: spread(&|(_, store)| store.quantile_us(990))?.median,
         ratio: ratio.median,
         ratio_low: ratio.low,
         ratio_high: ratio.high,
-        latency_ratio: spread(&|(raw, store)| store.quantile_us(0.5) / raw.quantile_us(0.5))?.median,
+        latency_ratio: spread(&|(raw, store)| store.quantile_us(500) / raw.quantile_us(500))?.median,
         raw_round_trips: None,
         store_round_trips: None,
         peak_memory_bytes: peak_memory(),

@@ -16,6 +16,7 @@ use crate::subject::Subject;
 
 const KEYS: usize = 10_000;
 const SCANNED: usize = 100_000;
+const ROUND: Duration = Duration::from_millis(300);
 const WATCHES: usize = 10_000;
 const VALUE: Bytes = Bytes::from_static(&[b'v'; 64]);
 /// Operations between two looks at the clock; few where each may wait for a whole list.
@@ -69,7 +70,8 @@ pub(crate) struct Row {
 }
 
 /// Measures a locked map and the memory store in turn.
-pub(crate) async fn measure(rounds: usize, round: Duration, say: impl Fn(&str)) -> Result<Vec<Row>> {
+pub(crate) async fn measure(quick: bool, say: impl Fn(&str)) -> Result<Vec<Row>> {
+    let rounds = if quick { 3 } else { 9 };
     let mut rows = Vec::new();
     for &work in Work::ALL {
         for tasks in [1, 2, 4] {
@@ -77,8 +79,8 @@ pub(crate) async fn measure(rounds: usize, round: Duration, say: impl Fn(&str)) 
             let store = Arena::new(StoreSubject::open_url("mem:").await?, work).await?;
             let (mut of_map, mut of_store) = (Vec::new(), Vec::new());
             for _ in 0..rounds {
-                of_map.push(map.rate(tasks, round).await?);
-                of_store.push(store.rate(tasks, round).await?);
+                of_map.push(map.rate(tasks, ROUND).await?);
+                of_store.push(store.rate(tasks, ROUND).await?);
             }
             let median = |rates| Spread::of(rates).map(|spread| spread.median).context("no rounds");
             let (map_ops_per_s, store_ops_per_s) = (median(of_map)?, median(of_store)?);

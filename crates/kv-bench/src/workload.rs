@@ -7,7 +7,6 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail, ensure};
 use bytes::Bytes;
 use futures_util::{StreamExt, TryStreamExt, stream};
-use hdrhistogram::Histogram;
 use serde::Serialize;
 use tokio::sync::Mutex;
 
@@ -132,21 +131,28 @@ impl Workload {
 
 /// What one round of one subject measured.
 pub(crate) struct Sample {
-    pub(crate) ops: u64,
-    pub(crate) elapsed: Duration,
-    /// Nanoseconds per operation.
-    pub(crate) latency: Histogram<u64>,
+    ops: u64,
+    elapsed: Duration,
+    /// Nanoseconds per operation, sorted.
+    latencies: Vec<u64>,
 }
 
 impl Sample {
+    fn new(ops: u64, elapsed: Duration, mut latencies: Vec<u64>) -> Self {
+        latencies.sort_unstable();
+        Self { ops, elapsed, latencies }
+    }
+
     #[allow(clippy::cast_precision_loss, reason = "counts are far below 2^52")]
     pub(crate) fn per_second(&self) -> f64 {
         self.ops as f64 / self.elapsed.as_secs_f64()
     }
 
+    /// Microseconds that so many of a thousand operations did not exceed.
     #[allow(clippy::cast_precision_loss, reason = "microseconds are far below 2^52")]
-    pub(crate) fn quantile_us(&self, quantile: f64) -> f64 {
-        self.latency.value_at_quantile(quantile) as f64 / 1000.0
+    pub(crate) fn quantile_us(&self, of_1000: usize) -> f64 {
+        let at = (self.latencies.len() * of_1000 / 1000).min(self.latencies.len().saturating_sub(1));
+        self.latencies.get(at).map_or(f64::NAN, |nanos| *nanos as f64 / 1000.0)
     }
 }
 
@@ -194,7 +200,7 @@ impl<S: Subject> Bench<S> {
     }
 
     fn key(&self, worker: usize, n: usize) -> String {
-        format!("{}/w{worker}/{n}", self.prefix)
+        format!("{}/w{worker}/key{n}", self.prefix)
     }
 
     /// Runs all workers for this long.
@@ -208,11 +214,13 @@ impl<S: Subject> Bench<S> {
         for worker in 0..self.workload.concurrency {
             workers.spawn(self.clone_for_worker().run(worker, until));
         }
-        let mut latency = histogram()?;
+        let (mut latencies, mut elapsed) = (Vec::new(), Duration::ZERO);
         while let Some(ended) = workers.join_next().await {
-            latency.add(ended.context("a worker panicked")??)?;
+            let (of_worker, ended) = ended.context("a worker panicked")??;
+            latencies.extend(of_worker);
+            elapsed = elapsed.max(ended - begin);
         }
-        Ok(Sample { ops: latency.len(), elapsed: begin.elapsed(), latency })
+        Ok(Sample::new(latencies.len() as u64, elapsed, latencies))
     }
 
     /// Removes what was made.
@@ -231,11 +239,12 @@ impl<S: Subject> Bench<S> {
         }
     }
 
-    async fn run(self, worker: usize, until: Instant) -> Result<Histogram<u64>> {
+    /// What each operation took, and when the last one had ended.
+    async fn run(self, worker: usize, until: Instant) -> Result<(Vec<u64>, Instant)> {
         if self.workload.kind == Kind::WatchLatency {
             return self.watch_latency(worker, until).await;
         }
-        let mut latency = histogram()?;
+        let mut latencies = Vec::new();
         let keys: Vec<String> =
             (0..self.workload.kind.keys_per_worker()).map(|n| self.key(worker, n)).collect();
         let mut version = match self.workload.kind {
@@ -252,9 +261,9 @@ impl<S: Subject> Bench<S> {
             }
             let begin = Instant::now();
             self.operation(key, &fresh, worker, &mut version).await?;
-            record(&mut latency, begin.elapsed())?;
+            latencies.push(nanos(begin.elapsed()));
         }
-        Ok(latency)
+        Ok((latencies, Instant::now()))
     }
 
     async fn operation(&self, key: &str, fresh: &str, worker: usize, version: &mut u64) -> Result<()> {
@@ -285,22 +294,22 @@ impl<S: Subject> Bench<S> {
     }
 
     /// Each put carries its number; the watch must deliver that number.
-    async fn watch_latency(self, worker: usize, until: Instant) -> Result<Histogram<u64>> {
-        let mut latency = histogram()?;
+    async fn watch_latency(self, worker: usize, until: Instant) -> Result<(Vec<u64>, Instant)> {
+        let mut latencies = Vec::new();
         let mut changes = self.subject.watch(&self.watched(worker)).await?;
         while Instant::now() < until {
             let begin = Instant::now();
             let number = self.put_number(worker).await?;
             seen(&mut changes, &number).await?;
-            record(&mut latency, begin.elapsed())?;
+            latencies.push(nanos(begin.elapsed()));
         }
-        Ok(latency)
+        Ok((latencies, Instant::now()))
     }
 
     /// Bursts of puts; every watch must have seen the last of a burst before the next one begins. An
     /// operation is one put as one watch sees it; watches that merge changes see fewer events.
     async fn watch_throughput(&self, until: Instant) -> Result<Sample> {
-        let (mut latency, mut ops, begun) = (histogram()?, 0, Instant::now());
+        let (mut latencies, mut ops, begun) = (Vec::new(), 0, Instant::now());
         let mut watches = self.watches.lock().await;
         while Instant::now() < until {
             let begin = Instant::now();
@@ -312,10 +321,10 @@ impl<S: Subject> Bench<S> {
                 seen(watch, &last).await?;
             }
             let events = u32::try_from(BURST * watches.len())?;
-            record(&mut latency, begin.elapsed() / events)?;
+            latencies.push(nanos(begin.elapsed() / events));
             ops += u64::from(events);
         }
-        Ok(Sample { ops, elapsed: begun.elapsed(), latency })
+        Ok(Sample::new(ops, begun.elapsed(), latencies))
     }
 
     fn watched(&self, worker: usize) -> String {
@@ -329,7 +338,7 @@ impl<S: Subject> Bench<S> {
     }
 
     fn fresh_key(&self) -> String {
-        format!("{}/new/{}", self.prefix, self.fresh.fetch_add(1, Ordering::Relaxed))
+        format!("{}/new/key{}", self.prefix, self.fresh.fetch_add(1, Ordering::Relaxed))
     }
 }
 
@@ -347,11 +356,6 @@ async fn seen(changes: &mut Changes, number: &str) -> Result<()> {
     Ok(())
 }
 
-/// From a nanosecond to a minute, to three digits.
-fn histogram() -> Result<Histogram<u64>> {
-    Ok(Histogram::new_with_bounds(1, 60_000_000_000, 3)?)
-}
-
-fn record(latency: &mut Histogram<u64>, elapsed: Duration) -> Result<()> {
-    Ok(latency.record(u64::try_from(elapsed.as_nanos()).unwrap_or(u64::MAX).max(1))?)
+fn nanos(elapsed: Duration) -> u64 {
+    u64::try_from(elapsed.as_nanos()).unwrap_or(u64::MAX)
 }

@@ -327,10 +327,11 @@ impl ConsulConfig {
         self
     }
 
-    /// How many connections wait for the next call; more of them, after a burst, are given back to the
-    /// server, which lets one address have 200.
+    /// How many connections wait for the next call, until they have been idle for a while: fewer than
+    /// there are calls at a time would be closed and opened again under load. No more are ever open than
+    /// are in use at a time, which is what counts against the 200 that one address may have.
     pub(crate) fn max_idle(&self) -> usize {
-        (self.max_calls / 4).max(8)
+        self.max_calls
     }
 
     /// Checks what can be checked without I/O.

@@ -7,11 +7,13 @@ mod common;
 use std::time::{Duration, Instant};
 
 use common::script::{Act, Scripted, answer, applied, json};
-use common::{open, until, url, variant};
+use common::{open, own_server, until, url, variant};
+use futures_util::future::join_all;
 use kv_consul::kv_core::{
     Applied, ErrorKind, Expiry, Key, PutOptions, SessionState, Store, StoreExt, WatchEvent,
 };
 use kv_consul::{ConsulConfig, ConsulStore};
+use kv_testkit::Proxy;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 
@@ -173,4 +175,22 @@ async fn keys_named_as_causes_of_tls_errors_are_keys() {
     gate.send_replace(false);
     let event = tokio::time::timeout(SECOND * 5, watch.next()).await.expect("an event").unwrap().unwrap();
     assert!(matches!(event, WatchEvent::Put(entry) if entry.version.get() == 9));
+}
+
+/// A connection that is closed because too many are idle is opened again by the next call.
+#[tokio::test]
+async fn calls_that_crowd_keep_their_connections() {
+    const CALLS: usize = 40;
+    let Some(server) = own_server().await else { return };
+    let proxy = Proxy::start(server.endpoint()).await.unwrap();
+    let query = format!("max_calls={CALLS}&timeout=20s&connect_timeout=20s");
+    let store = open(&server.url_at(&proxy.endpoint(), "app", &query)).await;
+    for _ in 0..20 {
+        for put in join_all((0..CALLS).map(|n| store.put(format!("k{n}"), "v"))).await {
+            put.unwrap();
+        }
+    }
+    // A call that begins while all are busy may open one that another then does not need.
+    let accepted = proxy.counts().accepted;
+    assert!(accepted <= CALLS as u64 * 2, "{accepted} connections for {CALLS} calls at a time");
 }

@@ -121,16 +121,20 @@ impl Subject for Consul {
     }
 
     async fn lock_unlock(&self, name: &str) -> Result<()> {
+        // In the order of Consul's own client: a session, a look at the record, which may be another
+        // program's or held, and only then the attempt.
         let session = self.session(json!({ "TTL": "15s", "Behavior": "release", "NodeChecks": [] })).await?;
         let op =
             |verb: &str| kv(&json!({ "Verb": verb, "Key": format!("{name}/.lock"), "Session": session }));
-        while self.txn(json!([op("lock")])).await.is_err() {
-            let url = format!("{}/kv/{name}/.lock", self.base);
+        let url = format!("{}/kv/{name}/.lock?consistent", self.base);
+        loop {
             let answer = self.http.get(&url).send().await?;
             let Some(index) = index(&answer) else { bail!("an answer without an index") };
             let held: Value = answer.json().await.unwrap_or_default();
             if !held[0]["Session"].is_null() {
-                self.http.get(format!("{url}?index={index}&wait=1m")).send().await?;
+                self.http.get(format!("{url}&index={index}&wait=1m")).send().await?;
+            } else if self.txn(json!([op("lock")])).await.is_ok() {
+                break;
             }
         }
         let delete = kv(&json!({ "Verb": "delete", "Key": format!("{name}/.lock") }));

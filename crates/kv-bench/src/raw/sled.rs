@@ -34,8 +34,11 @@ impl Sled {
         (version, record)
     }
 
+    /// On a thread that may block: `flush_async` waits on sled's own eight threads, and eight such waits
+    /// keep the write that would end them from its turn, for ever.
     async fn flush(&self) -> Result<()> {
-        self.db.flush_async().await?;
+        let db = self.db.clone();
+        tokio::task::spawn_blocking(move || db.flush()).await??;
         Ok(())
     }
 }

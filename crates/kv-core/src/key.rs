@@ -1,6 +1,6 @@
 //! Keys and prefixes: checked and normalised once, here, for every backend.
 
-use std::borrow::Borrow;
+use std::borrow::{Borrow, Cow};
 use std::fmt;
 use std::sync::Arc;
 
@@ -359,21 +359,23 @@ fn shortened(input: &str) -> String {
     }
 }
 
-/// The canonical form of `input`, `None` where no segment is left.
-fn canonical(input: &str, max: usize) -> Result<Option<String>, Broken> {
-    if let Some(c) = input.chars().find(|c| !allowed(*c)) {
+/// The canonical form of `input`, `None` where no segment is left. Most input is canonical already and is
+/// not copied.
+fn canonical(input: &str, max: usize) -> Result<Option<Cow<'_, str>>, Broken> {
+    // Printable ASCII is seen at a glance.
+    let plain = input.bytes().all(|byte| matches!(byte, 0x20..0x7f));
+    if !plain && let Some(c) = input.chars().find(|c| !allowed(*c)) {
         return Err(Broken::Character(c));
     }
-    let mut text = String::with_capacity(input.len().min(max));
-    for segment in input.split('/').filter(|segment| !segment.is_empty()) {
-        if segment == "." || segment == ".." {
-            return Err(Broken::Dots(segment.to_owned()));
-        }
-        if !text.is_empty() {
-            text.push('/');
-        }
-        text.push_str(segment);
+    if let Some(dots) = input.split('/').find(|segment| matches!(*segment, "." | "..")) {
+        return Err(Broken::Dots(dots.to_owned()));
     }
+    let text = if input.split('/').all(|segment| !segment.is_empty()) {
+        Cow::Borrowed(input)
+    } else {
+        let segments: Vec<_> = input.split('/').filter(|segment| !segment.is_empty()).collect();
+        Cow::Owned(segments.join("/"))
+    };
     if text.len() > max {
         return Err(Broken::TooLong { len: text.len(), max });
     }

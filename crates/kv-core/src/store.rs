@@ -1,6 +1,7 @@
 //! The trait every backend implements.
 
 use std::fmt;
+use std::pin::Pin;
 use std::sync::Arc;
 
 use async_trait::async_trait;
@@ -157,7 +158,11 @@ pub trait Store: fmt::Debug + Send + Sync + 'static {
     fn as_transact(&self) -> Option<&dyn Transact>;
 }
 
+/// What a method of a store returns, as `async_trait` writes it.
+type Answer<'a, T> = Pin<Box<dyn Future<Output = Result<T>> + Send + 'a>>;
+
 /// A shared store is a store, so that code generic over `S: Store` takes an `Arc<dyn Store>`.
+// The operations on one key hand on the future of the store inside, in place of one around it.
 #[async_trait]
 #[deny(clippy::missing_trait_methods)]
 impl<S: Store + ?Sized> Store for Arc<S> {
@@ -165,16 +170,41 @@ impl<S: Store + ?Sized> Store for Arc<S> {
         (**self).capabilities()
     }
 
-    async fn get_with(&self, key: &Key, options: GetOptions) -> Result<Option<Entry>> {
-        (**self).get_with(key, options).await
+    fn get_with<'a, 'key, 'async_trait>(
+        &'a self,
+        key: &'key Key,
+        options: GetOptions,
+    ) -> Answer<'async_trait, Option<Entry>>
+    where
+        'a: 'async_trait,
+        'key: 'async_trait,
+    {
+        (**self).get_with(key, options)
     }
 
-    async fn put_with(&self, key: &Key, value: Bytes, options: PutOptions) -> Result<PutResult> {
-        (**self).put_with(key, value, options).await
+    fn put_with<'a, 'key, 'async_trait>(
+        &'a self,
+        key: &'key Key,
+        value: Bytes,
+        options: PutOptions,
+    ) -> Answer<'async_trait, PutResult>
+    where
+        'a: 'async_trait,
+        'key: 'async_trait,
+    {
+        (**self).put_with(key, value, options)
     }
 
-    async fn delete_with(&self, key: &Key, options: DeleteOptions) -> Result<DeleteResult> {
-        (**self).delete_with(key, options).await
+    fn delete_with<'a, 'key, 'async_trait>(
+        &'a self,
+        key: &'key Key,
+        options: DeleteOptions,
+    ) -> Answer<'async_trait, DeleteResult>
+    where
+        'a: 'async_trait,
+        'key: 'async_trait,
+    {
+        (**self).delete_with(key, options)
     }
 
     async fn list_with(&self, prefix: &Prefix, options: ListOptions) -> Result<Listing> {

@@ -216,7 +216,7 @@ fn begin(config: &SledConfig) -> Result<Begun> {
     let id = HandleId::unique().get();
     let locks = Arc::new(Locks::new(Arc::clone(&counter), clock, commands.downgrade(), id));
     let doomed = Doomed::load(&client)?;
-    let view = Arc::new(View::new(client, &meta, doomed));
+    let view = Arc::new(View::new(client, &meta, doomed, config.engine.entry_cache_bytes()));
     let mut committer = Committer::new(
         dir.clone(),
         config.engine,

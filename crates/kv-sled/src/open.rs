@@ -65,7 +65,7 @@ pub(crate) fn open(dir: &Path, config: EngineConfig) -> Result<(Client, Meta)> {
     let marked = dir.join(MARKER).exists();
     let power = config.durability == Durability::Power;
     let options = ClientOptions {
-        cache_bytes: u64::from(config.cache_mib) << 20,
+        cache_bytes: config.page_cache_bytes(),
         clean_every: if power { CLEAN_EVERY_POWER } else { CLEAN_EVERY },
     };
     let client = Client::open(dir, options)?;

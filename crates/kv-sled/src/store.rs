@@ -15,7 +15,7 @@ use kv_core::{
     LockOptions, Operation, Power, Prefix, PutOptions, PutResult, Result, ServerInfo, SessionState,
     SessionStates, Store, Transact, Version, Watch, WatchOptions, WatchTarget,
 };
-use parking_lot::Mutex;
+use parking_lot::RwLock;
 
 use crate::BACKEND;
 use crate::config::SledConfig;
@@ -40,7 +40,7 @@ pub struct SledStore {
 struct Handle {
     id: HandleId,
     /// None when closed.
-    database: Mutex<Option<Arc<Database>>>,
+    database: RwLock<Option<Arc<Database>>>,
     namespace: Arc<Namespace>,
     locks: Arc<LockHandle>,
     session: SessionCell,
@@ -100,7 +100,7 @@ impl SledStore {
         let locks = Arc::new(LockHandle::new(Arc::clone(database.locks()), &namespace));
         let handle = Handle {
             id,
-            database: Mutex::new(Some(database)),
+            database: RwLock::new(Some(database)),
             namespace,
             locks,
             session: SessionCell::new(),
@@ -125,7 +125,7 @@ impl SledStore {
 
     /// What calls need, while the handle is open.
     pub(crate) fn open_handle(&self, operation: Operation) -> Result<Open<'_>> {
-        match &*self.handle.database.lock() {
+        match &*self.handle.database.read() {
             Some(database) => Ok(Open { handle: &self.handle, database: Arc::clone(database) }),
             None => Err(self.decorate(Error::new(ErrorKind::Closed), operation, None)),
         }
@@ -208,19 +208,19 @@ impl Store for SledStore {
 
     async fn get_with(&self, key: &Key, options: GetOptions) -> Result<Option<Entry>> {
         let fail = |error: Error| self.decorate(error, Operation::Get, Some(key.as_str()));
-        let open = self.open_handle(Operation::Get)?;
+        let database = self.handle.database.read();
+        let Some(database) = &*database else { return Err(fail(Error::new(ErrorKind::Closed))) };
         // Inline: it is in memory, or one read away.
-        let Some((record, value)) = open.database.view().get(&open.name(key).native).map_err(fail)? else {
-            return Ok(None);
-        };
-        let now = open.database.locks().clock().now();
-        if record.is_over(now) {
+        let native = self.handle.namespace.native(key);
+        let Some((record, value)) = database.view().get(&native).map_err(fail)? else { return Ok(None) };
+        let clock = database.locks().clock();
+        if record.expires() && record.is_over(clock.now()) {
             return Ok(None);
         }
         let entry =
             Entry::new(key.clone(), value, Version::new(record.version), Version::new(record.created));
         if options.expiry {
-            return Ok(Some(entry.with_expiry(entry_expiry(&record, now))));
+            return Ok(Some(entry.with_expiry(entry_expiry(&record, clock.now()))));
         }
         Ok(Some(entry))
     }
@@ -350,7 +350,7 @@ impl Store for SledStore {
 impl Handle {
     /// Ends everything of this handle that is in memory. Returns the database the first time.
     fn take(&self) -> Option<Arc<Database>> {
-        let database = self.database.lock().take()?;
+        let database = self.database.write().take()?;
         self.session.close();
         database.hub().close(self.id).wake();
         database.locks().close(self.id);
@@ -372,7 +372,7 @@ impl fmt::Debug for SledStore {
         f.debug_struct("SledStore")
             .field("path", &self.handle.endpoint)
             .field("namespace", &self.handle.namespace)
-            .field("open", &self.handle.database.lock().is_some())
+            .field("open", &self.handle.database.read().is_some())
             .finish()
     }
 }

@@ -8,6 +8,7 @@ use bytes::{Bytes, BytesMut};
 use kv_core::{Error, ErrorKind, Result, Version};
 use parking_lot::{Mutex, RwLock};
 
+use crate::cache::EntryCache;
 use crate::client::Client;
 use crate::name::NameRange;
 use crate::record::{self, Event, Meta, Record, Stamp, Value, corrupt, space, unseal};
@@ -42,6 +43,8 @@ struct State {
     doomed: Vec<Doomed>,
     /// What entries of the batch being committed were before it.
     inflight: BTreeMap<String, Option<Record>>,
+    /// Only what is committed and alive.
+    cache: EntryCache,
 }
 
 /// The versions that lists are being read at: their history is kept.
@@ -109,19 +112,29 @@ impl State {
         if let Some(old) = self.inflight.get(native) {
             return Ok(old.clone());
         }
-        let record = read_record(self.client()?, native)?.map(|(record, _)| record);
-        Ok(record.filter(|record| !is_dead(&self.doomed, native, record.version)))
+        let client = self.client()?;
+        if let Some(known) = self.cache.get(native) {
+            return Ok(Some(known));
+        }
+        let record = read_record(client, native)?.map(|(record, _)| record);
+        let alive = record.filter(|record| !is_dead(&self.doomed, native, record.version));
+        if let Some(record) = &alive {
+            self.cache.keep(native, record);
+        }
+        Ok(alive)
     }
 }
 
 impl View {
-    pub(crate) fn new(client: Client, meta: &Meta, doomed: Vec<Doomed>) -> Self {
+    /// `cache` is how many bytes of entries are kept in memory.
+    pub(crate) fn new(client: Client, meta: &Meta, doomed: Vec<Doomed>, cache: usize) -> Self {
         let state = State {
             client: Some(Arc::new(client)),
             committed: meta.version,
             oldest: meta.oldest(),
             doomed,
             inflight: BTreeMap::new(),
+            cache: EntryCache::new(cache),
         };
         Self { state: RwLock::new(state), pins: Arc::default() }
     }
@@ -157,8 +170,13 @@ impl View {
             let mut state = self.state.write();
             state.committed = meta.version;
             state.oldest = meta.oldest();
-            if let Some(doomed) = doomed {
-                state.doomed = doomed;
+            match doomed {
+                // What they cover is dead, and nobody has named it one by one.
+                Some(doomed) => {
+                    state.doomed = doomed;
+                    state.cache.forget_all();
+                }
+                None => state.inflight.keys().for_each(|native| state.cache.forget(native)),
             }
             std::mem::take(&mut state.inflight)
         };

@@ -199,3 +199,28 @@ async fn a_large_subtree_goes_at_once_and_stays_away() {
     assert_eq!(store.delete_tree("").await.unwrap(), new.len() as u64 + 2);
     store.close().await.unwrap();
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_read_before_is_not_read_again_after_it_changed() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = SledStore::open(SledConfig::new(dir.path()).with_small_tree(1)).await.unwrap();
+    let value = async |name: &str| store.get(name).await.unwrap().map(|entry| entry.value);
+    let names: Vec<String> = (0..50).map(|n| format!("a/{n}")).collect();
+    for round in ["one", "two"] {
+        for name in &names {
+            store.put(name, round).await.unwrap();
+            // From the database, then from memory.
+            assert_eq!((value(name).await, value(name).await), (Some(round.into()), Some(round.into())));
+        }
+        store.delete(&names[0]).await.unwrap();
+        assert_eq!(value(&names[0]).await, None);
+        // The subtree goes as a whole, and what is on the disk later and bit by bit.
+        assert_eq!(store.delete_tree("a").await.unwrap(), 49);
+        while store.stats().unwrap().removals > 0 {
+            for name in &names {
+                assert_eq!(value(name).await, None, "{name}");
+            }
+        }
+        assert_eq!(value(&names[1]).await, None);
+    }
+}

@@ -7,6 +7,8 @@ mod common;
 use std::time::{Duration, Instant};
 
 use common::{key, namespace, next, open, until, with};
+use futures_util::TryStreamExt;
+use futures_util::future::join_all;
 use kv_testkit::{Cluster, Mode, Proxy, require_or_skip};
 use kv_zk::ZkStore;
 use kv_zk::kv_core::{
@@ -23,6 +25,7 @@ common::on_each_client!(
     a_record_whose_making_was_not_answered_is_found_again,
     a_wait_that_is_given_up_anywhere_leaves_no_record,
     a_delete_tree_that_was_begun_says_so,
+    many_lists_share_what_they_ask_ahead,
 );
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -286,4 +289,36 @@ async fn a_delete_tree_that_was_begun_says_so(client: &str) {
     assert_eq!(error.kind(), &ErrorKind::PermissionDenied, "{error}");
     assert_eq!(error.applied(), Applied::Unknown, "{error}");
     assert!(ann.keys("t").await.unwrap().len() < 101, "nothing went");
+}
+
+/// A server answers in order: what one list asks ahead is what every other call waits behind.
+async fn many_lists_share_what_they_ask_ahead(client: &str) {
+    const LISTS: usize = 256;
+    const KEYS: usize = 200;
+    let Some(cluster) = cluster().await else { return };
+    let (direct, behind, proxy) = both(&cluster, client, "session_timeout=20s&timeout=20s").await;
+    join_all((0..KEYS).map(|at| direct.put(format!("t/{at}"), "v"))).await.into_iter().for_each(|put| {
+        put.unwrap();
+    });
+    let listings = join_all((0..LISTS).map(|_| behind.list("t"))).await;
+    let before = behind.requests();
+    // Each asks for as much as it may, and nobody is answered.
+    proxy.set(Mode::Hold).await;
+    let lists: Vec<_> = listings
+        .into_iter()
+        .map(|listing| tokio::spawn(listing.unwrap().try_fold(0, |count, _| async move { Ok(count + 1) })))
+        .collect();
+    let asked = || behind.requests() - before;
+    until("each list asks", 10 * SECOND, || async { asked() >= 4 * LISTS as u64 }).await;
+    until("no list asks for more", 10 * SECOND, || async {
+        let seen = asked();
+        tokio::time::sleep(SECOND / 2).await;
+        seen == asked()
+    })
+    .await;
+    assert!(asked() <= 4096, "{} requests under way for {LISTS} lists", asked());
+    proxy.set(Mode::Forward).await;
+    for list in lists {
+        assert_eq!(list.await.unwrap().unwrap(), KEYS);
+    }
 }

@@ -124,15 +124,17 @@ pub(crate) async fn measure<R: Subject>(
         }
     }
     for (number, workload) in plan.workloads().filter(|workload| wanted(workload.kind)).enumerate() {
-        let row = match pair(backend, &subjects.raw, &subjects.store, workload, plan, &format!("bench/{number}")).await
-        {
-            Ok(row) => row,
-            Err(error) => {
-                let Workload { kind, concurrency, .. } = workload;
-                say(&format!("{backend:8} {:22} c={concurrency:<4} left out: {error:#}", kind.name()));
-                continue;
-            }
-        };
+        let row =
+            match pair(backend, &subjects.raw, &subjects.store, workload, plan, &format!("bench/{number}"))
+                .await
+            {
+                Ok(row) => row,
+                Err(error) => {
+                    let Workload { kind, concurrency, .. } = workload;
+                    say(&format!("{backend:8} {:22} c={concurrency:<4} left out: {error:#}", kind.name()));
+                    continue;
+                }
+            };
         let (raw_round_trips, store_round_trips) = match &subjects.slow {
             Some(slow) if workload.is_alone() && workload.kind.has_round_trips() => (
                 Some(round_trips(&slow.raw, slow.round_trip, workload, number).await.context("raw client")?),

@@ -4,8 +4,8 @@
 //! look at a hash table. It holds committed entries only: whoever shows a batch lets go of what the
 //! batch changed, under the lock that readers hold while they add to it.
 
-use quick_cache::sync::Cache;
 use quick_cache::Weighter;
+use quick_cache::sync::Cache;
 
 use crate::record::{Record, Value};
 

@@ -50,13 +50,13 @@ async fn main() -> Result<()> {
     } else {
         args.backend
     };
-    let mut report = Report { machine: report::machine(), rows: Vec::new(), memory: Vec::new() };
+    let mut report = args.page.as_deref().map_or_else(|| Ok(Report::default()), Report::of_page)?;
     let say = |line: &str| println!("{line}");
     for name in names {
         let wanted = |kind: workload::Kind| {
             args.filter.as_ref().is_none_or(|filter| kind.name().contains(filter.as_str()))
         };
-        report.rows.extend(backends::run(&name, plan, wanted, say).await?);
+        report.replace(&name, backends::run(&name, plan, wanted, say).await?);
         if name == "mem" && args.filter.is_none() {
             report.memory = scaling::measure(args.quick, say).await?;
         }

@@ -4,7 +4,7 @@ use std::fmt;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::stats::Spread;
 use crate::store::StoreSubject;
@@ -78,10 +78,10 @@ pub(crate) struct Slow<R> {
 }
 
 /// One line of the report.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct Row {
     pub(crate) backend: String,
-    pub(crate) workload: &'static str,
+    pub(crate) workload: String,
     pub(crate) concurrency: usize,
     pub(crate) value_bytes: usize,
     pub(crate) raw_ops_per_s: f64,
@@ -118,7 +118,7 @@ pub(crate) async fn measure<R: Subject>(
             let workload = Workload { kind, concurrency, value_bytes: plan.value_bytes[0] };
             let prefix = format!("bench/control{number}");
             let row = pair(backend, &subjects.raw, &subjects.raw, workload, plan, &prefix).await?;
-            let row = Row { workload: name, ..row };
+            let row = Row { workload: name.to_owned(), ..row };
             say(&row.to_string());
             rows.push(row);
         }
@@ -214,7 +214,7 @@ fn summarise(backend: &str, workload: Workload, pairs: &[(Sample, Sample)]) -> O
     let ratio = spread(&|(raw, store)| store.per_second() / raw.per_second())?;
     Some(Row {
         backend: backend.to_owned(),
-        workload: workload.kind.name(),
+        workload: workload.kind.name().to_owned(),
         concurrency: workload.concurrency,
         value_bytes: workload.value_bytes,
         raw_ops_per_s: spread(&|(raw, _)| raw.per_second())?.median,

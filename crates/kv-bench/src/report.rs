@@ -4,14 +4,15 @@ use std::fmt::Write as _;
 use std::path::Path;
 
 use anyhow::{Context, Result};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
+use crate::backends::ALL;
 use crate::chart;
 use crate::measure::Row;
 use crate::{scaling, target};
 
-/// Everything one run measured.
-#[derive(Debug, Serialize)]
+/// What was measured, each backend in one run.
+#[derive(Debug, Default, Serialize, Deserialize)]
 pub(crate) struct Report {
     pub(crate) machine: String,
     pub(crate) rows: Vec<Row>,
@@ -19,6 +20,26 @@ pub(crate) struct Report {
 }
 
 impl Report {
+    /// What the page in this folder shows; nothing if there is none.
+    pub(crate) fn of_page(folder: &Path) -> Result<Self> {
+        let path = folder.join(ROWS);
+        if !path.exists() {
+            return Ok(Self::default());
+        }
+        let text =
+            std::fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
+        serde_json::from_str(&text).with_context(|| format!("{} is no report", path.display()))
+    }
+
+    /// Takes the rows of one backend in place of those it had.
+    pub(crate) fn replace(&mut self, backend: &str, rows: Vec<Row>) {
+        self.machine = machine();
+        self.rows.retain(|row| row.backend != backend);
+        self.rows.extend(rows);
+        let place = |row: &Row| ALL.iter().position(|name| *name == row.backend);
+        self.rows.sort_by_key(place);
+    }
+
     pub(crate) fn write_json(&self, path: &Path) -> Result<()> {
         let text = serde_json::to_string_pretty(self)?;
         std::fs::write(path, text).with_context(|| format!("cannot write {}", path.display()))
@@ -28,6 +49,7 @@ impl Report {
     pub(crate) fn write_page(&self, folder: &Path) -> Result<()> {
         let images = folder.join("performance");
         std::fs::create_dir_all(&images)?;
+        self.write_json(&folder.join(ROWS))?;
         let mut page = String::from(HEAD);
         writeln!(page, "Measured on: {}.\n", self.machine)?;
         for backend in self.backends() {
@@ -49,11 +71,15 @@ impl Report {
     }
 }
 
+/// Beside the page: what it is made of, so that one backend can be measured again.
+const ROWS: &str = "performance/rows.json";
+
 const HEAD: &str = "\
 # Performance
 
 Written by `cargo xtask bench`. Every backend beside its raw client: same server, same work, in turn
-within one run. **The ratios are the claim**: throughput of the store over that of the raw client, the
+within one run, in many short rounds. *Control* is the raw client beside itself: what it differs from 1 by is
+noise of the machine. **The ratios are the claim**: throughput of the store over that of the raw client, the
 median of paired rounds with its 95 % interval. The absolute numbers are this machine's.
 
 *Target*: on a server, for get, put, compare-and-set, delete and list with 1 and 64 tasks, the interval
@@ -123,7 +149,7 @@ fn memory_section(rows: &[scaling::Row]) -> Result<String> {
 }
 
 /// The machine, in a few words.
-pub(crate) fn machine() -> String {
+fn machine() -> String {
     let cores = std::thread::available_parallelism().map_or(0, std::num::NonZero::get);
     let model = std::fs::read_to_string("/proc/cpuinfo").ok().and_then(|text| {
         let line = text.lines().find(|line| line.starts_with("model name"))?;

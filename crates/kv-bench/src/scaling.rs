@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use bytes::Bytes;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::raw::mem::Mem;
 use crate::stats::Spread;
@@ -24,7 +24,7 @@ const STRIDE: usize = 256;
 const STRIDE_BESIDE_SCAN: usize = 4;
 
 /// What the tasks do, and what goes on beside them.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum Work {
     Get,
@@ -59,7 +59,7 @@ impl Work {
 }
 
 /// One line of the report.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct Row {
     pub(crate) work: Work,
     pub(crate) tasks: usize,

@@ -6,7 +6,7 @@ use crate::measure::Row;
 pub(crate) fn of(row: &Row) -> Option<bool> {
     let (one, many) = (row.concurrency == 1, row.concurrency == 64);
     let reached = |ratio: f64, latency: f64| row.ratio_high >= ratio && row.latency_ratio <= latency;
-    match (row.backend.as_str(), row.workload) {
+    match (row.backend.as_str(), row.workload.as_str()) {
         ("sled", "get") => Some(row.ratio_high >= 0.8),
         ("sled", "put (existing key)") if many => Some(row.ratio_high >= 1.0),
         ("sled" | "mem", _) => None,

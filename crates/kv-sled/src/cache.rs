@@ -4,43 +4,41 @@
 //! look at a hash table. It holds committed entries only: whoever shows a batch lets go of what the
 //! batch changed, under the lock that readers hold while they add to it.
 
+use bytes::Bytes;
 use quick_cache::Weighter;
 use quick_cache::sync::Cache;
 
-use crate::record::{Record, Value};
+use crate::record::Record;
 
 /// What an entry takes besides its name and value, roughly.
-const OVERHEAD: usize = 192;
+const OVERHEAD: usize = 256;
 
 /// How many bytes an entry takes on average, to begin with.
 const TYPICAL: usize = 512;
 
-/// Entries by native name, up to so many bytes in all.
-pub(crate) struct EntryCache(Cache<String, Record, Bytes>);
+/// Entries by native name with their whole values, up to so many bytes in all.
+pub(crate) struct EntryCache(Cache<String, (Record, Bytes), InBytes>);
 
 #[derive(Clone, Debug)]
-struct Bytes;
+struct InBytes;
 
-impl Weighter<String, Record> for Bytes {
-    fn weight(&self, native: &String, record: &Record) -> u64 {
-        (OVERHEAD + native.len() + record.value.len()) as u64
+impl Weighter<String, (Record, Bytes)> for InBytes {
+    fn weight(&self, native: &String, (_, value): &(Record, Bytes)) -> u64 {
+        (OVERHEAD + native.len() + value.len()) as u64
     }
 }
 
 impl EntryCache {
     pub(crate) fn new(bytes: usize) -> Self {
-        Self(Cache::with_weighter(bytes / TYPICAL, bytes as u64, Bytes))
+        Self(Cache::with_weighter(bytes / TYPICAL, bytes as u64, InBytes))
     }
 
-    pub(crate) fn get(&self, native: &str) -> Option<Record> {
+    pub(crate) fn get(&self, native: &str) -> Option<(Record, Bytes)> {
         self.0.get(native)
     }
 
-    /// Keeps a record, unless its value is in chunks: those are read from sled in any case.
-    pub(crate) fn keep(&self, native: &str, record: &Record) {
-        if matches!(record.value, Value::Inline(_)) {
-            self.0.insert(native.to_owned(), record.clone());
-        }
+    pub(crate) fn keep(&self, native: &str, entry: &(Record, Bytes)) {
+        self.0.insert(native.to_owned(), entry.clone());
     }
 
     pub(crate) fn forget(&self, native: &str) {

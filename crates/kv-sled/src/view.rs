@@ -108,20 +108,22 @@ impl State {
         if self.oldest > snapshot.version { Err(behind()) } else { Ok(()) }
     }
 
-    fn read(&self, native: &str) -> Result<Option<Record>> {
-        if let Some(old) = self.inflight.get(native) {
-            return Ok(old.clone());
-        }
+    fn get(&self, native: &str) -> Result<Option<(Record, Bytes)>> {
         let client = self.client()?;
+        let with_value = |record: Record| read_value(client, &record).map(|value| (record, value));
+        if let Some(old) = self.inflight.get(native) {
+            return old.clone().map(with_value).transpose();
+        }
         if let Some(known) = self.cache.get(native) {
             return Ok(Some(known));
         }
         let record = read_record(client, native)?.map(|(record, _)| record);
         let alive = record.filter(|record| !is_dead(&self.doomed, native, record.version));
-        if let Some(record) = &alive {
-            self.cache.keep(native, record);
+        let entry = alive.map(with_value).transpose()?;
+        if let Some(entry) = &entry {
+            self.cache.keep(native, entry);
         }
-        Ok(alive)
+        Ok(entry)
     }
 }
 
@@ -197,10 +199,7 @@ impl View {
     /// The entry under a native name, and its value.
     pub(crate) fn get(&self, native: &str) -> Result<Option<(Record, Bytes)>> {
         // Held to the end: no chunk of the value can go meanwhile.
-        let state = self.state.read();
-        let Some(record) = state.read(native)? else { return Ok(None) };
-        let value = read_value(state.client()?, &record)?;
-        Ok(Some((record, value)))
+        self.state.read().get(native)
     }
 
     /// The committed state, to be read in pages.

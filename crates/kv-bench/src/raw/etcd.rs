@@ -16,6 +16,8 @@ use crate::subject::{Changes, Subject};
 #[derive(Clone)]
 pub(crate) struct Etcd(Client, Arc<str>);
 
+const LARGEST_ANSWER: usize = 64 << 20;
+
 impl Etcd {
     pub(crate) async fn connect(endpoint: String) -> Result<Self> {
         Ok(Self(Client::connect([&endpoint], None).await?, endpoint.into()))
@@ -62,7 +64,9 @@ impl Subject for Etcd {
 
     async fn list(&self, prefix: &str) -> Result<usize> {
         let options = GetOptions::new().with_prefix();
-        Ok(self.0.clone().get(format!("{prefix}/"), Some(options)).await?.kvs().len())
+        // The whole list is one answer, which may be larger than the crate takes by default.
+        let mut client = self.0.kv_client().max_decoding_message_size(LARGEST_ANSWER);
+        Ok(client.get(format!("{prefix}/"), Some(options)).await?.kvs().len())
     }
 
     async fn transact(&self, keys: [&str; 4], value: Bytes) -> Result<bool> {

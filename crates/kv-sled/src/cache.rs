@@ -55,3 +55,29 @@ impl std::fmt::Debug for EntryCache {
         f.debug_struct("EntryCache").field("entries", &self.0.len()).finish_non_exhaustive()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use crate::record::{StoredExpiry, Value};
+
+    use super::*;
+
+    #[test]
+    fn it_holds_no_more_than_it_may() {
+        const MAX: usize = 8 << 20;
+        let cache = EntryCache::new(MAX);
+        for n in 0..1024 {
+            let value = Bytes::from(vec![0; 64 << 10]);
+            let record = Record {
+                namespace: 0,
+                version: n,
+                created: n,
+                expiry: StoredExpiry::Never,
+                value: Value::Inline(value.clone()),
+            };
+            cache.keep(&n.to_string(), &(record, value));
+        }
+        let kept = (0..1024).filter(|n: &i32| cache.get(&n.to_string()).is_some()).count();
+        assert!(kept > 0 && kept * (64 << 10) <= MAX, "{kept} values of 64 KiB in {MAX} bytes");
+    }
+}

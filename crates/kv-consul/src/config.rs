@@ -328,8 +328,8 @@ impl ConsulConfig {
     }
 
     /// How many connections wait for the next call, until they have been idle for a while: fewer than
-    /// there are calls at a time would be closed and opened again under load. No more are ever open than
-    /// are in use at a time, which is what counts against the 200 that one address may have.
+    /// there are calls at a time would be closed and opened again under load. Of the 200 that one address may
+    /// have this takes none: one is opened only where a call finds none that waits.
     pub(crate) fn max_idle(&self) -> usize {
         self.max_calls
     }

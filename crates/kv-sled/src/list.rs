@@ -140,7 +140,7 @@ impl Walk {
         let last = found.entries.last().filter(|_| found.read_to.is_some()).map(|(native, _)| native.clone());
         let mut next = last.map(Bound::Excluded);
         let mut bytes = 0;
-        for (native, record) in found.entries.into_iter().filter(|(_, record)| !record.is_over(self.now)) {
+        for (native, record) in found.entries.into_iter().filter(|(_, record)| !record.is_over(|| self.now)) {
             let below = self.one_level.then(|| self.sub_prefix(&native)).flatten();
             let item = match &below {
                 Some(below) => self.namespace.key(below).map(|key| ListItem::Prefix(key.as_prefix())),

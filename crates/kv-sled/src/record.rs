@@ -158,14 +158,10 @@ pub(crate) struct Record {
 }
 
 impl Record {
-    /// Whether it may be over at some time: only then need one look at the clock.
-    pub(crate) fn expires(&self) -> bool {
-        matches!(self.expiry, StoredExpiry::Ttl { .. })
-    }
-
-    /// Whether it has expired and is about to be deleted: then nobody sees it any more.
-    pub(crate) fn is_over(&self, now: Timestamp) -> bool {
-        matches!(self.expiry, StoredExpiry::Ttl { deadline, .. } if Timestamp::from_millis(deadline) <= now)
+    /// Whether it has expired and is about to be deleted: then nobody sees it any more. Asks for the time
+    /// only if it matters.
+    pub(crate) fn is_over(&self, now: impl FnOnce() -> Timestamp) -> bool {
+        matches!(self.expiry, StoredExpiry::Ttl { deadline, .. } if Timestamp::from_millis(deadline) <= now())
     }
 
     pub(crate) fn encode(&self) -> Vec<u8> {

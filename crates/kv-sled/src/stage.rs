@@ -144,7 +144,7 @@ impl<'a> Stage<'a> {
     pub(crate) fn get(&mut self, name: &Name) -> Result<Option<Live>> {
         let live = self.read(&name.native).map_err(|error| error.with_key(name.key.as_str()))?;
         match live {
-            Some(live) if live.record.is_over(self.now) => {
+            Some(live) if live.record.is_over(|| self.now) => {
                 self.delete(name, live, DeleteCause::Expired)?;
                 Ok(None)
             }

@@ -208,13 +208,12 @@ impl Store for SledStore {
 
     async fn get_with(&self, key: &Key, options: GetOptions) -> Result<Option<Entry>> {
         let fail = |error: Error| self.decorate(error, Operation::Get, Some(key.as_str()));
-        let database = self.handle.database.read();
-        let Some(database) = &*database else { return Err(fail(Error::new(ErrorKind::Closed))) };
+        let open = self.open_handle(Operation::Get)?;
         // Inline: it is in memory, or one read away.
         let native = self.handle.namespace.native(key);
-        let Some((record, value)) = database.view().get(&native).map_err(fail)? else { return Ok(None) };
-        let clock = database.locks().clock();
-        if record.expires() && record.is_over(clock.now()) {
+        let Some((record, value)) = open.database.view().get(&native).map_err(fail)? else { return Ok(None) };
+        let clock = open.database.locks().clock();
+        if record.is_over(|| clock.now()) {
             return Ok(None);
         }
         let entry =

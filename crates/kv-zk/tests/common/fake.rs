@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
-use tokio::task::AbortHandle;
+use tokio::task::JoinHandle;
 
 /// The server's error codes.
 pub(crate) const NO_NODE: i32 = -101;
@@ -42,7 +42,7 @@ pub(crate) struct Fake {
     pub(crate) address: String,
     connections: Arc<AtomicUsize>,
     cuts: watch::Sender<u64>,
-    task: AbortHandle,
+    task: JoinHandle<()>,
 }
 
 impl Drop for Fake {
@@ -82,12 +82,21 @@ impl Fake {
                 }
             }
         });
-        Self { address, connections, cuts, task: task.abort_handle() }
+        Self { address, connections, cuts, task }
     }
 
     /// How many connections asked for a session.
     pub(crate) fn connections(&self) -> usize {
         self.connections.load(Ordering::SeqCst)
+    }
+
+    /// Ends all there is. When it returns, nothing is answered any more.
+    pub(crate) async fn stop(mut self) {
+        self.task.abort();
+        let _ = (&mut self.task).await;
+        self.cut();
+        // Each connection listens for cuts until it ends.
+        self.cuts.closed().await;
     }
 
     /// Ends all connections.

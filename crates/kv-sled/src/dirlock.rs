@@ -22,7 +22,7 @@ const POLL: Duration = Duration::from_millis(10);
 /// ends.
 #[derive(Debug)]
 pub(crate) struct DirLock {
-    _file: File,
+    _locked: Locked,
 }
 
 impl DirLock {
@@ -33,18 +33,20 @@ impl DirLock {
     /// `InUse` with the process id of the holder.
     pub(crate) fn acquire(dir: &Path, wait: Duration) -> Result<Self> {
         let path = dir.join(LOCK_FILE);
-        let mut file = OpenOptions::new()
+        let file = OpenOptions::new()
             .create(true)
             .truncate(false)
             .read(true)
             .write(true)
             .open(&path)
             .map_err(from_io)?;
-        if !poll_lock(&file, wait)? {
-            return Err(in_use(holder(&mut file), wait));
+        match Locked::poll(file, wait)? {
+            Ok(mut locked) => {
+                write_holder(&mut locked.0).map_err(from_io)?;
+                Ok(Self { _locked: locked })
+            }
+            Err(mut file) => Err(in_use(holder(&mut file), wait)),
         }
-        write_holder(&mut file).map_err(from_io)?;
-        Ok(Self { _file: file })
     }
 }
 
@@ -53,24 +55,42 @@ impl DirLock {
 pub(crate) fn wait_until_unlocked(path: &Path, wait: Duration) -> Result<()> {
     match File::open(path) {
         // What sled says if it is still locked is clear enough.
-        Ok(file) => poll_lock(&file, wait).map(drop),
+        Ok(file) => Locked::poll(file, wait).map(drop),
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
         Err(error) => Err(from_io(error)),
     }
 }
 
-fn poll_lock(file: &File, wait: Duration) -> Result<bool> {
-    let deadline = Instant::now().checked_add(wait);
-    loop {
-        match FileExt::try_lock(file) {
-            Ok(()) => return Ok(true),
-            Err(TryLockError::WouldBlock) => {}
-            Err(TryLockError::Error(error)) => return Err(from_io(error)),
+/// A file with a lock on it.
+///
+/// Dropping it unlocks: closing the file alone would leave the lock to whatever process was forked
+/// meanwhile, until that process runs another program.
+#[derive(Debug)]
+struct Locked(File);
+
+impl Locked {
+    /// The lock, or the file as it was if somebody else still has it after `wait`.
+    fn poll(file: File, wait: Duration) -> Result<std::result::Result<Self, File>> {
+        let deadline = Instant::now().checked_add(wait);
+        loop {
+            match FileExt::try_lock(&file) {
+                Ok(()) => return Ok(Ok(Self(file))),
+                Err(TryLockError::WouldBlock) => {}
+                Err(TryLockError::Error(error)) => return Err(from_io(error)),
+            }
+            if deadline.is_some_and(|deadline| Instant::now() >= deadline) {
+                return Ok(Err(file));
+            }
+            thread::sleep(POLL);
         }
-        if deadline.is_some_and(|deadline| Instant::now() >= deadline) {
-            return Ok(false);
+    }
+}
+
+impl Drop for Locked {
+    fn drop(&mut self) {
+        if let Err(error) = FileExt::unlock(&self.0) {
+            tracing::warn!(%error, "unlocking a file of the sled store failed; closing it does the same");
         }
-        thread::sleep(POLL);
     }
 }
 
@@ -105,6 +125,16 @@ mod tests {
         let first = DirLock::acquire(dir.path(), Duration::ZERO).unwrap();
         let error = DirLock::acquire(dir.path(), Duration::from_millis(30)).unwrap_err();
         assert_eq!(error.kind(), &ErrorKind::InUse { holder: Some(std::process::id()) });
+        drop(first);
+        DirLock::acquire(dir.path(), Duration::ZERO).unwrap();
+    }
+
+    /// What a child of this process holds between `fork` and `exec`: the same open file.
+    #[test]
+    fn a_child_that_was_forked_meanwhile_does_not_keep_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let first = DirLock::acquire(dir.path(), Duration::ZERO).unwrap();
+        let _inherited = first._locked.0.try_clone().unwrap();
         drop(first);
         DirLock::acquire(dir.path(), Duration::ZERO).unwrap();
     }

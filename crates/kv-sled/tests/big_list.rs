@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 use futures_util::StreamExt;
 use kv_core::{Key, ListItem, Store, StoreExt, Txn, TxnOp};
 use kv_sled::{Durability, SledConfig, SledStore};
+use kv_testkit::{Growth, is_nightly};
 
 fn key(n: usize) -> Key {
     Key::new(&format!("tree/{:03}/{:07}", n / 10_000, n)).unwrap()
@@ -27,13 +28,6 @@ async fn load(dir: &Path, count: usize) {
         StoreExt::transact(&store, txn).await.unwrap();
     }
     store.close().await.unwrap();
-}
-
-/// A figure of this process, in KiB.
-fn memory(name: &str) -> u64 {
-    let status = std::fs::read_to_string("/proc/self/status").unwrap();
-    let line = status.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':')).unwrap();
-    line.trim().trim_end_matches(" kB").parse().unwrap()
 }
 
 async fn read_all(store: &SledStore) -> usize {
@@ -56,13 +50,11 @@ fn reader() {
         let store = SledStore::open(SledConfig::new(dir).with_cache_mib(16)).await.unwrap();
         // The first one fills the engine's cache, in the memory of the threads that lists run on.
         read_all(&store).await;
-        // From here on the peak counts anew.
-        std::fs::write("/proc/self/clear_refs", "5").unwrap();
-        let before = memory("VmRSS");
+        let growth = Growth::begin().unwrap();
         let begin = Instant::now();
         let count = read_all(&store).await;
         let took = begin.elapsed();
-        let more = memory("VmHWM").saturating_sub(before);
+        let more = growth.peak_kib().unwrap();
         println!("\nlisted {count} {more} {}", took.as_millis());
         store.close().await.unwrap();
     });
@@ -85,8 +77,7 @@ fn list(dir: &Path, count: usize) -> (u64, Duration) {
 
 #[tokio::test]
 async fn a_list_takes_memory_for_a_page_however_large_the_tree() {
-    let nightly = std::env::var_os("KV_TIER").is_some_and(|tier| tier == "nightly");
-    let large = if nightly { 1_000_000 } else { 100_000 };
+    let large = if is_nightly() { 1_000_000 } else { 100_000 };
     let mut taken = Vec::new();
     for count in [large / 20, large] {
         let dir = tempfile::tempdir().unwrap();

@@ -4,6 +4,7 @@
 use std::io::{BufRead, BufReader, Write};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use kv_core::{Bytes, ErrorKind, Expiry, Key, PutOptions, Store, StoreExt};
@@ -99,4 +100,28 @@ async fn the_session_keys_of_a_killed_process_are_gone_at_open() {
     assert!(store.exists("kept").await.unwrap());
     assert!(!store.exists("session").await.unwrap());
     store.close().await.unwrap();
+}
+
+/// Until it runs its own program, a child has every file its parent has, and with it every lock.
+#[test]
+fn children_started_meanwhile_take_no_lock_along() {
+    let dir = tempfile::tempdir().unwrap();
+    let over = AtomicBool::new(false);
+    let opened = std::thread::scope(|scope| {
+        for _ in 0..4 {
+            scope.spawn(|| {
+                while !over.load(Ordering::Relaxed) {
+                    let mut child = Command::new(std::env::current_exe().unwrap());
+                    child.arg("--help").stdout(Stdio::null()).status().unwrap();
+                }
+            });
+        }
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        let opened = (0..300).try_for_each(|_| {
+            runtime.block_on(async { SledStore::open(SledConfig::new(dir.path())).await?.close().await })
+        });
+        over.store(true, Ordering::Relaxed);
+        opened
+    });
+    opened.unwrap();
 }

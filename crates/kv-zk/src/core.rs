@@ -154,6 +154,20 @@ impl Core {
         if self.barrier_reads { session.barrier(BARRIER).await } else { caught_up(session).await }
     }
 
+    /// A read that is no older than promised. The server answers in order, so both travel at once.
+    pub(crate) async fn renewed<T>(
+        &self,
+        session: &dyn Session,
+        consistency: Consistency,
+        read: impl Future<Output = Reply<T>>,
+    ) -> Reply<T> {
+        if !self.must_sync(consistency) {
+            return read.await;
+        }
+        let (renewed, read) = future::join(self.renew(session), read).await;
+        renewed.and(read)
+    }
+
     /// Data and state of a node; `None` if there is none.
     pub(crate) async fn read(
         &self,
@@ -161,18 +175,10 @@ impl Core {
         consistency: Consistency,
         deadline: Deadline,
     ) -> Result<Option<(Bytes, Stat)>> {
-        let must_sync = self.must_sync(consistency);
-        let reply = self
-            .client
-            .read(deadline, |session| async move {
-                if !must_sync {
-                    return session.get(path).await;
-                }
-                // The server answers in order, so both travel at once.
-                let (synced, read) = future::join(self.renew(&*session), session.get(path)).await;
-                synced.and(read)
-            })
-            .await?;
+        let reply = self.client.read(deadline, |session| async move {
+            self.renewed(&*session, consistency, session.get(path)).await
+        });
+        let reply = reply.await?;
         optional(reply)
     }
 

@@ -12,12 +12,12 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use futures_util::StreamExt;
 use futures_util::stream::{self, FuturesUnordered};
+use futures_util::{StreamExt, future};
 use kv_core::{Consistency, Error, Key, ListItem, ListOptions, Listing, Operation, Prefix, Result};
 
 use crate::core::{Core, optional};
-use crate::error::BACKEND;
+use crate::error::{BACKEND, Fault};
 use crate::mapping::{child, is_marker, may_be_marker};
 use crate::session::Stat;
 
@@ -75,24 +75,29 @@ impl Core {
     pub(crate) async fn list(self: &Arc<Self>, prefix: &Prefix, options: ListOptions) -> Result<Listing> {
         self.client.check_open()?;
         let deadline = self.deadline(options.timeout);
-        self.catch_up(options.consistency, deadline).await?;
-        let options = Arc::new(options);
         let root = self.layout.prefix_path(prefix);
         // A watch from any version begins with the state, so any version will do. This one is the
         // newest this handle has seen of the tree's top.
-        let stat = self.client.read(deadline, |session| {
-            let root = &root;
-            async move { session.stat(root).await }
+        let reply = self.client.read(deadline, |session| {
+            let (root, consistency) = (&root, options.consistency);
+            async move {
+                let top = async {
+                    let (stat, names) = future::join(session.stat(root), session.children(root)).await;
+                    let names = if names == Err(Fault::NoNode) { Vec::new() } else { names? };
+                    Ok((stat?, names))
+                };
+                self.renewed(&*session, consistency, top).await
+            }
         });
-        let (stat, names) = futures_util::future::join(stat, names(self, &options, &root)).await;
-        let stat = stat?.map_err(crate::error::Fault::into_error)?;
+        let (stat, names) = reply.await?.map_err(Fault::into_error)?;
+        let options = Arc::new(options);
         let as_of = stat.map_or(0, |stat| stat.mzxid.max(stat.pzxid));
         let as_of = Some(crate::core::version(as_of));
         if stat.is_none() || self.layout.is_reserved_prefix(prefix) {
             return Ok(Listing::new(as_of, stream::empty()));
         }
         let mut walk = Walk::new(Arc::clone(self), options, root);
-        walk.answer(walk.top(), names);
+        walk.answer(walk.top(), Ok((Found::Names(names), None)));
         let prefix = prefix.as_str().to_owned();
         let decorate = move |error: Error| {
             error.with_operation(Operation::List).with_backend(BACKEND).with_key(prefix.clone())

@@ -1,6 +1,14 @@
 //! A server for a test, and stores on it.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stdout, dead_code)] // Test helpers.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::print_stdout,
+    dead_code,
+    unused_imports,
+    unused_macros
+)] // Test helpers.
 
 use std::hash::{BuildHasher, RandomState};
 use std::time::{Duration, Instant};

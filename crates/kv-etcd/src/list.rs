@@ -21,7 +21,7 @@ use crate::record;
 
 /// What a page aims at, in bytes and in records. For each page the server counts all that is left, so
 /// many small pages cost more than few.
-const PAGE_BYTES: usize = 1 << 20;
+const PAGE_BYTES: usize = 2 << 20;
 const PAGE_RECORDS: usize = 16_384;
 const LEAST_PAGE_BYTES: usize = 16 << 10;
 /// The first page, as long as nobody knows how large records are.

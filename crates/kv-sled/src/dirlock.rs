@@ -15,7 +15,9 @@ use crate::error::from_io;
 /// somebody else's lock.
 pub(crate) const LOCK_FILE: &str = "kv-sled.lock";
 
-/// How often the holder is looked at while we wait.
+/// Between two looks at the lock while we wait: at first, as the engine's own is free a moment after it
+/// was closed, and at last.
+const FIRST_POLL: Duration = Duration::from_micros(250);
 const POLL: Duration = Duration::from_millis(10);
 
 /// The lock on a directory; dropping it releases it, and so does the end of the process, however it
@@ -72,6 +74,7 @@ impl Locked {
     /// The lock, or the file as it was if somebody else still has it after `wait`.
     fn poll(file: File, wait: Duration) -> Result<std::result::Result<Self, File>> {
         let deadline = Instant::now().checked_add(wait);
+        let mut pause = FIRST_POLL;
         loop {
             match FileExt::try_lock(&file) {
                 Ok(()) => return Ok(Ok(Self(file))),
@@ -81,7 +84,8 @@ impl Locked {
             if deadline.is_some_and(|deadline| Instant::now() >= deadline) {
                 return Ok(Err(file));
             }
-            thread::sleep(POLL);
+            thread::sleep(pause);
+            pause = (pause * 2).min(POLL);
         }
     }
 }

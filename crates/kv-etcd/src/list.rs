@@ -29,6 +29,8 @@ const FIRST_PAGE: usize = 256;
 /// The same when earlier lists had small ones: those here may be larger, and the server takes up a whole
 /// page before it finds that it cannot be sent.
 const MOST_IN_FIRST_PAGE: usize = 1024;
+/// The first page of keys without values.
+const FIRST_PAGE_OF_KEYS: usize = 4096;
 /// The first page of one level, where a page may lie within one sub-prefix.
 const FIRST_LEVEL_PAGE: usize = 32;
 
@@ -47,7 +49,7 @@ pub(crate) struct Pager {
 impl Pager {
     pub(crate) fn new(client: Arc<Client>, read: Read, timeout: Duration) -> Self {
         let page = match client.listed_record.load(Ordering::Relaxed) {
-            _ if read.keys_only => PAGE_RECORDS,
+            _ if read.keys_only => FIRST_PAGE_OF_KEYS,
             0 => FIRST_PAGE,
             bytes => (PAGE_BYTES / bytes).clamp(1, MOST_IN_FIRST_PAGE),
         };

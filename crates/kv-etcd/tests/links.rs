@@ -141,10 +141,10 @@ async fn a_closed_handle_connects_no_more() {
     let proxy = Proxy::start(cluster.node(1).endpoint()).await.unwrap();
     let store = open(&url(&cluster, &[proxy.endpoint()], &namespace(), "")).await;
     // More than the two pages that are fetched when the first is read.
-    put_all(&store, (0..9000).map(|at| format!("l/{at:04}")), b"").await;
+    put_all(&store, (0..25_000).map(|at| format!("l/{at:05}")), b"").await;
     let options = ListOptions::default().with_keys_only();
     let mut listing = store.list_with(&Prefix::new("l").unwrap(), options).await.unwrap();
-    assert_eq!(item(&mut listing).await.unwrap().unwrap(), "l/0000");
+    assert_eq!(item(&mut listing).await.unwrap().unwrap(), "l/00000");
     // A call that is about to connect when the handle is closed.
     proxy.set(Mode::Refuse).await;
     proxy.cut();

@@ -34,6 +34,12 @@ pub(crate) fn directory(path: &Path) -> Result<PathBuf> {
     }
     fs::create_dir_all(path).map_err(|error| match error.kind() {
         std::io::ErrorKind::NotADirectory | std::io::ErrorKind::AlreadyExists => not_a_directory(),
+        // Where nobody can make one, such as below /proc. Nothing that was stored is missing.
+        std::io::ErrorKind::NotFound => {
+            Error::invalid_config(format!("the directory {} cannot be made", path.display()))
+                .with_operation(Operation::Open)
+                .with_source(error)
+        }
         _ => from_io(error),
     })?;
     path.canonicalize().map_err(from_io)

@@ -286,6 +286,14 @@ async fn a_directory_with_something_else_in_it_is_left_alone() {
 }
 
 #[tokio::test]
+#[cfg(target_os = "linux")]
+async fn a_directory_that_cannot_be_made_is_not_taken_for_damage() {
+    let error = SledStore::open(SledConfig::new("/proc/kv/store")).await.unwrap_err();
+    assert!(matches!(error.kind(), ErrorKind::InvalidConfig { .. }), "{error}");
+    assert!(error.to_string().contains("/proc/kv/store cannot be made"), "{error}");
+}
+
+#[tokio::test]
 async fn locks_that_name_no_maximum_hold_have_the_one_of_their_store() {
     let dir = tempfile::tempdir().unwrap();
     let max_hold = Duration::from_millis(200);

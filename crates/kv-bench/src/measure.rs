@@ -235,9 +235,5 @@ fn summarise(backend: &str, workload: Workload, pairs: &[(Sample, Sample)]) -> O
 
 /// The high-water mark of this process, zero where the system does not tell.
 fn peak_memory() -> u64 {
-    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
-    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
-    let kib =
-        line.and_then(|line| line.trim().strip_suffix("kB")).and_then(|kib| kib.trim().parse::<u64>().ok());
-    kib.unwrap_or_default() * 1024
+    kv_testkit::peak_kib().unwrap_or_default() * 1024
 }

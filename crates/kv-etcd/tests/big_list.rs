@@ -1,58 +1,22 @@
 //! A list of very many keys takes memory for its pages, however large the tree.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // It is a test.
+#![allow(clippy::unwrap_used)] // It is a test.
 #![allow(clippy::print_stdout)] // It says what it measured.
 #![cfg(target_os = "linux")]
 
 mod common;
 
-use common::{key, namespace, server};
-use futures_util::{StreamExt, stream};
-use kv_etcd::EtcdStore;
-use kv_etcd::kv_core::{ListItem, StoreExt, Txn, TxnOp};
-use kv_testkit::Growth;
+use common::{namespace, server};
+use kv_testkit::big_tree;
 
-const KEYS: usize = 100_000;
-/// As many as etcd takes in a transaction.
-const BATCH: usize = 120;
-/// A page of 1,000 keys, the next one on its way, and what HTTP/2 has under way.
+/// A page of 2 MiB, the next one on its way, and what HTTP/2 has under way.
 const MOST_KIB: u64 = 12 << 10;
-
-fn name(n: usize) -> String {
-    format!("tree/{:03}/key-{n:07}", n / 1000)
-}
-
-async fn load(store: &EtcdStore) {
-    let batches = (0..KEYS).step_by(BATCH).map(|begin| {
-        let puts = (begin..KEYS.min(begin + BATCH))
-            .map(|n| TxnOp::put(key(&name(n)), format!("the value of number {n:050}")));
-        store.transact(Txn::always().then(puts))
-    });
-    let mut batches = stream::iter(batches).buffer_unordered(8);
-    while let Some(done) = batches.next().await {
-        done.unwrap();
-    }
-}
-
-async fn read(store: &EtcdStore, prefix: &str) -> usize {
-    let mut list = store.list(prefix).await.unwrap();
-    let mut count = 0;
-    while let Some(item) = list.next().await {
-        let ListItem::Entry(entry) = item.unwrap() else { panic!("an entry") };
-        assert_eq!(entry.key.as_str(), name(count), "in order, none missing");
-        count += 1;
-    }
-    count
-}
 
 #[tokio::test]
 async fn a_list_takes_memory_for_its_pages_however_large_the_tree() {
     let Some(server) = server().await else { return };
     let store = server.open(&namespace(), "?timeout=20s").await;
-    load(&store).await;
-    assert_eq!(read(&store, "tree/000").await, 1000);
-    let growth = Growth::begin().unwrap();
-    assert_eq!(read(&store, "tree").await, KEYS);
-    let taken = growth.peak_kib().unwrap();
-    println!("a list of {KEYS} keys took {taken} KiB");
-    assert!(taken <= MOST_KIB, "a list of {KEYS} keys took {taken} KiB");
+    big_tree::load(&store).await.unwrap();
+    let taken = big_tree::peak_of_a_list(&store).await.unwrap();
+    println!("the list took {taken} KiB");
+    assert!(taken <= MOST_KIB, "the list took {taken} KiB");
 }

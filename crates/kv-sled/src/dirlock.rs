@@ -35,20 +35,19 @@ impl DirLock {
     /// `InUse` with the process id of the holder.
     pub(crate) fn acquire(dir: &Path, wait: Duration) -> Result<Self> {
         let path = dir.join(LOCK_FILE);
-        let file = OpenOptions::new()
+        let mut file = OpenOptions::new()
             .create(true)
             .truncate(false)
             .read(true)
             .write(true)
             .open(&path)
             .map_err(from_io)?;
-        match Locked::poll(file, wait)? {
-            Ok(mut locked) => {
-                write_holder(&mut locked.0).map_err(from_io)?;
-                Ok(Self { _locked: locked })
-            }
-            Err(mut file) => Err(in_use(holder(&mut file), wait)),
+        if !poll_lock(&file, wait)? {
+            return Err(in_use(holder(&mut file), wait));
         }
+        let mut locked = Locked(file);
+        write_holder(&mut locked.0).map_err(from_io)?;
+        Ok(Self { _locked: locked })
     }
 }
 
@@ -56,10 +55,33 @@ impl DirLock {
 /// dropped.
 pub(crate) fn wait_until_unlocked(path: &Path, wait: Duration) -> Result<()> {
     match File::open(path) {
-        // What sled says if it is still locked is clear enough.
-        Ok(file) => Locked::poll(file, wait).map(drop),
+        Ok(file) => {
+            if poll_lock(&file, wait)? {
+                drop(Locked(file));
+            }
+            // What sled says if it is still locked is clear enough.
+            Ok(())
+        }
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
         Err(error) => Err(from_io(error)),
+    }
+}
+
+/// Whether the file is locked now, which it is not if somebody else still has it after `wait`.
+fn poll_lock(file: &File, wait: Duration) -> Result<bool> {
+    let deadline = Instant::now().checked_add(wait);
+    let mut pause = FIRST_POLL;
+    loop {
+        match FileExt::try_lock(file) {
+            Ok(()) => return Ok(true),
+            Err(TryLockError::WouldBlock) => {}
+            Err(TryLockError::Error(error)) => return Err(from_io(error)),
+        }
+        if deadline.is_some_and(|deadline| Instant::now() >= deadline) {
+            return Ok(false);
+        }
+        thread::sleep(pause);
+        pause = (pause * 2).min(POLL);
     }
 }
 
@@ -69,26 +91,6 @@ pub(crate) fn wait_until_unlocked(path: &Path, wait: Duration) -> Result<()> {
 /// meanwhile, until that process runs another program.
 #[derive(Debug)]
 struct Locked(File);
-
-impl Locked {
-    /// The lock, or the file as it was if somebody else still has it after `wait`.
-    fn poll(file: File, wait: Duration) -> Result<std::result::Result<Self, File>> {
-        let deadline = Instant::now().checked_add(wait);
-        let mut pause = FIRST_POLL;
-        loop {
-            match FileExt::try_lock(&file) {
-                Ok(()) => return Ok(Ok(Self(file))),
-                Err(TryLockError::WouldBlock) => {}
-                Err(TryLockError::Error(error)) => return Err(from_io(error)),
-            }
-            if deadline.is_some_and(|deadline| Instant::now() >= deadline) {
-                return Ok(Err(file));
-            }
-            thread::sleep(pause);
-            pause = (pause * 2).min(POLL);
-        }
-    }
-}
 
 impl Drop for Locked {
     fn drop(&mut self) {

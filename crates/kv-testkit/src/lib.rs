@@ -1,6 +1,7 @@
 //! The project's own kit for tests against real servers. See the README.
 #![doc = include_str!("../README.md")]
 
+pub mod big_tree;
 mod cluster;
 mod debian;
 mod engine;
@@ -20,7 +21,7 @@ pub mod workspace;
 pub use cluster::Cluster;
 pub use engine::Engine;
 pub use image::{Image, ImagePolicy};
-pub use memory::Growth;
+pub use memory::{Growth, peak_kib};
 pub use node::{Link, Node};
 pub use owner::wait_for_children;
 pub use proxy::{Counts, Mode, Proxy};

@@ -33,8 +33,16 @@ impl Growth {
     /// # Errors
     /// As [`begin`](Self::begin).
     pub fn peak_kib(&self) -> Result<u64> {
-        Ok(kib("VmHWM")?.saturating_sub(self.before))
+        Ok(peak_kib()?.saturating_sub(self.before))
     }
+}
+
+/// The most that was resident in this process, in KiB.
+///
+/// # Errors
+/// As [`Growth::begin`].
+pub fn peak_kib() -> Result<u64> {
+    kib("VmHWM")
 }
 
 fn kib(name: &str) -> Result<u64> {

@@ -125,6 +125,11 @@ async fn each_operation_takes_the_round_trips_it_promises(client: &str) {
     cost("get", 1, if full { 2 } else { 1 });
     store.get("a/none").await.unwrap();
     cost("get of nothing", 1, if full { 2 } else { 1 });
+    // What a list begins with: the state of the top and its names, after a sync where there is one.
+    assert_eq!(store.keys("none").await.unwrap().len(), 0);
+    cost("list of nothing", 1, if full { 3 } else { 2 });
+    assert_eq!(store.entries("a").await.unwrap().len(), 2);
+    cost("list of two keys, each of which is read", 3, if full { 5 } else { 4 });
     // A look that is no older than the call, then the write.
     let version = store.compare_and_set("a/k", version, "3").await.unwrap();
     cost("compare_and_set", 2, 3);

@@ -37,7 +37,7 @@ async fn delete_removes_the_entry(fixture: &Fixture) -> Result<()> {
     Ok(())
 }
 
-/// PEERS: NotFound on most backends, nil on one.
+/// Catches backends of which some report `NotFound` and others nothing.
 async fn delete_of_an_absent_key_is_no_error(fixture: &Fixture) -> Result<()> {
     let store = &fixture.store;
     for text in ["never", "never/below"] {
@@ -63,7 +63,7 @@ async fn delete_returns_the_previous_entry(fixture: &Fixture) -> Result<()> {
     Ok(())
 }
 
-/// PEERS: a conditional delete never told a conflict, always NotFound.
+/// Catches a conditional delete that reports a conflict as `NotFound`.
 async fn delete_at_a_version(fixture: &Fixture) -> Result<()> {
     let (store, k) = (&fixture.store, key("k")?);
     let old = store.put(&k, "1").await?;

@@ -29,7 +29,7 @@ pub(super) const CASES: &[Case] = &[
     ),
 ];
 
-/// PEERS: DeleteTree("foo") removed "foobar" on six backends.
+/// Catches a `delete_tree` of `foo` that removes `foobar`.
 async fn delete_tree_keeps_to_the_path_boundary(fixture: &Fixture) -> Result<()> {
     let store = &fixture.store;
     for text in ["foo", "foo/a", "foo/a/b", "foobar", "foobar/a", "foo-/a", "foo.a", "fo", "a/foo/a"] {
@@ -41,7 +41,7 @@ async fn delete_tree_keeps_to_the_path_boundary(fixture: &Fixture) -> Result<()>
     Ok(())
 }
 
-/// PEERS: one level only, and failures on nested trees.
+/// Catches one level only, and failures on nested trees.
 async fn delete_tree_takes_every_level(fixture: &Fixture) -> Result<()> {
     let store = &fixture.store;
     for text in ["d/a", "d/a/b", "d/a/b/c/d/e/f", "d/x/y", "d/x/z/1"] {
@@ -68,7 +68,7 @@ async fn delete_tree_counts_entries(fixture: &Fixture) -> Result<()> {
     Ok(())
 }
 
-/// PEERS: a raw error for an absent prefix.
+/// Catches a raw error for an absent prefix.
 async fn delete_tree_of_nothing_is_zero(fixture: &Fixture) -> Result<()> {
     let store = &fixture.store;
     ensure_eq!(store.delete_tree("").await?, 0, "how many went from an empty namespace");
@@ -92,7 +92,7 @@ async fn delete_tree_of_the_namespace(fixture: &Fixture) -> Result<()> {
     Ok(())
 }
 
-/// PEERS: unpaged, and one transaction too large for the connection.
+/// Catches one transaction that is too large for the connection.
 async fn delete_tree_of_a_large_tree(fixture: &Fixture) -> Result<()> {
     const LARGE: usize = 1500;
     let store = &fixture.store;
@@ -118,7 +118,7 @@ async fn deleted_tree_can_be_written_again(fixture: &Fixture) -> Result<()> {
     Ok(())
 }
 
-/// PEERS: deletes reported under the prefix instead of the key, and for absent prefixes.
+/// Catches deletes reported under the prefix in place of the key, and for an absent prefix.
 async fn delete_tree_reaches_watchers(fixture: &Fixture) -> Result<()> {
     let store = &fixture.store;
     for text in ["d", "d/a", "d/a/b", "d/c/d", "d2"] {

@@ -100,7 +100,7 @@ async fn refusals(fixture: &Fixture, value: &str) -> Result<Vec<(Error, Operatio
     Ok(refusals)
 }
 
-/// PEERS: no error told anything but its kind.
+/// Catches errors that tell nothing but their kind.
 async fn errors_name_what_failed(fixture: &Fixture) -> Result<()> {
     let backend = fixture.capabilities().backend;
     for (error, operation, key) in refusals(fixture, "value").await? {
@@ -130,7 +130,7 @@ async fn transaction_errors_name_what_failed(fixture: &Fixture) -> Result<()> {
     Ok(())
 }
 
-/// PEERS: network errors became KeyExists, and a conflict was told as NotFound.
+/// Catches a network error that becomes `AlreadyExists`, and a conflict that becomes `NotFound`.
 async fn refusals_are_definite(fixture: &Fixture) -> Result<()> {
     for (error, ..) in refusals(fixture, "value").await? {
         ensure_eq!(error.applied(), Applied::No, "whether it was applied: {error}");

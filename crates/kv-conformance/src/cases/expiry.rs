@@ -40,7 +40,7 @@ pub(super) const CASES: &[Case] = &[
     ),
 ];
 
-/// PEERS: half the time asked for; an old timer that killed the newer value.
+/// Catches half the time asked for, and an old timer that removes the newer value.
 async fn ttl_is_not_early(fixture: &Fixture) -> Result<()> {
     let (store, k, ttl) = (&fixture.store, key("k")?, fixture.short_ttl());
     let begun = Instant::now();
@@ -67,7 +67,7 @@ async fn alive_until(store: &impl Store, k: &kv_core::Key, end: Instant) -> Resu
     }
 }
 
-/// PEERS: never expired (ignored, timers lost), or later than stated.
+/// Catches a time to live that is ignored, or a timer that is lost.
 async fn ttl_is_not_late(fixture: &Fixture) -> Result<()> {
     let (store, k, ttl) = (&fixture.store, key("k")?, fixture.short_ttl());
     put_expiring(store, &k, "x", Expiry::Ttl(ttl)).await?;
@@ -132,7 +132,7 @@ async fn expired_key_can_be_created(fixture: &Fixture) -> Result<()> {
     Ok(())
 }
 
-/// PEERS: an old timer killed the newer value.
+/// Catches an old timer that removes the newer value.
 async fn deleted_ttl_spares_the_next_value(fixture: &Fixture) -> Result<()> {
     let (store, k, ttl) = (&fixture.store, key("k")?, fixture.short_ttl());
     put_expiring(store, &k, "x", Expiry::Ttl(ttl)).await?;
@@ -143,7 +143,7 @@ async fn deleted_ttl_spares_the_next_value(fixture: &Fixture) -> Result<()> {
     Ok(())
 }
 
-/// PEERS: compare-and-set ignored the time to live on three backends.
+/// Catches a compare-and-set that ignores the time to live.
 async fn ttl_with_precondition(fixture: &Fixture) -> Result<()> {
     let (store, ttl) = (&fixture.store, fixture.short_ttl());
     let options =
@@ -173,7 +173,7 @@ async fn refused_put_keeps_the_ttl(fixture: &Fixture) -> Result<()> {
     until_gone(store, &k, end.saturating_duration_since(Instant::now())).await
 }
 
-/// PEERS: times were halved, doubled, or cut to whole seconds, silently.
+/// Catches times that are halved, doubled, or cut to whole seconds, silently.
 async fn granted_ttl_is_rounded_up(fixture: &Fixture) -> Result<()> {
     let (store, range) = (&fixture.store, fixture.limits().ttl);
     for (at, extra) in
@@ -207,7 +207,7 @@ async fn expiry_granted(store: &impl Store, k: &kv_core::Key) -> Result<Duration
     }
 }
 
-/// PEERS: ended as a misleading session error, or was ignored.
+/// Catches a range that is ignored, or reported as an error of the session.
 async fn ttl_outside_the_range_is_refused(fixture: &Fixture) -> Result<()> {
     let (store, range) = (&fixture.store, fixture.limits().ttl);
     put_expiring(store, &key("existing")?, "x", Expiry::Ttl(fixture.long_ttl())).await?;
@@ -249,7 +249,7 @@ async fn ttl_is_told_when_asked(fixture: &Fixture) -> Result<()> {
     Ok(())
 }
 
-/// PEERS: KVExpire was defined and never sent; expiries were missed.
+/// Catches an expiry that watchers are never told of.
 async fn expiry_reaches_watchers(fixture: &Fixture) -> Result<()> {
     watch_expiry(fixture).await.map(drop)
 }

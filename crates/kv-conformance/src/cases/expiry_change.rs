@@ -50,7 +50,7 @@ async fn survives(fixture: &Fixture, k: &Key, begun: Instant) -> Result<()> {
     Ok(())
 }
 
-/// PEERS: the old timer killed the newer value; a changed time to live was ignored.
+/// Catches an old timer that removes the newer value, and a changed time to live that is ignored.
 async fn same_ttl_again_renews(fixture: &Fixture) -> Result<()> {
     let (store, k, ttl) = (&fixture.store, key("k")?, fixture.short_ttl());
     let mut begun = Instant::now();
@@ -69,7 +69,7 @@ async fn same_ttl_again_renews(fixture: &Fixture) -> Result<()> {
     until_gone(store, &k, fixture.latest_end(ttl) + GRACE).await
 }
 
-/// PEERS: a put without expiry stayed ephemeral.
+/// Catches a key that stays ephemeral after a put without expiry.
 async fn put_makes_permanent(fixture: &Fixture) -> Result<()> {
     let (store, k) = (&fixture.store, key("k")?);
     let begun = Instant::now();
@@ -79,7 +79,7 @@ async fn put_makes_permanent(fixture: &Fixture) -> Result<()> {
     survives(fixture, &k, begun).await
 }
 
-/// PEERS: a time to live was ignored on existing keys.
+/// Catches a time to live that is ignored on an existing key.
 async fn put_makes_expiring(fixture: &Fixture) -> Result<()> {
     let (store, k, ttl) = (&fixture.store, key("k")?, fixture.short_ttl());
     store.put(&k, "1").await?;

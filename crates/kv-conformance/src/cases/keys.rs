@@ -97,8 +97,8 @@ const ODD: &[&str] = &[
     "zookeeper",
 ];
 
-/// PEERS: a leading slash and 0x01 fail, globs unescaped, directory and file split, keys hidden for
-/// containing a reserved word.
+/// Catches keys that fail for a slash in front or for a glob's characters, and keys that are hidden because
+/// they contain a reserved word.
 async fn odd_keys_round_trip(fixture: &Fixture) -> Result<()> {
     let store = &fixture.store;
     for text in ODD {
@@ -140,7 +140,7 @@ async fn odd_keys_work_as_locks(fixture: &Fixture) -> Result<()> {
     Ok(())
 }
 
-/// PEERS: encoding twice, stripping dots and newlines made different keys one.
+/// Catches different keys that become one, encoded twice or stripped of dots.
 async fn similar_keys_are_different(fixture: &Fixture) -> Result<()> {
     let store = &fixture.store;
     let mut left: Vec<&str> = vec![
@@ -172,7 +172,6 @@ async fn longest_key_round_trips(fixture: &Fixture) -> Result<()> {
     Ok(())
 }
 
-/// PEERS: a new key of two segments returned ok and wrote nothing.
 /// As another program would leave it: a key that is as long as can be is too long from further up.
 async fn names_that_are_no_keys_are_left_alone(fixture: &Fixture) -> Result<()> {
     let (store, below) = (&fixture.store, fixture.another_below("dir").await?);
@@ -261,7 +260,7 @@ async fn child_then_key_both_hold_values(fixture: &Fixture) -> Result<()> {
     both_hold_values(fixture, ["a/b", "a"]).await
 }
 
-/// PEERS: the directory/file split, and a child that could not be made below a value.
+/// Catches a split into directories and files, where no child can be made below a value.
 async fn both_hold_values(fixture: &Fixture, order: [&'static str; 2]) -> Result<()> {
     let store = &fixture.store;
     for text in order {
@@ -298,7 +297,7 @@ async fn deleting_a_child_leaves_its_parent(fixture: &Fixture) -> Result<()> {
     Ok(())
 }
 
-/// PEERS: an absent key written as an empty or 0x01 value; a key created in order to be set.
+/// Catches an implicit parent that is stored as an empty value.
 async fn implicit_parents_do_not_exist(fixture: &Fixture) -> Result<()> {
     let store = &fixture.store;
     store.put("a/b/c", "x").await?;
@@ -322,7 +321,7 @@ async fn implicit_parents_do_not_exist(fixture: &Fixture) -> Result<()> {
     Ok(())
 }
 
-/// PEERS: data shared by all handles; a path without a slash that escaped its root.
+/// Catches data that all namespaces share, and a path that escapes its root.
 async fn namespaces_are_separate(fixture: &Fixture) -> Result<()> {
     let mut stores = BTreeMap::new();
     for name in ["n", "n2", "n-1"] {

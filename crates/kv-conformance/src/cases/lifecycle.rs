@@ -76,7 +76,7 @@ async fn listed(store: &impl Store) -> kv_core::Result<Vec<kv_core::Key>> {
     store.keys("dir").await
 }
 
-/// PEERS: errors just closed the channel; cancelled streams panicked.
+/// Catches a stream that ends without its error, and a cancelled one that panics.
 async fn close_ends_watches(fixture: &Fixture) -> Result<()> {
     let other = fixture.another().await?;
     let mut watches = Vec::new();
@@ -195,7 +195,7 @@ async fn ends<T>(what: &str, call: impl Future<Output = kv_core::Result<T>>) -> 
     }
 }
 
-/// PEERS: no deadlines at all; every cancel came late.
+/// Catches calls without a deadline.
 async fn calls_end_by_their_deadline(fixture: &Fixture) -> Result<()> {
     let (store, k, root) = (&fixture.store, key("dir/k")?, Prefix::root());
     store.put(&k, "x").await?;

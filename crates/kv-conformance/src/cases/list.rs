@@ -36,7 +36,7 @@ pub(super) const CASES: &[Case] = &[
     case!(dropped_list_is_harmless, "Dropping a list half-read harms no other call."),
 ];
 
-/// PEERS: one level only, bare names instead of keys.
+/// Catches a list of one level only, and bare names in place of keys.
 async fn list_is_recursive(fixture: &Fixture) -> Result<()> {
     let store = &fixture.store;
     let tree = ["a/1", "a/b/2", "a/b/c/3", "a/b/c/d/e/4", "a/x"];
@@ -53,7 +53,7 @@ async fn list_is_recursive(fixture: &Fixture) -> Result<()> {
     Ok(())
 }
 
-/// PEERS: raw string prefixes, and the own key included.
+/// Catches a prefix that is compared as text, and a list that includes the prefix's own key.
 async fn list_keeps_to_the_path_boundary(fixture: &Fixture) -> Result<()> {
     let store = &fixture.store;
     for text in ["a", "a/b", "a/b/c", "ab", "ab/c", "a-/b", "a0", "b/a/b"] {
@@ -65,7 +65,7 @@ async fn list_keeps_to_the_path_boundary(fixture: &Fixture) -> Result<()> {
     Ok(())
 }
 
-/// PEERS: List("") panicked.
+/// Catches a panic for the empty prefix.
 async fn empty_prefix_is_the_whole_namespace(fixture: &Fixture) -> Result<()> {
     let store = &fixture.store;
     ensure_eq!(names(store, "").await?, [""; 0], "the list of an empty namespace");
@@ -76,7 +76,7 @@ async fn empty_prefix_is_the_whole_namespace(fixture: &Fixture) -> Result<()> {
     Ok(())
 }
 
-/// PEERS: a raw error for an absent prefix.
+/// Catches a raw error for an absent prefix.
 async fn absent_prefix_lists_nothing(fixture: &Fixture) -> Result<()> {
     let store = &fixture.store;
     store.put("a", "x").await?;
@@ -105,7 +105,7 @@ async fn list_follows_every_write(fixture: &Fixture) -> Result<()> {
     Ok(())
 }
 
-/// PEERS: list told the parent's version, and compare-and-set with a listed pair failed.
+/// Catches a list that tells the parent's version, with which a compare-and-set fails.
 async fn listed_version_can_be_compared(fixture: &Fixture) -> Result<()> {
     let store = &fixture.store;
     for text in ["dir/a", "dir/a/b", "dir/c"] {
@@ -150,7 +150,7 @@ fn keys_of(entries: &[Entry]) -> Vec<&str> {
     entries.iter().map(|entry| entry.key.as_str()).collect()
 }
 
-/// PEERS: unpaged deletes and lists, and answers larger than a client's limit.
+/// Catches a list in one answer that is larger than the client's limit.
 async fn large_list_is_whole(fixture: &Fixture) -> Result<()> {
     let expected = plant_large(fixture).await?;
     let entries = rest_of(fixture.store.list("dir").await?).await?;
@@ -254,7 +254,7 @@ async fn snapshot_lists_see_no_half_rounds(fixture: &Fixture) -> Result<()> {
     }
 }
 
-/// PEERS: the gap between reading and watching.
+/// Catches changes lost between the reading and the watching.
 async fn list_then_watch_loses_nothing(fixture: &Fixture) -> Result<()> {
     unless_compacted(|| list_then_watch(fixture)).await
 }

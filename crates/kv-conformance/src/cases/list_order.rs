@@ -83,7 +83,7 @@ async fn check(fixture: &Fixture, tree: &[&str], prefix: &str, options: ListOpti
     Ok(())
 }
 
-/// PEERS: lists came descending, unsorted, or in tree order.
+/// Catches lists in descending order, in tree order or in none.
 async fn list_is_in_byte_order(fixture: &Fixture) -> Result<()> {
     plant(fixture, TREE).await?;
     let mut sorted = TREE.to_vec();
@@ -104,7 +104,7 @@ async fn list_limit_ends_it(fixture: &Fixture) -> Result<()> {
     Ok(())
 }
 
-/// PEERS: the end was inclusive on one backend and exclusive on another.
+/// Catches backends of which one includes the end of the range and another does not.
 async fn list_range_bounds_it(fixture: &Fixture) -> Result<()> {
     plant(fixture, TREE).await?;
     let (start, end) = (key("a-b")?, key("ab")?);
@@ -203,7 +203,7 @@ async fn list_keys_only(fixture: &Fixture) -> Result<()> {
     Ok(())
 }
 
-/// PEERS: one level on some backends and all on others, for the same call; no way to ask for it.
+/// Catches one call that lists one level on some backends and every level on others.
 async fn list_one_level(fixture: &Fixture) -> Result<()> {
     plant(fixture, TREE).await?;
     for at in 0..30 {

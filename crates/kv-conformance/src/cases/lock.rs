@@ -64,7 +64,7 @@ async fn lock_excludes_other_handles(fixture: &Fixture) -> Result<()> {
     Ok(())
 }
 
-/// PEERS: the same session or lease acquired twice, and "one global lock" guarded by a per-handle mutex.
+/// Catches one session or lease that acquires twice, and exclusion that only a mutex in the handle gives.
 async fn lock_excludes_tasks_of_one_handle(fixture: &Fixture) -> Result<()> {
     let (store, k) = (&fixture.store, key("lock")?);
     let guard = lock(store, &k).await?;
@@ -76,7 +76,7 @@ async fn lock_excludes_tasks_of_one_handle(fixture: &Fixture) -> Result<()> {
     Ok(())
 }
 
-/// PEERS: two holders on etcd v2.
+/// Catches two holders at once.
 async fn lock_excludes_under_contention(fixture: &Fixture) -> Result<()> {
     let stores = [&fixture.store, &fixture.another().await?];
     let k = key("lock")?;
@@ -178,7 +178,7 @@ async fn loss_is_told_on_release(fixture: &Fixture) -> Result<()> {
     Ok(())
 }
 
-/// PEERS: unlock that ignored delete errors; a mutex that stayed held.
+/// Catches an unlock that ignores the error of its delete, and a mutex that stays held.
 async fn unlock_frees_at_once(fixture: &Fixture) -> Result<()> {
     let (store, other, k) = (&fixture.store, fixture.another().await?, key("lock")?);
     for round in 0..10 {
@@ -219,7 +219,7 @@ async fn lock_holder_is_told(fixture: &Fixture) -> Result<()> {
     Ok(())
 }
 
-/// PEERS: values with a control byte could not be read back.
+/// Catches an owner value with a control byte that cannot be read back.
 async fn lock_owner_is_any_bytes(fixture: &Fixture) -> Result<()> {
     let store = &fixture.store;
     let owners: [&[u8]; 4] = [b"", b"\xff\0\x01\n", "ü".as_bytes(), &[b'x'; 1000]];
@@ -233,7 +233,7 @@ async fn lock_owner_is_any_bytes(fixture: &Fixture) -> Result<()> {
     Ok(())
 }
 
-/// PEERS: the value stayed after unlock; a plain put freed a lock held on the key itself.
+/// Catches a lock whose value stays after unlock, and one held on the key itself that a plain put frees.
 async fn lock_spares_its_entry(fixture: &Fixture) -> Result<()> {
     let (store, other, k) = (&fixture.store, fixture.another().await?, key("dir/k")?);
     store.put(&k, "before").await?;
@@ -313,7 +313,7 @@ async fn lock_grace_is_within_its_ttl(fixture: &Fixture) -> Result<()> {
     Ok(())
 }
 
-/// PEERS: one failed refresh lost the lock; a lock nobody renewed.
+/// Catches a lock that nobody renews, and one that a single failed renewal loses.
 async fn lock_is_renewed(fixture: &Fixture) -> Result<()> {
     let (store, other, k) = (&fixture.store, fixture.another().await?, key("lock")?);
     let ttl = fixture.limits().lock_ttl.min.max(Duration::from_secs(1));
@@ -328,7 +328,7 @@ async fn lock_is_renewed(fixture: &Fixture) -> Result<()> {
     Ok(())
 }
 
-/// PEERS: overrunning the hold called a fatal callback, or did nothing.
+/// Catches a hold that runs over its maximum and is not ended.
 async fn max_hold_ends_the_hold(fixture: &Fixture) -> Result<()> {
     let (store, other, k) = (&fixture.store, fixture.another().await?, key("lock")?);
     let hold = Duration::from_secs(1);

@@ -95,7 +95,8 @@ async fn fenced_writes_are_refused_after_removal(fixture: &Fixture) -> Result<()
     must_be_refused(fixture, &guard.fence(), "after removal").await
 }
 
-/// PEERS: even holders of Consul locks overlapped until each write carried its session.
+/// Catches writes of a holder that has lost its lock: holders of Consul locks overlap until each write
+/// carries its session.
 async fn fence_of_the_old_holder_is_refused(fixture: &Fixture) -> Result<()> {
     let (store, other, k) = (&fixture.store, fixture.another().await?, key("lock")?);
     // Once to another handle, and once to the same.

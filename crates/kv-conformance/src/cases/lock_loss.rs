@@ -23,7 +23,7 @@ pub(super) const CASES: &[Case] = &[
     case!(loss_outlives_its_guard, "The future of a loss is independent of the guard's lifetime."),
 ];
 
-/// PEERS: the lost channel never closed, or after seconds: two leaders for good.
+/// Catches a loss that is never reported, or seconds late: two leaders for good.
 async fn removed_lock_is_told_lost(fixture: &Fixture) -> Result<()> {
     let (store, other, k) = (&fixture.store, fixture.another().await?, key("dir/lock")?);
     store.put(&k, "entry").await?;
@@ -94,7 +94,8 @@ async fn still_has(fixture: &Fixture, guard: &kv_core::LockGuard) -> Result<()> 
     .await
 }
 
-/// PEERS: unlock hung when the lock was lost, or deleted whoever's key it was; a second one panicked.
+/// Catches an unlock after the loss that hangs, or deletes the next holder's record, or panics the second
+/// time.
 async fn unlock_after_loss_is_not_held(fixture: &Fixture) -> Result<()> {
     let (store, other, k) = (&fixture.store, fixture.another().await?, key("lock")?);
     let [old, new] = pass_on(store, &other, &k).await?;

@@ -16,7 +16,7 @@ pub(super) const CASES: &[Case] = &[
     case!(lock_records_refuse_writes, "A put or a delete of a lock's record is InvalidKey."),
 ];
 
-/// PEERS: "___lock" keys came out of lists and watches, and user keys with that text were hidden.
+/// Catches records of locks that lists and watches show.
 async fn lock_records_are_invisible(fixture: &Fixture) -> Result<()> {
     let (store, other, k) = (&fixture.store, fixture.another().await?, key("dir/k")?);
     for text in ["dir/k/child", "dir/___lock", "dir/lock"] {

@@ -60,7 +60,7 @@ fn up_to(wait: Duration) -> LockOptions {
     LockOptions::default().with_wait(LockWait::UpTo(wait))
 }
 
-/// PEERS: an aborted wait returned neither a lock nor an error.
+/// Catches an aborted wait that returns neither a lock nor an error.
 async fn wait_up_to_ends_in_time(fixture: &Fixture) -> Result<()> {
     let (store, other, k) = (&fixture.store, fixture.another().await?, key("lock")?);
     let guard = lock(store, &k).await?;
@@ -100,7 +100,7 @@ async fn wait_outlives_a_request_deadline(fixture: &Fixture) -> Result<()> {
     Ok(())
 }
 
-/// PEERS: waiters that were not woken, or slept for five seconds: six handovers in a second.
+/// Catches waiters that nobody wakes, or that sleep for seconds between tries.
 async fn waiters_are_woken_by_the_release(fixture: &Fixture) -> Result<()> {
     let stores = [&fixture.store, &fixture.another().await?];
     let k = key("lock")?;
@@ -136,7 +136,7 @@ fn median(mut times: Vec<Duration>) -> Duration {
     times[times.len() / 2]
 }
 
-/// PEERS: stop was ignored while waiting; a waiter stayed in the queue for good.
+/// Catches a cancelled waiter that stays in the queue for good.
 async fn cancelled_wait_leaves_no_trace(fixture: &Fixture) -> Result<()> {
     let (store, other, k) = (&fixture.store, fixture.another().await?, key("lock")?);
     let guard = lock(store, &k).await?;

@@ -49,8 +49,8 @@ async fn put_creates_and_replaces(fixture: &Fixture) -> Result<()> {
     Ok(())
 }
 
-/// PEERS: put returned a second read; under a hot writer 2119 of 2759 puts returned the version and
-/// value of another writer.
+/// Catches a put that returns what a second read finds: under a hot writer 2119 of 2759 puts of another
+/// library returned the version and value of another writer.
 async fn put_returns_its_own_version(fixture: &Fixture) -> Result<()> {
     let (one, two) = (&fixture.store, &fixture.another().await?);
     let k = key("hot")?;
@@ -128,7 +128,7 @@ async fn present_replaces(fixture: &Fixture) -> Result<()> {
     Ok(())
 }
 
-/// PEERS: compare-and-set and transactions created absent keys.
+/// Catches a compare-and-set or a transaction that creates an absent key.
 async fn present_refuses_an_absent_key(fixture: &Fixture) -> Result<()> {
     let (store, k) = (&fixture.store, key("k")?);
     refused!(put_if(store, &k, "x", Precondition::Present).await, ErrorKind::NotFound, "an update");
@@ -165,7 +165,7 @@ async fn at_refuses_another_version(fixture: &Fixture) -> Result<()> {
     Ok(())
 }
 
-/// PEERS: KeyModified, KeyNotFound or a raw error, each on another backend.
+/// Catches backends that refuse it with different kinds, or with a raw error.
 async fn at_refuses_an_absent_key(fixture: &Fixture) -> Result<()> {
     let (store, k) = (&fixture.store, key("k")?);
     for wrong in [Version::ZERO, Version::new(1), Version::new(u64::MAX >> 1)] {
@@ -198,7 +198,7 @@ async fn value_replaces_that_value(fixture: &Fixture) -> Result<()> {
     Ok(())
 }
 
-/// PEERS: ErrModified on some backends, ErrValueMismatch or ErrNotFound on others.
+/// Catches backends that refuse it with different kinds.
 async fn value_refuses_another_value(fixture: &Fixture) -> Result<()> {
     let (store, k) = (&fixture.store, key("k")?);
     let version = store.put(&k, "value").await?;
@@ -251,7 +251,7 @@ async fn refused_put_changes_nothing(fixture: &Fixture) -> Result<()> {
     Ok(())
 }
 
-/// PEERS: create was a read and then a write, and two creators won.
+/// Catches a create that is a read and then a write, so that two creators win.
 async fn one_creator_wins(fixture: &Fixture) -> Result<()> {
     let stores = [&fixture.store, &fixture.another().await?];
     for round in 0..10 {

@@ -112,7 +112,7 @@ async fn session_key_is_told_when_asked(fixture: &Fixture) -> Result<()> {
     Ok(())
 }
 
-/// PEERS: a dropped client went on pinging and its ephemeral keys stayed.
+/// Catches a dropped handle that goes on renewing, so that its session keys stay.
 async fn dropped_handle_ends_its_session(fixture: &Fixture) -> Result<()> {
     let (store, dropped, k) = (&fixture.store, fixture.untracked().await?, key("k")?);
     put_expiring(&dropped, &k, "x", Expiry::Session).await?;

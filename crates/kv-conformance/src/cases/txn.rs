@@ -70,7 +70,7 @@ async fn txn_runs_then(fixture: &Fixture) -> Result<()> {
     Ok(())
 }
 
-/// PEERS: a transaction on an absent key saw the empty value.
+/// Catches a transaction that sees an absent key as the empty value.
 async fn txn_runs_or_else(fixture: &Fixture) -> Result<()> {
     let (store, k, other) = (&fixture.store, key("k")?, key("other")?);
     let version = store.put(&other, "x").await?;
@@ -191,7 +191,7 @@ async fn txn_compares_versions(fixture: &Fixture) -> Result<()> {
     compares(fixture, |entry| entry.version, Condition::version).await
 }
 
-/// PEERS: the created index was never read, or was the index of the last change.
+/// Catches a created version that is never read, or is the version of the last change.
 async fn txn_compares_created_versions(fixture: &Fixture) -> Result<()> {
     compares(fixture, |entry| entry.created, Condition::created).await
 }
@@ -229,7 +229,7 @@ async fn txn_compares_values(fixture: &Fixture) -> Result<()> {
     Ok(())
 }
 
-/// PEERS: the value compare was always false on one backend, and against the empty value on another.
+/// Catches a comparison of values that is always false, or takes an absent key for an empty value.
 async fn txn_absent_compares_as_absent(fixture: &Fixture) -> Result<()> {
     let (store, never, gone) = (&fixture.store, key("never")?, key("gone")?);
     let version = store.put(&gone, "").await?;
@@ -428,7 +428,7 @@ async fn txn_reaches_watchers(fixture: &Fixture) -> Result<()> {
     Ok(())
 }
 
-/// PEERS: only the first event of a batch was handled.
+/// Catches a watch that handles the first event of a batch only.
 async fn txn_changes_all_reach_watchers(fixture: &Fixture) -> Result<()> {
     let (store, other, last) = (&fixture.store, fixture.another().await?, key("dir/last")?);
     let mut follower = Follower::now(store, last.parent()).await?;

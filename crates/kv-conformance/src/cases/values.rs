@@ -23,7 +23,7 @@ pub(super) const CASES: &[Case] = &[
 /// More than any store here takes, and as much as a test should.
 const MOST: usize = 16 << 20;
 
-/// PEERS: non-UTF-8 values were corrupted, 0x01 could not be read back, encodings differed.
+/// Catches values that are corrupted where they are not UTF-8, or cannot be read back where they hold 0x01.
 async fn values_round_trip_byte_for_byte(fixture: &Fixture) -> Result<()> {
     let store = &fixture.store;
     let every_byte: Vec<u8> = (0..=255).collect();
@@ -41,7 +41,7 @@ async fn values_round_trip_byte_for_byte(fixture: &Fixture) -> Result<()> {
     Ok(())
 }
 
-/// PEERS: ErrEmptyValue, and an absent key that compared as the empty value.
+/// Catches an empty value that is refused, and an absent key that compares as the empty value.
 async fn empty_value_is_not_absent(fixture: &Fixture) -> Result<()> {
     let (store, k) = (&fixture.store, key("k")?);
     refused!(
@@ -104,7 +104,7 @@ async fn larger_value_is_refused(fixture: &Fixture) -> Result<()> {
     Ok(())
 }
 
-/// PEERS: a transaction above 1 MB dropped the session's connection with every call on it.
+/// Catches a transaction above 1 MB that drops the session's connection and every call on it.
 async fn connection_survives_a_larger_value(fixture: &Fixture) -> Result<()> {
     let store = &fixture.store;
     let guard = crate::steps::lock(store, &key("lock")?).await?;

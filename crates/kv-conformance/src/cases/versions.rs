@@ -54,7 +54,7 @@ async fn every_write_gets_a_greater_version(fixture: &Fixture) -> Result<()> {
     Ok(())
 }
 
-/// PEERS: nothing changes in Consul then, and two compare-and-sets pass.
+/// Catches a plain Consul put: nothing changes there then, and two compare-and-sets pass.
 async fn identical_value_gets_a_greater_version(fixture: &Fixture) -> Result<()> {
     let (store, k) = (&fixture.store, key("k")?);
     let first = store.put(&k, "same").await?;
@@ -70,7 +70,7 @@ async fn identical_value_gets_a_greater_version(fixture: &Fixture) -> Result<()>
     Ok(())
 }
 
-/// PEERS: versions restarted at 0 or 1 on re-creation, so stale compare-and-sets passed (ABA).
+/// Catches versions that restart when a key is made again, so that a stale compare-and-set passes.
 async fn versions_grow_across_recreation(fixture: &Fixture) -> Result<()> {
     let store = &fixture.store;
     let mut last = Version::ZERO;
@@ -86,7 +86,7 @@ async fn versions_grow_across_recreation(fixture: &Fixture) -> Result<()> {
     Ok(())
 }
 
-/// PEERS: a counter that restarted at 0 on open, and data and counters of single handles.
+/// Catches a counter that restarts when a store is opened, or belongs to one handle.
 async fn versions_grow_across_handles(fixture: &Fixture) -> Result<()> {
     let mut last = fixture.store.put("k", "0").await?;
     for round in 1..5 {
@@ -119,7 +119,7 @@ async fn versions_come_from_one_counter(fixture: &Fixture) -> Result<()> {
     Ok(())
 }
 
-/// PEERS: put returned another writer's index, list the parent's version.
+/// Catches a put that returns another writer's version, and a list that tells the parent's.
 async fn everything_agrees_on_a_version(fixture: &Fixture) -> Result<()> {
     let (store, k) = (&fixture.store, key("dir/k")?);
     let mut follower = Follower::now(store, Prefix::new("dir")?).await?;
@@ -136,7 +136,7 @@ async fn everything_agrees_on_a_version(fixture: &Fixture) -> Result<()> {
     Ok(())
 }
 
-/// PEERS: CreatedIndex was the index of the last change.
+/// Catches a created version that is the version of the last change.
 async fn created_is_the_version_of_the_first_write(fixture: &Fixture) -> Result<()> {
     let (store, k) = (&fixture.store, key("k")?);
     let first = store.put(&k, "1").await?;
@@ -211,7 +211,7 @@ async fn recreation_is_noticed_at_any_moment(fixture: &Fixture) -> Result<()> {
     Ok(())
 }
 
-/// PEERS: lists answered by a stale member.
+/// Catches lists that a stale member answers.
 async fn reads_see_acknowledged_writes(fixture: &Fixture) -> Result<()> {
     let (one, two) = (&fixture.store, &fixture.another().await?);
     for round in 0..40 {

@@ -45,7 +45,7 @@ async fn watch_of_a_key_is_of_that_key(fixture: &Fixture) -> Result<()> {
     Ok(())
 }
 
-/// PEERS: raw string prefixes.
+/// Catches a prefix that is compared as text.
 async fn watch_of_a_prefix_keeps_to_the_boundary(fixture: &Fixture) -> Result<()> {
     let (store, k) = (&fixture.store, key("a/b")?);
     let mut follower = Follower::now(store, Prefix::new("a")?).await?;
@@ -59,7 +59,7 @@ async fn watch_of_a_prefix_keeps_to_the_boundary(fixture: &Fixture) -> Result<()
     Ok(())
 }
 
-/// PEERS: a tree's watch was blind to its children's values.
+/// Catches a watch that does not see the values of children.
 async fn watch_of_a_prefix_sees_every_level(fixture: &Fixture) -> Result<()> {
     let (store, other) = (&fixture.store, fixture.another().await?);
     let texts = ["d/a", "d/a/b", "d/a/b/c/d", "d/x/y/z"];
@@ -92,7 +92,7 @@ async fn watch_carries_the_entry(fixture: &Fixture) -> Result<()> {
     Ok(())
 }
 
-/// PEERS: a delete closed the watch, said nothing, or came as an empty value.
+/// Catches a delete that ends the watch, is not told, or comes as an empty value.
 async fn watch_tells_deletes(fixture: &Fixture) -> Result<()> {
     let (store, k) = (&fixture.store, key("dir/k")?);
     let mut follower = Follower::now(store, k.parent()).await?;
@@ -150,7 +150,7 @@ async fn watch_of_deletes_only(fixture: &Fixture) -> Result<()> {
     Ok(())
 }
 
-/// PEERS: 19 of 50 bursts ended on an old value and stayed there.
+/// Catches a watch that ends on an old value: 19 of 50 bursts did in another library.
 async fn watch_tells_in_version_order(fixture: &Fixture) -> Result<()> {
     let stores = [&fixture.store, &fixture.another().await?];
     let mut follower = Follower::now(stores[0], Prefix::new("dir")?).await?;
@@ -172,7 +172,7 @@ async fn watch_tells_in_version_order(fixture: &Fixture) -> Result<()> {
     follower.until_state(&expected).await
 }
 
-/// PEERS: as above, and channels that closed after 1500 writes.
+/// Catches a watch that ends on an old value, or ends itself after many writes.
 async fn watch_ends_on_the_final_state(fixture: &Fixture) -> Result<()> {
     let (store, other, k) = (&fixture.store, fixture.another().await?, key("dir/k")?);
     for target in [kv_core::WatchTarget::from(k.parent()), kv_core::WatchTarget::from(k.clone())] {
@@ -188,7 +188,7 @@ async fn watch_ends_on_the_final_state(fixture: &Fixture) -> Result<()> {
     Ok(())
 }
 
-/// PEERS: only the first event of a batch was handled; changes were merged without a word.
+/// Catches a watch that handles the first event of a batch only, or merges changes without declaring it.
 async fn watch_is_complete(fixture: &Fixture) -> Result<()> {
     let stores = [&fixture.store, &fixture.another().await?];
     let mut follower = Follower::now(stores[0], Prefix::new("dir")?).await?;

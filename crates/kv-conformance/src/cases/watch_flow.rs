@@ -83,7 +83,7 @@ async fn dropping_a_watch_leaves_others(fixture: &Fixture) -> Result<()> {
     Ok(())
 }
 
-/// PEERS: goroutines that stayed behind, cancels that took effect at the next change.
+/// Catches tasks that stay behind, and a cancel that takes effect at the next change only.
 async fn dropped_watches_release_everything(fixture: &Fixture) -> Result<()> {
     let (store, k) = (&fixture.store, key("dir/k")?);
     for batch in 0..10 {
@@ -127,7 +127,7 @@ async fn many_watches_live_together(fixture: &Fixture) -> Result<()> {
     Ok(())
 }
 
-/// PEERS: a watch of the whole tree for every key.
+/// Catches a watch of the whole tree for every key.
 async fn watch_wakes_for_its_own_only(fixture: &Fixture) -> Result<()> {
     let (store, other, k) = (&fixture.store, fixture.another().await?, key("own/k")?);
     let mut of_key = Follower::now(store, k.clone()).await?;
@@ -150,7 +150,7 @@ async fn write_unread(fixture: &Fixture) -> Result<()> {
     within(PATIENCE * 4, "writing while a watch is not read", writing).await?
 }
 
-/// PEERS: blocked sends; a subscriber of 1024 slots whose sender stopped all writers.
+/// Catches a full queue of one subscriber that stops all writers.
 async fn slow_consumer_blocks_no_writer(fixture: &Fixture) -> Result<()> {
     let (store, k) = (&fixture.store, key("dir/k")?);
     let unread = Follower::now(store, k.parent()).await?;
@@ -163,7 +163,7 @@ async fn slow_consumer_blocks_no_writer(fixture: &Fixture) -> Result<()> {
     Ok(())
 }
 
-/// PEERS: the watch closed silently after 1500 other writes while unread.
+/// Catches an unread watch that ends silently after many writes.
 async fn slow_consumer_ends_on_the_state(fixture: &Fixture) -> Result<()> {
     let (store, last) = (&fixture.store, key("dir/last")?);
     let mut follower = Follower::now(store, last.parent()).await?;
@@ -226,7 +226,7 @@ async fn next_is_cancel_safe(fixture: &Fixture) -> Result<()> {
     Ok(())
 }
 
-/// PEERS: watches that ended with a request's timeout, or with the server's idle one.
+/// Catches a watch that ends with a request's timeout, or with the server's idle timeout.
 async fn idle_watch_lives_on(fixture: &Fixture) -> Result<()> {
     let (store, k) = (&fixture.store, key("dir/k")?);
     let options = WatchOptions::default().with_timeout(Duration::from_secs(1));

@@ -40,7 +40,8 @@ pub(super) const CASES: &[Case] = &[
     case!(watch_from_any_version_ends_right, "A watch from an older version ends on the final state."),
 ];
 
-/// PEERS: a put right after the watch was never seen: 20 of 100 on etcd, 6 of 100 on ZooKeeper.
+/// Catches a put right after the watch began that is never seen: 20 of 100 in another library on etcd, 6 of
+/// 100 on ZooKeeper.
 async fn watch_sees_what_follows_it(fixture: &Fixture) -> Result<()> {
     let (store, other) = (&fixture.store, fixture.another().await?);
     for round in 0..40 {
@@ -69,7 +70,7 @@ async fn watch_now_tells_nothing_older(fixture: &Fixture) -> Result<()> {
     Ok(())
 }
 
-/// PEERS: a watch of a missing key closed silently, or failed.
+/// Catches a watch of an absent key that fails or ends silently.
 async fn watch_of_an_absent_key(fixture: &Fixture) -> Result<()> {
     let (store, k) = (&fixture.store, key("none/below/k")?);
     let mut follower = Follower::now(store, k.clone()).await?;
@@ -82,7 +83,7 @@ async fn watch_of_an_absent_key(fixture: &Fixture) -> Result<()> {
     Ok(())
 }
 
-/// PEERS: absent directories could not be watched, or told a false delete.
+/// Catches an absent prefix that cannot be watched, or reports a delete that never was.
 async fn watch_of_an_absent_prefix(fixture: &Fixture) -> Result<()> {
     let store = &fixture.store;
     let mut follower = Follower::now(store, Prefix::new("none/below")?).await?;
@@ -96,7 +97,7 @@ async fn watch_of_an_absent_prefix(fixture: &Fixture) -> Result<()> {
     Ok(())
 }
 
-/// PEERS: the first event was the listing and later ones only changes, without a word between.
+/// Catches a watch that does not say where the state ends and the changes begin.
 async fn watch_initial_tells_the_state(fixture: &Fixture) -> Result<()> {
     let store = &fixture.store;
     for text in ["dir/a", "dir/a/b", "dir/c", "dir", "dir2/x"] {
@@ -155,7 +156,7 @@ async fn watch_initial_of_a_large_tree(fixture: &Fixture) -> Result<()> {
     Ok(())
 }
 
-/// PEERS: the gap between reading and watching.
+/// Catches changes lost between the reading and the watching.
 async fn watch_initial_loses_nothing(fixture: &Fixture) -> Result<()> {
     let (store, other) = (&fixture.store, fixture.another().await?);
     for round in 0..15 {
@@ -212,7 +213,8 @@ fn ensure_all_since(written: &[Version], follower: &Follower, k: &Key) -> Result
     Ok(())
 }
 
-/// PEERS: a wait index that was inclusive on some backends; late watchers that missed silently.
+/// Catches a start that includes its own version on some backends, and a late watcher that misses changes
+/// silently.
 async fn watch_from_a_version(fixture: &Fixture) -> Result<()> {
     unless_compacted(|| from_each_version(fixture)).await
 }
@@ -296,7 +298,7 @@ async fn from_the_newest(fixture: &Fixture) -> Result<()> {
     Ok(())
 }
 
-/// PEERS: history dropped to one entry after a hundred, and late watchers missed silently.
+/// Catches a short history that lets a late watcher miss changes silently.
 async fn watch_from_long_ago_is_whole_or_compacted(fixture: &Fixture) -> Result<()> {
     const WRITES: usize = 3000;
     let (store, k) = (&fixture.store, key("dir/k")?);

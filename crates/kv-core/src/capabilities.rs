@@ -6,6 +6,7 @@ use bytes::Bytes;
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::key::Key;
+use crate::text::duration;
 
 /// Declares a fieldless enum together with its list, names and descriptions, so that tables,
 /// conformance needs and the enum cannot drift apart.
@@ -106,7 +107,7 @@ impl TtlRange {
     pub fn check(&self, ttl: Duration) -> Result<Duration> {
         if ttl < self.min || ttl > self.max {
             return Err(Error::new(ErrorKind::TtlOutOfRange { min: self.min, max: self.max })
-                .with_detail(format!("asked for {ttl:?}")));
+                .with_detail(format!("{} was asked for", duration(ttl))));
         }
         let step = self.granularity.as_nanos().max(1);
         let rounded = ttl.as_nanos().div_ceil(step) * step;

@@ -2,8 +2,11 @@
 
 use std::convert::Infallible;
 use std::fmt;
+use std::sync::Arc;
 use std::time::Duration;
 
+use crate::cause::Cause;
+use crate::text::{duration, escaped};
 use crate::version::Version;
 
 /// What a store's methods return.
@@ -56,7 +59,7 @@ pub enum ErrorKind {
         max: usize,
     },
     /// The time to live, of a key or a lock, is outside what the backend can keep.
-    #[error("the time to live must be between {min:?} and {max:?}")]
+    #[error("{}", ttl_range(min, max))]
     TtlOutOfRange {
         /// The shortest that is kept.
         min: Duration,
@@ -135,6 +138,19 @@ pub enum ErrorKind {
 }
 
 impl ErrorKind {
+    /// The same with its texts made harmless: they can come from a server or a file.
+    fn escaped(self) -> Self {
+        match self {
+            Self::InvalidKey { reason } => Self::InvalidKey { reason: escaped(reason) },
+            Self::InvalidValue { reason } => Self::InvalidValue { reason: escaped(reason) },
+            Self::InvalidArgument { reason } => Self::InvalidArgument { reason: escaped(reason) },
+            Self::InvalidConfig { reason } => Self::InvalidConfig { reason: escaped(reason) },
+            Self::Unsupported { what } => Self::Unsupported { what: escaped(what) },
+            // The scheme is shown quoted, and the known ones come from drivers.
+            other => other,
+        }
+    }
+
     /// Whether the failure by itself proves that nothing was changed.
     const fn is_definite(&self) -> bool {
         !matches!(
@@ -147,6 +163,14 @@ impl ErrorKind {
                 | Self::NoSpace
         )
     }
+}
+
+fn ttl_range(min: &Duration, max: &Duration) -> String {
+    let (shortest, longest) = (duration(*min), duration(*max));
+    if min == max {
+        return format!("the time to live must be {shortest}");
+    }
+    format!("the time to live must be from {shortest} to {longest}")
 }
 
 fn found(current: &Option<Version>) -> String {
@@ -237,9 +261,19 @@ impl fmt::Display for Operation {
 /// Why an operation failed, on what and where.
 ///
 /// `Display` says what was done, on which backend and key, what went wrong and what was found; it
-/// never repeats [`source`](std::error::Error::source), values or secrets.
+/// never repeats [`source`](std::error::Error::source), values or secrets. `Debug` is the same sentence
+/// with all causes, because that is what a `main` that returns an error prints; `{:#?}` shows the
+/// parts.
+///
+/// Text from outside (a server's words, an endpoint, what a cause says) is [escaped](crate::text::escape)
+/// as it enters, so that no form of an error acts on a terminal. [`key`](Self::key) is the exception: it
+/// is the key as it is, for programs, and `Display` quotes it.
+///
+/// Clones are cheap enough for a failure that many waiters are told of; they share the cause.
+#[derive(Clone)]
 pub struct Error(Box<Inner>);
 
+#[derive(Clone)]
 struct Inner {
     kind: ErrorKind,
     applied: Applied,
@@ -248,7 +282,7 @@ struct Inner {
     key: Option<String>,
     endpoint: Option<String>,
     detail: Option<String>,
-    source: Option<Source>,
+    cause: Option<Cause>,
 }
 
 impl Error {
@@ -260,14 +294,14 @@ impl Error {
     pub fn new(kind: ErrorKind) -> Self {
         let applied = if kind.is_definite() { Applied::No } else { Applied::Unknown };
         Self(Box::new(Inner {
-            kind,
+            kind: kind.escaped(),
             applied,
             operation: None,
             backend: None,
             key: None,
             endpoint: None,
             detail: None,
-            source: None,
+            cause: None,
         }))
     }
 
@@ -316,22 +350,22 @@ impl Error {
     #[must_use]
     pub fn with_endpoint(mut self, endpoint: impl Into<String>) -> Self {
         if self.0.endpoint.is_none() {
-            self.0.endpoint = Some(endpoint.into());
+            self.0.endpoint = Some(escaped(endpoint.into()));
         }
         self
     }
 
-    /// The same with a sentence for people: what was expected, what was found, what to do.
+    /// The same with a sentence for people: what was expected, what was found, what to do. One line.
     #[must_use]
     pub fn with_detail(mut self, detail: impl Into<String>) -> Self {
-        self.0.detail = Some(detail.into());
+        self.0.detail = Some(escaped(detail.into()));
         self
     }
 
     /// The same with the error that caused it.
     #[must_use]
     pub fn with_source(mut self, source: impl Into<Source>) -> Self {
-        self.0.source = Some(source.into());
+        self.0.cause = Some(Cause::new(Arc::from(source.into())));
         self
     }
 
@@ -388,6 +422,13 @@ impl Error {
         self.0.endpoint.as_deref()
     }
 
+    /// The error that caused it, as it came: for programs that look at its type. Its text is not
+    /// escaped; what is fit to be printed is [`source`](std::error::Error::source).
+    #[must_use]
+    pub fn cause(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        self.0.cause.as_ref().map(Cause::original)
+    }
+
     /// Whether the key's state was not what the caller expected: read again and decide again.
     #[must_use]
     pub fn is_conflict(&self) -> bool {
@@ -434,22 +475,38 @@ impl fmt::Display for Error {
 
 impl fmt::Debug for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Error")
-            .field("kind", &self.0.kind)
-            .field("operation", &self.0.operation)
-            .field("backend", &self.0.backend)
-            .field("key", &self.0.key)
-            .field("endpoint", &self.0.endpoint)
-            .field("detail", &self.0.detail)
-            .field("applied", &self.applied())
-            .field("source", &self.0.source)
-            .finish()
+        if f.alternate() {
+            return f
+                .debug_struct("Error")
+                .field("kind", &self.0.kind)
+                .field("operation", &self.0.operation)
+                .field("backend", &self.0.backend)
+                .field("key", &self.0.key)
+                .field("endpoint", &self.0.endpoint)
+                .field("detail", &self.0.detail)
+                .field("applied", &self.applied())
+                .field("cause", &self.0.cause)
+                .finish();
+        }
+        let mut told = self.to_string();
+        f.write_str(&told)?;
+        let mut next = std::error::Error::source(self);
+        while let Some(cause) = next {
+            let text = cause.to_string();
+            // Many errors repeat their causes in their own text.
+            if !told.contains(&text) {
+                write!(f, "; caused by: {text}")?;
+                told.push_str(&text);
+            }
+            next = cause.source();
+        }
+        Ok(())
     }
 }
 
 impl std::error::Error for Error {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
-        self.0.source.as_deref().map(|source| source as _)
+        self.0.cause.as_ref().map(|cause| cause as _)
     }
 }
 

@@ -3,9 +3,11 @@
 //!
 //! # Where things are
 //!
-//! Each idea has a file of its name; everything public is at the crate's root.
+//! Each idea has a file of its name; everything public is at the crate's root, and what makes text fit to
+//! be shown in [`text`].
 
 mod capabilities;
+mod cause;
 mod codec;
 mod driver;
 mod entry;
@@ -18,6 +20,7 @@ mod options;
 mod secret;
 mod session;
 mod store;
+pub mod text;
 mod txn;
 mod url;
 mod version;

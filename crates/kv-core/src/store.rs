@@ -17,6 +17,7 @@ use crate::options::{
     DeleteOptions, DeleteResult, DeleteTreeOptions, GetOptions, ListOptions, PutOptions, PutResult,
 };
 use crate::session::{SessionState, SessionStates};
+use crate::text::escaped;
 use crate::txn::Transact;
 use crate::watch::{Watch, WatchOptions, WatchTarget};
 
@@ -31,10 +32,10 @@ pub struct ServerInfo {
 }
 
 impl ServerInfo {
-    /// A product at a version.
+    /// A product at a version. Both are text from outside and are [escaped](crate::text::escape).
     #[must_use]
     pub fn new(product: impl Into<String>, version: impl Into<String>) -> Self {
-        Self { product: product.into(), version: version.into() }
+        Self { product: escaped(product.into()), version: escaped(version.into()) }
     }
 }
 

@@ -176,7 +176,7 @@ pub(crate) fn lease_gone(error: &Error) -> bool {
 
 /// Whether the connection broke under the request: no server answered it.
 pub(crate) fn broke(error: &Error) -> bool {
-    let status = error.source().and_then(|source| source.downcast_ref::<Status>());
+    let status = error.cause().and_then(|cause| cause.downcast_ref::<Status>());
     status.is_some_and(|status| status.source().is_some())
 }
 
@@ -196,7 +196,7 @@ pub(crate) fn compacted(error: &Error) -> bool {
 }
 
 fn says(error: &Error, code: Code, part: &str) -> bool {
-    let status = error.source().and_then(|source| source.downcast_ref::<Status>());
+    let status = error.cause().and_then(|cause| cause.downcast_ref::<Status>());
     status.is_some_and(|status| status.code() == code && status.message().contains(part))
 }
 
@@ -276,7 +276,7 @@ fn plain(text: &str) -> String {
 
 /// What is configured wrongly, if a TLS handshake failed for it: no waiting cures that.
 pub(crate) fn misconfigured(error: &Error) -> Option<String> {
-    let text = chain(error.source()?);
+    let text = chain(error.cause()?);
     let words = plain(&text);
     // These can have passing causes too.
     let may_pass = ["dns error", "tls handshake eof"].iter().any(|sign| text.contains(sign));

@@ -1,5 +1,7 @@
 //! `cargo xtask tidy`: house rules that no lint checks.
 
+mod floors;
+
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
@@ -7,6 +9,8 @@ use std::process::{Command, ExitCode};
 use anyhow::{Context, Result, ensure};
 use kv_testkit::workspace;
 use toml::{Table, Value};
+
+use floors::Floors;
 
 /// Beyond this a file holds more than one idea.
 const LINE_LIMIT: usize = 700;
@@ -16,9 +20,19 @@ const CRATE_FIELDS: [&str; 5] = ["description", "keywords", "categories", "readm
 
 /// Check the house rules that no lint checks
 #[derive(Debug, Clone, clap::Args)]
-pub(crate) struct Args {}
+pub(crate) struct Args {
+    /// Print the floors of each crate: which room imports which, from top to bottom
+    #[arg(long)]
+    floors: bool,
+}
 
-pub(crate) fn run(_: Args) -> Result<ExitCode> {
+pub(crate) fn run(args: Args) -> Result<ExitCode> {
+    if args.floors {
+        for floors in crates(&workspace::root())? {
+            floors.print();
+        }
+        println!();
+    }
     Ok(if print_faults()? == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
@@ -51,7 +65,23 @@ fn check() -> Result<Vec<String>> {
         };
         faults.extend(found.into_iter().map(|fault| format!("{}: {fault}", file.display())));
     }
+    for floors in crates(&root)? {
+        faults.extend(floors.faults());
+    }
     Ok(faults)
+}
+
+/// The floors of every crate, by name.
+fn crates(root: &Path) -> Result<Vec<Floors>> {
+    let mut dirs = Vec::new();
+    for entry in fs::read_dir(root.join("crates"))? {
+        let dir = entry?.path();
+        if dir.join("Cargo.toml").is_file() {
+            dirs.push(dir);
+        }
+    }
+    dirs.sort();
+    dirs.iter().map(|dir| Floors::read(dir)).collect()
 }
 
 /// Every file that is or would be committed.

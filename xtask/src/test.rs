@@ -12,7 +12,7 @@ use crate::executables::{self, Executable};
 use crate::job;
 use crate::tally::Tally;
 
-/// Run every test: unit, integration, documentation, and conformance wherever servers can be had.
+/// Run every test: unit, integration, documentation, and conformance wherever servers can run.
 #[derive(Debug, Clone, clap::Args)]
 pub(crate) struct Args {
     /// Fail on whatever would be skipped

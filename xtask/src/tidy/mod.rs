@@ -1,22 +1,24 @@
-//! `cargo xtask tidy`: house rules that no lint checks.
+//! `cargo xtask tidy`: house rules that no lint checks, one file for each kind.
 
+mod decisions;
 mod floors;
+mod manifest;
+mod paths;
+mod words;
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
 
 use anyhow::{Context, Result, ensure};
 use kv_testkit::workspace;
-use toml::{Table, Value};
 
-use floors::Floors;
+use floors::{Declared, Floors};
+use paths::Tree;
 
 /// Beyond this a file holds more than one idea.
 const LINE_LIMIT: usize = 700;
-/// What a published crate has beside its source.
-const CRATE_FILES: [&str; 4] = ["README.md", "CHANGELOG.md", "LICENSE-MIT", "LICENSE-APACHE"];
-const CRATE_FIELDS: [&str; 5] = ["description", "keywords", "categories", "readme", "include"];
 
 /// Check the house rules that no lint checks
 #[derive(Debug, Clone, clap::Args)]
@@ -28,8 +30,8 @@ pub(crate) struct Args {
 
 pub(crate) fn run(args: Args) -> Result<ExitCode> {
     if args.floors {
-        for floors in crates(&workspace::root())? {
-            floors.print();
+        for dir in crates(&workspace::root())? {
+            Floors::read(&dir)?.print();
         }
         println!();
     }
@@ -48,31 +50,76 @@ pub(crate) fn print_faults() -> Result<usize> {
 /// What breaks a rule, in words that name the file.
 fn check() -> Result<Vec<String>> {
     let root = workspace::root();
-    let mut faults = Vec::new();
-    for file in files(&root)? {
-        let path = root.join(&file);
-        // A file that was deleted and is not committed yet is still listed.
-        if !path.is_file() {
+    let mut files = files(&root)?;
+    // A file that was deleted and is not committed yet is still listed.
+    files.retain(|file| root.join(file).is_file());
+    let tree = Tree::new(&files);
+    let (mut faults, mut archaic, mut decided) = (Vec::new(), Archaic::default(), BTreeMap::new());
+    for file in &files {
+        let kind = file.extension().and_then(|extension| extension.to_str()).unwrap_or_default();
+        if !matches!(kind, "rs" | "md" | "toml") {
             continue;
         }
         let name = file.file_name().unwrap_or_default().to_string_lossy();
-        let is_adr = file.starts_with("docs/adr") && name.starts_with(|c: char| c.is_ascii_digit());
-        let found = match file.extension().and_then(|ext| ext.to_str()) {
-            Some("rs") => source(&fs::read_to_string(&path)?),
-            Some("toml") if name == "Cargo.toml" => manifest(&path)?,
-            Some("md") if is_adr => decision(&fs::read_to_string(&path)?),
-            _ => Vec::new(),
-        };
+        let text = fs::read_to_string(root.join(file))?;
+        let mut found = words::citations(file, &text);
+        match kind {
+            "rs" => found.extend(source(&text)),
+            "md" => found.extend(tree.faults(file, &text)),
+            _ if name == "Cargo.toml" => found.extend(manifest::check(&root.join(file))?),
+            _ => {}
+        }
+        if kind != "toml" {
+            archaic.add(file, words::archaic(file, &text));
+        }
+        if file.starts_with("docs/adr") && name.starts_with(|c: char| c.is_ascii_digit()) {
+            found.extend(decisions::check(&text));
+            decided.insert(name.into_owned(), text);
+        }
         faults.extend(found.into_iter().map(|fault| format!("{}: {fault}", file.display())));
     }
-    for floors in crates(&root)? {
+    let index = fs::read_to_string(root.join(decisions::INDEX))?;
+    let indexed = decisions::check_index(&index, &decided);
+    faults.extend(indexed.into_iter().map(|fault| format!("{}: {fault}", decisions::INDEX)));
+    for dir in crates(&root)? {
+        let floors = Floors::read(&dir)?;
         faults.extend(floors.faults());
     }
+    faults.extend(archaic.faults(&root)?);
     Ok(faults)
 }
 
-/// The floors of every crate, by name.
-fn crates(root: &Path) -> Result<Vec<Floors>> {
+/// Archaic turns by crate; those outside of `crates/` under an empty name.
+#[derive(Debug, Default)]
+struct Archaic(BTreeMap<String, Vec<String>>);
+
+impl Archaic {
+    fn add(&mut self, file: &Path, found: Vec<String>) {
+        let in_crate = file.strip_prefix("crates").ok().and_then(|rest| rest.iter().next());
+        let name = in_crate.map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+        let found = found.into_iter().map(|place| format!("{}: {place}", file.display()));
+        self.0.entry(name).or_default().extend(found);
+    }
+
+    /// Those above what each crate's manifest has; any outside of the crates.
+    fn faults(&self, root: &Path) -> Result<Vec<String>> {
+        let mut faults = Vec::new();
+        for (name, found) in &self.0 {
+            if name.is_empty() {
+                faults.extend(found.iter().map(|place| format!("{place}: nobody says that")));
+                continue;
+            }
+            let allowed = Declared::read(&root.join("crates").join(name))?.archaic;
+            let list = || format!("\n  {}", found.join("\n  "));
+            let fault = floors::beyond("archaic", allowed, found.len(), list);
+            faults.extend(fault.map(|fault| format!("crates/{name}: {fault}")));
+        }
+        Ok(faults)
+    }
+}
+
+/// The folders of all crates, by name.
+fn crates(root: &Path) -> Result<Vec<PathBuf>> {
     let mut dirs = Vec::new();
     for entry in fs::read_dir(root.join("crates"))? {
         let dir = entry?.path();
@@ -81,7 +128,7 @@ fn crates(root: &Path) -> Result<Vec<Floors>> {
         }
     }
     dirs.sort();
-    dirs.iter().map(|dir| Floors::read(dir)).collect()
+    Ok(dirs)
 }
 
 /// Every file that is or would be committed.
@@ -108,79 +155,14 @@ fn source(text: &str) -> Vec<String> {
     faults
 }
 
-fn decision(text: &str) -> Vec<String> {
-    let has_status = text.lines().any(|line| line.starts_with("Status: "));
-    if has_status { Vec::new() } else { vec!["has no line `Status: …`".to_owned()] }
-}
-
-fn manifest(path: &Path) -> Result<Vec<String>> {
-    let text = fs::read_to_string(path)?;
-    let table: Table = text.parse().with_context(|| format!("in {}", path.display()))?;
-    let Some(package) = table.get("package").and_then(Value::as_table) else {
-        return Ok(Vec::new());
-    };
-    let mut faults = Vec::new();
-    let lints = table.get("lints").and_then(|lints| lints.get("workspace"));
-    if lints != Some(&Value::Boolean(true)) {
-        faults.push("does not inherit the workspace's lints".to_owned());
-    }
-    if package.get("publish") != Some(&Value::Boolean(false)) {
-        let dir = path.parent().context("a manifest has a folder")?;
-        faults.extend(published(dir, package));
-    }
-    faults.extend(dev_dependencies(&table));
-    Ok(faults)
-}
-
-fn published(dir: &Path, package: &Table) -> Vec<String> {
-    let files = CRATE_FILES.iter().filter(|file| !dir.join(file).exists());
-    let fields = CRATE_FIELDS.iter().filter(|field| !package.contains_key(**field));
-    files
-        .map(|file| format!("the crate has no {file}"))
-        .chain(fields.map(|field| format!("the package says nothing of its `{field}`")))
-        .collect()
-}
-
-/// Sibling crates by path alone: cargo leaves those out of a package, so that a cycle of tests
-/// never stands in the way of a release.
-fn dev_dependencies(table: &Table) -> Vec<String> {
-    let Some(dependencies) = table.get("dev-dependencies").and_then(Value::as_table) else {
-        return Vec::new();
-    };
-    let mut faults = Vec::new();
-    for (name, dependency) in dependencies {
-        let is_sibling = name.starts_with("kv-") || dependency.get("path").is_some();
-        let by_path = dependency.get("path").is_some() && dependency.get("version").is_none();
-        if is_sibling && !by_path {
-            faults.push(format!("dev-dependency {name} is not by path alone"));
-        }
-    }
-    faults
-}
-
 #[cfg(test)]
 mod tests {
-    use super::{decision, dev_dependencies, source};
+    use super::source;
 
     #[test]
     fn sources_open_with_their_purpose_and_stay_short() {
         assert!(source("//! Says it.\nfn a() {}\n").is_empty());
         assert_eq!(source("use std::fs;\n").len(), 1);
         assert_eq!(source(&format!("//! Long.\n{}", "\n".repeat(700))).len(), 1);
-    }
-
-    #[test]
-    fn decisions_have_a_status() {
-        assert!(decision("# 1. A\n\nStatus: accepted\n").is_empty());
-        assert_eq!(decision("# 1. A\n").len(), 1);
-    }
-
-    #[test]
-    fn siblings_are_dev_dependencies_by_path_alone() {
-        let faults = |text: &str| dev_dependencies(&text.parse().unwrap()).len();
-        assert_eq!(faults("[dev-dependencies]\nkv-mem = { path = \"../kv-mem\" }"), 0);
-        assert_eq!(faults("[dev-dependencies]\ntokio.workspace = true"), 0);
-        assert_eq!(faults("[dev-dependencies]\nkv-mem.workspace = true"), 1);
-        assert_eq!(faults("[dev-dependencies]\nx = { path = \"../x\", version = \"1\" }"), 1);
     }
 }

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use kv_core::text::duration;
 use kv_core::{Error, ErrorKind, Result};
 use tokio::time::Instant;
 
@@ -61,7 +62,7 @@ impl Deadline {
 }
 
 fn exceeded(timeout: Duration) -> Error {
-    Error::new(ErrorKind::Timeout).with_detail(format!("no answer within {timeout:?}"))
+    Error::new(ErrorKind::Timeout).with_detail(format!("no answer within {}", duration(timeout)))
 }
 
 #[cfg(test)]

@@ -1,6 +1,7 @@
 #![doc = include_str!("../README.md")]
 
 mod clock;
+mod config;
 mod coop;
 mod deadline;
 mod handle;
@@ -16,6 +17,9 @@ mod ttl;
 mod wakes;
 
 pub use clock::{Clock, ManualClock, Sleep, Timestamp, TokioClock};
+pub use config::{
+    Plaintext, TlsOptions, TlsParam, check_times, parse_endpoint, read_text, take_times, user_and_password,
+};
 pub use coop::poll_budget;
 pub use deadline::{Deadline, within};
 pub use handle::HandleId;

@@ -323,6 +323,36 @@ impl Error {
         Self::new(ErrorKind::Unsupported { what: what.into() })
     }
 
+    /// What to do when [`out_of_files`](Self::out_of_files) is the reason.
+    pub const OUT_OF_FILES: &str =
+        "this process or machine has no file descriptors left: close some, or raise the limit (ulimit -n)";
+
+    /// For store authors: an [`ErrorKind::Unavailable`] that says so, if this failure or one of its
+    /// causes is that no file or connection could be opened for want of file descriptors. Nothing was
+    /// sent then, so nothing was applied.
+    ///
+    /// ```
+    /// use kv_core::{Error, ErrorKind};
+    ///
+    /// let refused = std::io::Error::from_raw_os_error(24); // EMFILE
+    /// let error = Error::out_of_files(&refused).map(|error| error.kind().clone());
+    /// # #[cfg(unix)]
+    /// assert_eq!(error, Some(ErrorKind::Unavailable));
+    /// ```
+    #[must_use]
+    pub fn out_of_files(failure: &(dyn std::error::Error + 'static)) -> Option<Self> {
+        let mut at = Some(failure);
+        while let Some(cause) = at {
+            // Crates between us and the system hand on the text and not always the number.
+            let text = cause.to_string();
+            if cfg!(unix) && ["(os error 24)", "(os error 23)"].iter().any(|sign| text.contains(sign)) {
+                return Some(Self::new(ErrorKind::Unavailable).with_detail(Self::OUT_OF_FILES).not_applied());
+            }
+            at = cause.source();
+        }
+        None
+    }
+
     /// The same, naming the operation, unless one is named already.
     #[must_use]
     pub fn with_operation(mut self, operation: Operation) -> Self {

@@ -1,6 +1,7 @@
 //! Store URLs: `scheme://[user[:password]@]host[:port][,host…]/namespace?option=value`, or `scheme:path`.
 
 use std::fmt;
+use std::net::Ipv6Addr;
 use std::str::FromStr;
 use std::time::Duration;
 
@@ -373,6 +374,11 @@ fn parse_host(text: &str) -> Result<Host> {
             None if after.is_empty() => None,
             None => return Err(bad_host("only :PORT may follow an IPv6 host")),
         };
+        if name.parse::<Ipv6Addr>().is_err() {
+            return Err(bad_host(
+                "brackets are for IPv6 addresses, as in [::1]:2379: write other hosts without",
+            ));
+        }
         (name, port)
     } else {
         match text.split_once(':') {

@@ -51,6 +51,8 @@ fn nonsense_is_refused_without_repeating_what_could_be_secret() {
         "etcd://::1:2379/",
         "etcd://[::1/",
         "etcd://[::1]x/",
+        "etcd://[127.0.0.1:2379]/",
+        "etcd://[canary]:2379/",
         "etcd://h:0/",
         "etcd://h:99999/",
         "etcd://h:canary/",

@@ -23,7 +23,7 @@ use futures_util::{FutureExt, StreamExt};
 use kv_core::{Entry, Key};
 use tokio::sync::{mpsc, oneshot};
 
-use self::node::{Arm, Done, Firing, Found, Known, Part, Tracked, Watching};
+use self::node::{Arm, Done, Firing, Found, Known, Part, Seen, Tracked, Watching};
 use self::reads::{read_data, read_names};
 use crate::client::{Current, Live, closed};
 use crate::core::{Core, version};
@@ -292,6 +292,7 @@ impl Hub {
                 node_watches: Vec::new(),
                 tree_watches: Vec::new(),
                 known: Known::Absent,
+                seen: None,
                 names: BTreeSet::new(),
                 data: Arm::default(),
                 list: Arm::default(),
@@ -379,6 +380,7 @@ impl Hub {
                 Part::Data => !node.node_watches.is_empty(),
                 Part::Names => !node.tree_watches.is_empty(),
             };
+            let before = node.seen;
             let arm = node.arm(part);
             arm.queued = false;
             arm.running = true;
@@ -386,7 +388,7 @@ impl Hub {
             let (core, session) = (Arc::clone(&self.core), Arc::clone(&live.session));
             self.jobs.push(Box::pin(async move {
                 let result = match part {
-                    Part::Data => read_data(&core, &*session, &path, rooted).await,
+                    Part::Data => read_data(&core, &*session, &path, rooted, before).await,
                     Part::Names => read_names(&*session, &path, rooted).await,
                 };
                 Done { path, id, part, result }
@@ -410,10 +412,10 @@ impl Hub {
         let (Found::Data { armed, .. } | Found::Names { armed, .. }) = &found;
         let is_armed = armed.is_some();
         match found {
-            Found::Data { entry, marker, armed } => {
+            Found::Data { entry, seen, armed } => {
                 self.watch(&path, id, part, armed);
-                let exists = entry.is_some() || marker.is_some();
-                self.apply_entry(&path, entry, marker);
+                let exists = seen.is_some();
+                self.apply_entry(&path, entry, seen);
                 // It may have gone and come back since its children were looked at.
                 let unwatched = self.nodes.get(&path).is_some_and(|node| node.list.armed.is_none());
                 if exists && unwatched && self.is_covered(&path) {
@@ -476,14 +478,15 @@ impl Hub {
         self.read(&path, part);
     }
 
-    fn apply_entry(&mut self, path: &str, entry: Option<Entry>, marker: Option<i64>) {
+    fn apply_entry(&mut self, path: &str, entry: Option<Entry>, seen: Option<Seen>) {
         let Some(key) = self.core.layout.key(path) else { return };
         let Some(node) = self.nodes.get_mut(path) else { return };
-        let known = match (&entry, marker) {
-            (Some(entry), _) => Known::Entry(i64::try_from(entry.version.get()).unwrap_or(i64::MAX)),
-            (None, Some(_)) => Known::Marker,
-            (None, None) => Known::Absent,
+        let (known, marker) = match (&entry, seen) {
+            (Some(entry), _) => (Known::Entry(entry.version), None),
+            (None, Some(seen)) => (Known::Marker, Some(seen.mzxid)),
+            (None, None) => (Known::Absent, None),
         };
+        node.seen = seen;
         let wanted = std::mem::take(&mut node.wanted);
         let before = std::mem::replace(&mut node.known, known);
         let gone_by = marker.or(node.deleted_by.take()).map(version);
@@ -524,10 +527,9 @@ impl Hub {
             }
         }
         let Some(node) = self.nodes.get_mut(path) else { return };
+        // A name that is missing tells nothing: this may be older than what was read of the child since,
+        // and the child's own watch tells when it goes.
         let before = std::mem::replace(&mut node.names, keys.clone());
-        for name in before.difference(&keys) {
-            self.gone(&child(path, name));
-        }
         for name in keys.difference(&before) {
             let path = child(path, name);
             self.track(&path);
@@ -537,40 +539,35 @@ impl Hub {
         }
     }
 
-    /// A node is gone, and with it all below it.
+    /// A node is gone, by its own account.
     fn gone(&mut self, path: &str) {
-        let paths: Vec<String> =
-            self.below(path).map(|(path, _)| path.clone()).chain(std::iter::once(path.to_owned())).collect();
-        for path in paths {
-            let Some(node) = self.nodes.get_mut(&path) else { continue };
-            let before = std::mem::replace(&mut node.known, Known::Absent);
-            let (id, rooted) = (node.id, !node.node_watches.is_empty() || !node.tree_watches.is_empty());
-            let wanted = std::mem::take(&mut node.wanted);
-            let gone_by = node.deleted_by.take().map(version);
-            if let Some(key) = self.core.layout.key(&path) {
-                self.tell(&path, &key, before, &Now::Gone(gone_by));
-                for id in wanted {
-                    if let Some(watch) = self.watches.get(&id) {
-                        watch.feed.fill(&key, Now::Gone(gone_by));
-                    }
+        let Some(node) = self.nodes.get_mut(path) else { return };
+        let before = std::mem::replace(&mut node.known, Known::Absent);
+        let (id, rooted) = (node.id, !node.node_watches.is_empty() || !node.tree_watches.is_empty());
+        let wanted = std::mem::take(&mut node.wanted);
+        let gone_by = node.deleted_by.take().map(version);
+        node.seen = None;
+        node.names.clear();
+        if let Some(key) = self.core.layout.key(path) {
+            self.tell(path, &key, before, &Now::Gone(gone_by));
+            for id in wanted {
+                if let Some(watch) = self.watches.get(&id) {
+                    watch.feed.fill(&key, Now::Gone(gone_by));
                 }
             }
-            if rooted {
-                // Its own watches wait for it to come back.
-                if let Some(node) = self.nodes.get_mut(&path) {
-                    node.names.clear();
-                }
-                continue;
+        }
+        if rooted {
+            // Its own watches wait for it to come back.
+            return;
+        }
+        let watches = self.waiting_for(path, Part::Names);
+        self.nodes.remove(path);
+        for watch in watches {
+            if let Some(watch) = self.watches.get_mut(&watch) {
+                watch.loading.remove(&(id, Part::Data));
+                watch.loading.remove(&(id, Part::Names));
             }
-            let watches = self.waiting_for(&path, Part::Names);
-            self.nodes.remove(&path);
-            for watch in watches {
-                if let Some(watch) = self.watches.get_mut(&watch) {
-                    watch.loading.remove(&(id, Part::Data));
-                    watch.loading.remove(&(id, Part::Names));
-                }
-                self.check_loaded(watch);
-            }
+            self.check_loaded(watch);
         }
     }
 

@@ -1,7 +1,7 @@
 //! Many tasks create, delete and re-create the same keys and their parents: no acknowledged key is
 //! ever destroyed by somebody else's cleaning up.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // It is a test.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stdout)] // It is a test.
 
 mod common;
 
@@ -9,12 +9,18 @@ use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use common::server;
+use futures_util::StreamExt;
+use kv_testkit::is_nightly;
 use kv_zk::ZkStore;
-use kv_zk::kv_core::{ErrorKind, Expiry, Key, PutOptions, Store, StoreExt};
+use kv_zk::kv_core::{
+    ErrorKind, Expiry, Key, ListItem, ListOptions, Prefix, PutOptions, Store, StoreExt, Version, WatchEvent,
+    WatchOptions,
+};
 
 common::on_each_client!(
     no_acknowledged_key_is_destroyed_by_another,
-    each_key_ends_at_its_last_acknowledged_write
+    each_key_ends_at_its_last_acknowledged_write,
+    a_watch_tells_each_key_in_the_order_of_its_versions,
 );
 
 const HOUR: Duration = Duration::from_secs(3600);
@@ -152,5 +158,85 @@ async fn each_key_ends_at_its_last_acknowledged_write(client: &str) {
         let newest =
             puts.keys().filter(|(other, _)| *other == key.as_str()).map(|(_, version)| *version).max();
         assert_eq!(newest, Some(entry.version), "seed {seed}: {key}");
+    }
+}
+
+/// Keys come and go while a watch looks on: the events of each key come in the order
+/// of its versions and none twice, and the last one is how it ended.
+async fn a_watch_tells_each_key_in_the_order_of_its_versions(client: &str) {
+    let Some(server) = server().await else { return };
+    let namespace = common::namespace();
+    let seed = common::seed();
+    let store = server.open(client, &namespace, "").await;
+    let mut watch =
+        store.watch_with(Prefix::root().into(), WatchOptions::default().with_initial()).await.unwrap();
+    let time = Duration::from_secs(if is_nightly() { 60 } else { 12 });
+    let until = Instant::now() + time;
+    let mut tasks = Vec::new();
+    for task in 0..8_u64 {
+        let store = server.open(client, &namespace, "").await;
+        tasks.push(tokio::spawn(async move {
+            let mut random = fastrand::Rng::with_seed(seed ^ task);
+            while Instant::now() < until {
+                let key = format!("{}/{}", random.u8(0..2), random.u8(0..4));
+                if random.bool() {
+                    store.delete(key.as_str()).await.unwrap();
+                } else {
+                    store.put(key.as_str(), "x").await.unwrap();
+                }
+            }
+        }));
+    }
+    let mut told: BTreeMap<Key, (Version, bool)> = BTreeMap::new();
+    let mut events = 0;
+    let mut take = |event: Option<WatchEvent>| {
+        let Some(event) = event else { return (told.clone(), events) };
+        events += 1;
+        match event {
+            WatchEvent::Put(entry) => {
+                let before = told.insert(entry.key.clone(), (entry.version, true));
+                assert!(
+                    before.is_none_or(|(version, _)| version < entry.version),
+                    "seed {seed}: {} at {:?} after {before:?}",
+                    entry.key,
+                    entry.version
+                );
+            }
+            WatchEvent::Delete(deletion) => {
+                let before = told.get(&deletion.key).copied();
+                let (version, there) = before.expect("a put before a delete");
+                assert!(there, "seed {seed}: {} deleted twice", deletion.key);
+                assert!(deletion.version.is_none_or(|by| by > version), "seed {seed}: {deletion:?}");
+                told.insert(deletion.key, (deletion.version.unwrap_or(version), false));
+            }
+            WatchEvent::Synced => {}
+            other => panic!("seed {seed}: {other:?}"),
+        }
+        (BTreeMap::new(), events)
+    };
+    while Instant::now() < until {
+        if let Ok(event) = tokio::time::timeout(Duration::from_millis(100), watch.next()).await {
+            take(Some(event.unwrap().unwrap()));
+        }
+    }
+    for task in tasks {
+        task.await.unwrap();
+    }
+    // How it ended.
+    let mut there = BTreeMap::new();
+    let mut list = store.list_with(&Prefix::root(), ListOptions::default()).await.unwrap();
+    while let Some(item) = list.next().await {
+        if let ListItem::Entry(entry) = item.unwrap() {
+            there.insert(entry.key, entry.version);
+        }
+    }
+    loop {
+        let (told, events) = take(None);
+        let now = told.into_iter().filter(|(_, (_, there))| *there).map(|(key, (version, _))| (key, version));
+        if now.collect::<BTreeMap<_, _>>() == there {
+            println!("{client}: {events} events");
+            return;
+        }
+        take(Some(common::next(&mut watch).await));
     }
 }

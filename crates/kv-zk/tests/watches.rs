@@ -19,6 +19,7 @@ common::on_each_client!(
     a_watch_from_now_on_tells_nothing_older,
     an_event_costs_a_bounded_number_of_requests,
     thousands_of_watches_live_on_one_connection,
+    an_event_tells_when_a_key_came_to_be_that_was_a_parent,
 );
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -192,4 +193,47 @@ async fn thousands_of_watches_live_on_one_connection(client: &str) {
         assert!(matches!(next(watch).await, WatchEvent::Put(_)), "{at}");
     }
     assert!(begin.elapsed() < 60 * SECOND, "{:?}", begin.elapsed());
+}
+
+/// A node that was a parent before is older than its key. Its writer notes that in a second request, and
+/// the event does not wait for it.
+async fn an_event_tells_when_a_key_came_to_be_that_was_a_parent(client: &str) {
+    let Some(server) = server().await else { return };
+    let namespace = namespace();
+    let store = server.open(client, &namespace, "").await;
+    let writer = server.open(client, &namespace, "").await;
+    for round in 0..20 {
+        let dir = format!("dir-{round}");
+        writer.put(format!("{dir}/below"), "x").await.unwrap();
+        let mut watch = one(&store, &dir).await;
+        for value in ["first", "again"] {
+            let version = writer.create(dir.as_str(), value).await.unwrap();
+            match next(&mut watch).await {
+                WatchEvent::Put(entry) => {
+                    assert_eq!((entry.version, entry.created), (version, version), "{dir}, {value}");
+                }
+                other => panic!("{other:?}"),
+            }
+            let then = writer.put(dir.as_str(), "then").await.unwrap();
+            match next(&mut watch).await {
+                WatchEvent::Put(entry) => {
+                    assert_eq!((entry.version, entry.created), (then, version), "{dir}")
+                }
+                other => panic!("{other:?}"),
+            }
+            let got = store.get(dir.as_str()).await.unwrap().unwrap();
+            assert_eq!((got.version, got.created), (then, version), "{dir}");
+            assert!(writer.delete(dir.as_str()).await.unwrap());
+            assert!(matches!(next(&mut watch).await, WatchEvent::Delete(_)));
+        }
+        // Written twice before anybody looks.
+        let version = writer.create(dir.as_str(), "x").await.unwrap();
+        writer.put(dir.as_str(), "y").await.unwrap();
+        while let WatchEvent::Put(entry) = next(&mut watch).await {
+            assert_eq!(entry.created, version, "{dir}");
+            if entry.value == "y" {
+                break;
+            }
+        }
+    }
 }

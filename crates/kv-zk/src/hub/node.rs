@@ -4,12 +4,13 @@ use std::collections::{BTreeSet, HashSet};
 use std::sync::Arc;
 
 use futures_util::future::AbortHandle;
-use kv_core::Entry;
+use kv_core::{Entry, Version};
 use tokio::sync::oneshot;
 
 use super::Scope;
+use crate::core::version;
 use crate::error::Fault;
-use crate::session::{Fired, OneShot};
+use crate::session::{Fired, OneShot, Stat};
 use crate::watch::{Feed, Started};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -34,7 +35,32 @@ pub(super) struct Watching {
 pub(super) enum Known {
     Absent,
     Marker,
-    Entry(i64),
+    Entry(Version),
+}
+
+/// A node as its data was read last.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Seen {
+    pub(super) czxid: i64,
+    pub(super) mzxid: i64,
+    pub(super) version: i32,
+    /// When its key came to be; `None` for a marker.
+    pub(super) created: Option<Version>,
+}
+
+impl Seen {
+    /// When the key came to be that is at the node in this state, if this one tells. It does where no
+    /// write or one lies between: the node's own counter counts them.
+    pub(super) fn created_of(&self, stat: &Stat) -> Option<Version> {
+        if self.czxid != stat.czxid {
+            return None;
+        }
+        if self.mzxid == stat.mzxid {
+            return self.created;
+        }
+        let next = self.version.checked_add(1) == Some(stat.version);
+        next.then(|| self.created.unwrap_or(version(stat.mzxid)))
+    }
 }
 
 /// One reading of one part of a node.
@@ -53,6 +79,7 @@ pub(super) struct Tracked {
     pub(super) node_watches: Vec<u64>,
     pub(super) tree_watches: Vec<u64>,
     pub(super) known: Known,
+    pub(super) seen: Option<Seen>,
     pub(super) names: BTreeSet<String>,
     pub(super) data: Arm,
     pub(super) list: Arm,
@@ -81,7 +108,7 @@ impl Drop for Tracked {
 
 /// What a read found.
 pub(super) enum Found {
-    Data { entry: Option<Entry>, marker: Option<i64>, armed: Option<OneShot> },
+    Data { entry: Option<Entry>, seen: Option<Seen>, armed: Option<OneShot> },
     Names { names: Vec<String>, armed: Option<OneShot> },
 }
 

@@ -28,7 +28,8 @@ pub(crate) struct Args {
     /// Images to use: whatever is here (auto), upstream or debian
     #[arg(long, value_name = "SOURCE", default_value_t = ImagePolicy::Auto)]
     pub(crate) images: ImagePolicy,
-    /// commit: one version of each server, one node, fast faults; nightly: everything
+    /// commit: one version of each server, one node, fast faults; nightly: every version that Debian
+    /// packages; upstream: those too that only public images bring
     #[arg(long, default_value_t = Tier::Commit)]
     pub(crate) tier: Tier,
     /// Fail on whatever would be skipped
@@ -361,7 +362,7 @@ fn write_report(file: &Path, report: &Report) -> Result<()> {
 fn budget(tier: Tier) -> Duration {
     let minutes = match tier {
         Tier::Commit => 25,
-        Tier::Nightly => 120,
+        Tier::Nightly | Tier::Upstream => 120,
     };
     Duration::from_secs(60 * minutes)
 }

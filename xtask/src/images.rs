@@ -23,7 +23,10 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     let mut count = 0;
     for (_, spec) in Spec::discover(&workspace::root())? {
         for version in &spec.versions {
-            if version.tier <= args.tier && wanted(&format!("{}:{}", spec.product, version.name)) {
+            if version.debian.is_some()
+                && version.tier <= args.tier
+                && wanted(&format!("{}:{}", spec.product, version.name))
+            {
                 let start = Instant::now();
                 let image = image::build(&engine, &spec, version, &|what| println!("{what}"))?;
                 println!("{image}: {:.1?}", start.elapsed());

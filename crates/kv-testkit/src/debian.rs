@@ -14,7 +14,7 @@ use process_control::{ChildExt, Control};
 use crate::engine::{Engine, KIT, OWNER};
 use crate::image::{RECIPE, is_built};
 use crate::ports::random;
-use crate::spec::{Spec, Version};
+use crate::spec::{Recipe, Spec};
 use crate::workspace;
 
 const LIMIT: Duration = Duration::from_secs(1200);
@@ -36,12 +36,11 @@ rm -rf /var/lib/apt/lists/* /var/cache/apt/*.bin /var/cache/apt/archives/*.deb
 pub(crate) fn build(
     engine: &Engine,
     spec: &Spec,
-    version: &Version,
+    recipe: &Recipe,
     reference: &str,
     hash: &str,
     say: &dyn Fn(&str),
 ) -> Result<()> {
-    let recipe = &version.debian;
     let base = base(engine, &recipe.suite, say)?;
     say(&format!("{reference}: installing {}", recipe.packages.join(", ")));
     let name = format!("kv-testkit-build-{:x}", random());
@@ -97,6 +96,7 @@ fn base(engine: &Engine, suite: &str, say: &dyn Fn(&str)) -> Result<String> {
         .args(["--variant=minbase", "--components=main", suite])
         .arg(&root.dir)
         .arg(&mirror)
+        .args(script(suite))
         .stdin(Stdio::null())
         .stdout(out.try_clone()?)
         .stderr(out);
@@ -114,6 +114,13 @@ fn base(engine: &Engine, suite: &str, say: &dyn Fn(&str)) -> Result<String> {
     import(&root.dir, &reference, BASE)?;
     fs::remove_file(&log)?;
     Ok(reference)
+}
+
+/// The script to make a release by, where debootstrap is older than the release and has none of that
+/// name: all releases of Debian are made by the same one.
+fn script(suite: &str) -> Option<PathBuf> {
+    let scripts = Path::new("/usr/share/debootstrap/scripts");
+    (!scripts.join(suite).exists()).then(|| scripts.join("sid"))
 }
 
 fn import(root: &Path, reference: &str, hash: &str) -> Result<()> {

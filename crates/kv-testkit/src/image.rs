@@ -101,6 +101,7 @@ pub fn find(engine: &Engine, spec: &Spec, version: &Version, policy: ImagePolicy
         let pull = format!("`docker pull {}`", version.upstream);
         let build = "`cargo xtask images`";
         let way = match policy {
+            ImagePolicy::Auto if version.debian.is_none() => format!("{pull} brings one"),
             ImagePolicy::Auto => format!("{pull} or {build} brings one"),
             ImagePolicy::Upstream => format!("{pull} brings it"),
             ImagePolicy::Debian => format!("{build} builds it"),
@@ -140,11 +141,14 @@ pub fn provide(
 pub fn build(engine: &Engine, spec: &Spec, version: &Version, say: &dyn Fn(&str)) -> Result<Image> {
     let reference = built_name(spec, version);
     let recipe = recipe_hash(spec, version);
+    let Some(debian_recipe) = &version.debian else {
+        bail!("no Debian release has {} {}: only its public image is tested", spec.product, version.name);
+    };
     if is_built(engine, &reference, &recipe) {
         say(&format!("{reference}: there already"));
     } else {
         let replaced = engine.docker(&["image", "inspect", "--format", "{{.Id}}", &reference]);
-        debian::build(engine, spec, version, &reference, &recipe, say)
+        debian::build(engine, spec, debian_recipe, &reference, &recipe, say)
             .with_context(|| format!("cannot build {reference}"))?;
         if let Ok(id) = replaced {
             // A container may still run from it; then it stays, without a name.
@@ -160,7 +164,9 @@ fn built_name(spec: &Spec, version: &Version) -> String {
 
 fn recipe_hash(spec: &Spec, version: &Version) -> String {
     let mut hasher = DefaultHasher::new();
-    (&version.debian, &spec.debian_setup, debian::BASE, debian::STEPS).hash(&mut hasher);
+    if let Some(recipe) = &version.debian {
+        (recipe, &spec.debian_setup, debian::BASE, debian::STEPS).hash(&mut hasher);
+    }
     format!("{:016x}", hasher.finish())
 }
 

@@ -25,7 +25,7 @@ pub fn require_or_skip(crate_dir: &str) -> Option<Servers> {
     }
 }
 
-/// Whether this run is of the nightly tier; says that the test is left out if it is not.
+/// Whether this run is of the nightly tier or one above; says that the test is left out if it is not.
 ///
 /// # Panics
 /// If `KV_TIER` holds an unknown word.
@@ -33,7 +33,7 @@ pub fn require_or_skip(crate_dir: &str) -> Option<Servers> {
 #[allow(clippy::print_stderr, clippy::panic)] // For the person who runs the tests.
 pub fn is_nightly() -> bool {
     match Tier::current() {
-        Ok(Tier::Nightly) => true,
+        Ok(Tier::Nightly | Tier::Upstream) => true,
         Ok(Tier::Commit) => {
             eprintln!("not in the commit tier: {}", test_name());
             false

@@ -100,8 +100,8 @@ pub struct Version {
     pub cluster_tier: Option<Tier>,
     /// The public image, pinned by tag.
     pub upstream: String,
-    /// How to build an image from Debian packages.
-    pub debian: Recipe,
+    /// How to build an image from Debian packages; left out for a version of the tier `upstream`.
+    pub debian: Option<Recipe>,
 }
 
 /// An image made of Debian packages.
@@ -141,8 +141,10 @@ pub enum Tier {
     /// Every run: one version of each server, one node, the fast faults.
     #[default]
     Commit,
-    /// All versions, three nodes, all faults.
+    /// Every version that Debian packages, three nodes, all faults.
     Nightly,
+    /// The versions too that only public images bring: needs an image registry.
+    Upstream,
 }
 
 impl Variant {
@@ -161,7 +163,7 @@ impl Tier {
     /// The tier of this run, from `KV_TIER`.
     ///
     /// # Errors
-    /// If the variable holds another word than `commit` or `nightly`.
+    /// If the variable holds another word than `commit`, `nightly` or `upstream`.
     pub fn current() -> Result<Self> {
         match std::env::var("KV_TIER") {
             Ok(word) => word.parse().context("in the environment variable KV_TIER"),
@@ -177,7 +179,8 @@ impl FromStr for Tier {
         match word {
             "commit" => Ok(Self::Commit),
             "nightly" => Ok(Self::Nightly),
-            other => bail!("no tier is called `{other}`: there are commit and nightly"),
+            "upstream" => Ok(Self::Upstream),
+            other => bail!("no tier is called `{other}`: there are commit, nightly and upstream"),
         }
     }
 }
@@ -187,6 +190,7 @@ impl std::fmt::Display for Tier {
         f.write_str(match self {
             Self::Commit => "commit",
             Self::Nightly => "nightly",
+            Self::Upstream => "upstream",
         })
     }
 }
@@ -226,6 +230,11 @@ impl Spec {
             ensure!(
                 version.upstream.contains(':'),
                 "version {}: `upstream` names no tag: pin one",
+                version.name
+            );
+            ensure!(
+                version.debian.is_some() || version.tier == Tier::Upstream,
+                "version {}: without `debian` no image can be built: put it into the tier upstream",
                 version.name
             );
         }

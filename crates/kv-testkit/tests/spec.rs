@@ -56,6 +56,7 @@ fn unknown_and_missing_fields_are_refused() {
         ("expect =", "expects =", "expects"),
         ("data = \"/data\"\n", "", "data"),
         ("tier = \"commit\"", "tier = \"weekly\"", "weekly"),
+        ("debian = { suite = \"trixie\", packages = [\"thing\"] }\n", "", "upstream"),
     ];
     for (from, to, named) in cases {
         let error = refused(from, to);

@@ -17,6 +17,7 @@ mod key;
 mod list;
 mod lock;
 mod options;
+mod params;
 mod secret;
 mod session;
 mod store;
@@ -43,11 +44,12 @@ pub use options::{
     Consistency, DeleteOptions, DeleteResult, DeleteTreeOptions, Expiry, GetOptions, ListOptions,
     Precondition, PutOptions, PutResult,
 };
+pub use params::Params;
 pub use secret::Secret;
 pub use session::{SessionState, SessionStates};
 pub use store::{ServerInfo, Store};
 pub use txn::{Compare, Condition, Test, Transact, Txn, TxnOp, TxnOutcome, TxnResult};
-pub use url::{Host, Params, StoreUrl};
+pub use url::{Host, StoreUrl};
 pub use version::{FencingToken, Version};
 pub use watch::{
     DeleteCause, Deletion, Watch, WatchEvent, WatchFilter, WatchOptions, WatchStart, WatchTarget,

@@ -3,13 +3,14 @@
 use std::fmt;
 use std::net::Ipv6Addr;
 use std::str::FromStr;
-use std::time::Duration;
 
 use percent_encoding::percent_decode_str;
 
 use crate::error::{Error, Operation, Result};
 use crate::key::Prefix;
+use crate::params::Params;
 use crate::secret::Secret;
+use crate::text::escape;
 
 /// One host of a URL.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -40,7 +41,7 @@ impl Host {
     }
 }
 
-/// Where a store is and how to open it. Neither `Debug` nor `Display` shows a secret.
+/// Where a store is and how to open it. Neither `Debug` nor `Display` shows what can be a secret.
 #[derive(Clone, PartialEq, Eq)]
 pub struct StoreUrl {
     scheme: String,
@@ -58,7 +59,9 @@ impl StoreUrl {
     ///
     /// # Errors
     ///
-    /// `InvalidConfig`, without repeating what could be a secret.
+    /// `InvalidConfig`, without repeating what could be a secret. An unescaped `@` behind the hosts is
+    /// refused: before it there may be a password whose `/` or `?` was not escaped, which would be taken
+    /// for a host, a namespace or an option.
     pub fn parse(text: &str) -> Result<Self> {
         let invalid = |reason: &str| Error::invalid_config(reason).with_operation(Operation::Open);
         let (scheme, rest) = text.split_once(':').ok_or_else(|| {
@@ -68,6 +71,13 @@ impl StoreUrl {
             && scheme.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '+' | '-' | '.'));
         if !well_formed {
             return Err(invalid("a URL scheme is letters, digits, + - and ."));
+        }
+        let slashes = rest.strip_prefix("//");
+        if slashes.is_some_and(|rest| rest.find(['/', '?']).is_some_and(|end| rest[end..].contains('@'))) {
+            return Err(invalid(
+                "an @ stands behind the hosts of the URL: in a user name or password write / as %2F, ? as %3F \
+                 and @ as %40, and in a namespace or an option write @ as %40",
+            ));
         }
         let (rest, query) = rest.split_once('?').map_or((rest, None), |(rest, query)| (rest, Some(query)));
         let mut url = Self {
@@ -154,15 +164,16 @@ impl StoreUrl {
     /// The parameters, to be taken one by one.
     #[must_use]
     pub fn params(&self) -> Params {
-        Params { params: self.params.clone(), password: self.password.clone() }
+        Params::new(&self.scheme, &self.params, self.password.clone())
     }
 }
 
-/// Text as the namespace of a store.
-fn namespace(text: &str) -> Result<Prefix> {
-    let prefix = Prefix::new(text).map_err(|error| error.with_operation(Operation::Open))?;
-    prefix.check_namespace().map_err(|error| error.with_operation(Operation::Open))?;
-    Ok(prefix)
+/// Text as the namespace of a store. An error does not repeat it: in a mistyped URL it can be anything.
+pub(crate) fn namespace(text: &str) -> Result<Prefix> {
+    let checked = Prefix::new(text).and_then(|prefix| prefix.check_namespace().map(|()| prefix));
+    checked.map_err(|error| {
+        Error::new(error.kind().clone()).with_operation(Operation::Open).with_detail("in the namespace")
+    })
 }
 
 impl FromStr for StoreUrl {
@@ -172,33 +183,43 @@ impl FromStr for StoreUrl {
     }
 }
 
+/// Shows where the store is. What can be a secret is `***`: passwords, a user without one (it can be a
+/// token), and what stands before an `@` in a URL without `//`. Options are shown as `?…`, because in a
+/// mistyped URL the rest of a password looks like one.
 impl fmt::Display for StoreUrl {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}:", self.scheme)?;
         if self.authority {
             f.write_str("//")?;
-            if let Some(user) = &self.user {
-                f.write_str(user)?;
-                if self.password.is_some() {
-                    f.write_str(":***")?;
-                }
-                f.write_str("@")?;
+            let elsewhere = self.params.iter().any(|(name, _)| name.starts_with("password"));
+            match (&self.user, &self.password) {
+                (Some(user), Some(_)) => write!(f, "{}:***@", escape(user))?,
+                (Some(user), None) if elsewhere => write!(f, "{}@", escape(user))?,
+                (Some(_), None) => f.write_str("***@")?,
+                (None, _) => {}
             }
             for (at, host) in self.hosts.iter().enumerate() {
                 if at > 0 {
                     f.write_str(",")?;
                 }
                 match (host.port, host.name.contains(':')) {
-                    (Some(port), _) => f.write_str(&host.authority(port))?,
+                    (Some(port), _) => f.write_str(&escape(&host.authority(port)))?,
                     (None, true) => write!(f, "[{}]", host.name)?,
-                    (None, false) => f.write_str(&host.name)?,
+                    (None, false) => f.write_str(&escape(&host.name))?,
                 }
             }
         }
-        f.write_str(&self.path)?;
-        for (at, (name, value)) in self.params.iter().enumerate() {
-            let value = if is_secret(name) { "***" } else { value };
-            write!(f, "{}{name}={value}", if at == 0 { '?' } else { '&' })?;
+        match self.path.rsplit_once('@') {
+            _ if self.authority => f.write_str(&escape(&self.path))?,
+            // All of the path stands before it.
+            _ if self.params.iter().any(|(name, value)| name.contains('@') || value.contains('@')) => {
+                f.write_str("***")?;
+            }
+            Some((_, behind)) => write!(f, "***@{}", escape(behind))?,
+            None => f.write_str(&escape(&self.path))?,
+        }
+        if !self.params.is_empty() {
+            f.write_str("?…")?;
         }
         Ok(())
     }
@@ -208,151 +229,6 @@ impl fmt::Debug for StoreUrl {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "StoreUrl({self})")
     }
-}
-
-/// Whether a parameter of this name holds a secret itself, not where to find one.
-fn is_secret(name: &str) -> bool {
-    let name = name.to_ascii_lowercase();
-    let about_one = ["password", "passwd", "token", "secret"].iter().any(|word| name.contains(word));
-    about_one && !name.ends_with("_file") && !name.ends_with("_env")
-}
-
-/// The parameters of a URL. A driver takes the ones it knows and then calls [`finish`](Self::finish),
-/// so that nothing is ignored.
-#[derive(Clone)]
-pub struct Params {
-    params: Vec<(String, String)>,
-    password: Option<Secret>,
-}
-
-impl Params {
-    /// Takes the parameter `name`.
-    ///
-    /// # Errors
-    ///
-    /// `InvalidConfig` if it was given twice.
-    pub fn text(&mut self, name: &str) -> Result<Option<String>> {
-        let mut found = None;
-        while let Some(at) = self.params.iter().position(|(given, _)| given == name) {
-            if found.replace(self.params.remove(at).1).is_some() {
-                return Err(bad(name, "is given twice"));
-            }
-        }
-        Ok(found)
-    }
-
-    /// Takes the parameter `name` as whatever can be parsed from text.
-    ///
-    /// # Errors
-    ///
-    /// `InvalidConfig` if it cannot be parsed, or was given twice.
-    pub fn parsed<T: FromStr<Err: fmt::Display>>(&mut self, name: &str) -> Result<Option<T>> {
-        self.text(name)?
-            .map(|text| text.parse().map_err(|error| bad(name, &format!("is wrong: {error}"))))
-            .transpose()
-    }
-
-    /// Takes the parameter `name` as `true` or `false`; a bare name is `true`.
-    ///
-    /// # Errors
-    ///
-    /// `InvalidConfig` for anything else.
-    pub fn flag(&mut self, name: &str) -> Result<Option<bool>> {
-        self.text(name)?
-            .map(|text| match text.as_str() {
-                "" | "true" => Ok(true),
-                "false" => Ok(false),
-                _ => Err(bad(name, "must be true or false")),
-            })
-            .transpose()
-    }
-
-    /// Takes the parameter `name` as a time above zero, such as `5s` or `1m30s`.
-    ///
-    /// # Errors
-    ///
-    /// `InvalidConfig` for anything else.
-    pub fn duration(&mut self, name: &str) -> Result<Option<Duration>> {
-        self.text(name)?
-            .map(|text| match humantime::parse_duration(&text) {
-                Ok(duration) if !duration.is_zero() => Ok(duration),
-                Ok(_) => Err(bad(name, "must be more than zero")),
-                Err(error) => Err(bad(name, &format!("is not a time such as 5s or 1m30s: {error}"))),
-            })
-            .transpose()
-    }
-
-    /// Takes the parameter `name` as a namespace, for URLs whose path is something else.
-    ///
-    /// # Errors
-    ///
-    /// `InvalidKey` if it breaks the rules for keys or is too long.
-    pub fn namespace(&mut self, name: &str) -> Result<Prefix> {
-        namespace(&self.text(name)?.unwrap_or_default())
-    }
-
-    /// Takes a secret: the parameter `name` itself, the file `name_file` names (a line end is cut
-    /// off), or the environment variable `name_env` names. `password` may also stand before the
-    /// hosts.
-    ///
-    /// # Errors
-    ///
-    /// `InvalidConfig` if it is given in more than one way, or the file or variable cannot be read.
-    pub fn secret(&mut self, name: &str) -> Result<Option<Secret>> {
-        let in_authority = if name == "password" { self.password.take() } else { None };
-        let direct = self.text(name)?.map(Secret::new);
-        let from_file = self.text(&format!("{name}_file"))?;
-        let from_env = self.text(&format!("{name}_env"))?;
-        let given = usize::from(in_authority.is_some())
-            + usize::from(direct.is_some())
-            + usize::from(from_file.is_some())
-            + usize::from(from_env.is_some());
-        if given > 1 {
-            return Err(bad(name, "is given in more than one way"));
-        }
-        if let Some(path) = from_file {
-            let text = std::fs::read_to_string(&path).map_err(|error| {
-                bad(&format!("{name}_file"), &format!("cannot be read: {path}")).with_source(error)
-            })?;
-            let text = text.strip_suffix('\n').unwrap_or(&text);
-            return Ok(Some(Secret::new(text.strip_suffix('\r').unwrap_or(text))));
-        }
-        if let Some(variable) = from_env {
-            let text = std::env::var(&variable).map_err(|_| {
-                bad(
-                    &format!("{name}_env"),
-                    &format!("names the variable {variable}, which is not set to text"),
-                )
-            })?;
-            return Ok(Some(Secret::new(text)));
-        }
-        Ok(in_authority.or(direct))
-    }
-
-    /// Checks that nothing is left.
-    ///
-    /// # Errors
-    ///
-    /// `InvalidConfig`, naming a parameter nobody took, or a password nobody asked for.
-    pub fn finish(self) -> Result<()> {
-        if let Some((name, _)) = self.params.first() {
-            return Err(bad(name, "is not known to this store"));
-        }
-        if self.password.is_some() {
-            return Err(bad("password", "is not known to this store"));
-        }
-        Ok(())
-    }
-}
-
-impl fmt::Debug for Params {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_list().entries(self.params.iter().map(|(name, _)| name)).finish()
-    }
-}
-
-fn bad(name: &str, what: &str) -> Error {
-    Error::invalid_config(format!("the URL parameter {name:?} {what}")).with_operation(Operation::Open)
 }
 
 fn decode(text: &str) -> Result<String> {

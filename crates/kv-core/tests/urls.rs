@@ -4,6 +4,7 @@
 use std::time::Duration;
 
 use kv_core::{ErrorKind, Host, StoreUrl};
+use proptest::prelude::*;
 
 fn host(name: &str, port: Option<u16>) -> Host {
     Host::new(name, port)
@@ -77,14 +78,22 @@ fn secrets_are_never_shown() {
     for shown in [url.to_string(), format!("{url:?}"), format!("{:?}", url.params())] {
         assert!(!shown.contains("canary"), "{shown}");
     }
-    assert!(url.to_string().starts_with("consul://u:***@h:8500/ns?"));
-    assert!(url.to_string().contains("token_file=/f"));
+    assert_eq!(url.to_string(), "consul://u:***@h:8500/ns?…");
+    for (text, shown) in [
+        ("etcd://canary@h/ns", "etcd://***@h/ns"),
+        ("etcd://u@h/ns?password_env=X", "etcd://u@h/ns?…"),
+        ("etcd:root:canary@h/ns", "etcd:***@h/ns"),
+        ("sled:data%1b/kv", r"sled:data\u{1b}/kv"),
+        ("etcd://[::1],h2:1/", "etcd://[::1],h2:1/"),
+    ] {
+        assert_eq!(StoreUrl::parse(text).unwrap().to_string(), shown);
+    }
 }
 
 #[test]
 fn a_secret_comes_from_one_place() {
     let file = std::env::temp_dir().join(format!("kv-core-secret-{}", std::process::id()));
-    std::fs::write(&file, "from-file\n").unwrap();
+    std::fs::write(&file, "\u{feff}from-file\r\n").unwrap();
     let from_file = StoreUrl::parse(&format!("etcd://h/?password_file={}", file.display())).unwrap();
     assert_eq!(from_file.params().secret("password").unwrap().unwrap().expose(), "from-file");
     std::fs::remove_file(&file).unwrap();
@@ -96,21 +105,112 @@ fn a_secret_comes_from_one_place() {
         from_env.params().secret("password").unwrap().unwrap().expose(),
         std::env::var("PATH").unwrap()
     );
-    let unset = StoreUrl::parse("etcd://h/?password_env=KV_CORE_TEST_UNSET").unwrap();
-    assert!(unset.params().secret("password").unwrap_err().to_string().contains("KV_CORE_TEST_UNSET"));
+    // People put the secret itself there.
+    for slip in ["etcd://h/?password_env=canary", "etcd://h/?password_file=canary"] {
+        let error = StoreUrl::parse(slip).unwrap().params().secret("password").unwrap_err();
+        assert!(error.to_string().contains("password_"), "{error}");
+        assert!(!format!("{error:?}").contains("canary"), "{error:?}");
+    }
 
     let twice = StoreUrl::parse("etcd://u:a@h/?password=b").unwrap();
     assert!(twice.params().secret("password").is_err());
 }
 
+/// What a driver that knows these parameters says to a URL.
+fn finished(url: &str, known: &[&str]) -> Result<(), kv_core::Error> {
+    let mut params = StoreUrl::parse(url)?.params();
+    for name in known {
+        params.text(name)?;
+    }
+    params.finish()
+}
+
 #[test]
 fn parameters_nobody_took_are_errors() {
-    let url = StoreUrl::parse("mem:?histroy=3").unwrap();
-    assert!(url.params().finish().unwrap_err().to_string().contains("histroy"));
-    let url = StoreUrl::parse("etcd://u:secret@h/").unwrap();
-    assert!(url.params().finish().is_err(), "a password nobody asked for is not ignored");
-    let url = StoreUrl::parse("mem:?a=1&a=2").unwrap();
-    assert!(url.params().text("a").unwrap_err().to_string().contains("twice"));
+    let text = finished("mem:?namespace=a&histroy=3", &["history", "namespace"]).unwrap_err().to_string();
+    assert!(text.contains("parameter number 2 of the URL is not one that this store knows"), "{text}");
+    assert!(text.contains("perhaps history=; mem: URLs take history, namespace"), "{text}");
+    let text = finished("mem:?x", &[]).unwrap_err().to_string();
+    assert!(text.contains("mem: URLs take no parameters"), "{text}");
+    let text = finished("etcd://u:secret@h/", &["timeout"]).unwrap_err().to_string();
+    assert!(text.contains("has a password, and this store takes none; etcd: URLs take timeout"), "{text}");
+    assert!(finished("mem:?a=1&a=2", &["a"]).unwrap_err().to_string().contains("twice"));
+}
+
+#[test]
+fn a_slip_of_the_pen_is_recognised() {
+    let perhaps = |given: &str| {
+        let text = finished(&format!("x:?{given}=1"), &["history", "timeout"]).unwrap_err().to_string();
+        text.contains("perhaps")
+    };
+    for near in ["histroy", "histor", "historyy", "hystory", "imeout", "timeoutt", "ttimeout", "timoeut"] {
+        assert!(perhaps(near), "{near}");
+    }
+    for far in ["hist", "timeoff", "other", "", "yrotsih"] {
+        assert!(!perhaps(far), "{far}");
+    }
+}
+
+/// Words that no text for people may repeat, between what means something in a URL.
+fn secret() -> impl Strategy<Value = String> {
+    let word = prop::sample::select(&["canary", "12", "", "canary.1", "8canary"][..]);
+    let mark = prop::sample::select(
+        &["/", "?", "&", "#", "@", ":", ",", "=", "%", "%2", "[", "]", " ", "\\", "+"][..],
+    );
+    prop::collection::vec((word, mark), 1..5)
+        .prop_map(|parts| parts.into_iter().flat_map(|(word, mark)| [word, mark]).collect::<String>())
+        .prop_flat_map(|text| {
+            prop::sample::select(&["canary", "12", ""][..]).prop_map(move |end| format!("{text}{end}"))
+        })
+}
+
+proptest! {
+    /// However a URL with a secret is mistyped, neither its errors nor what is shown of it repeat the secret.
+    #[test]
+    fn no_mistyping_shows_a_secret(
+        secret in secret(),
+        form in prop::sample::select(&[
+            "etcd://root:{}@h/ns",
+            "etcd://root:{}@h",
+            "etcd://root:{}@h:2379,h2/?timeout=5s",
+            "etcd://:{}@h/",
+            "etcd+tls://root:{}@[::1]/ns?ca=/x",
+            "ETCD://root:{}@@h/ns",
+            "etcd:/root:{}@h/ns",
+            "etcd:root:{}@h/ns",
+            "etcd//root:{}@h/ns",
+            "://root:{}@h/ns",
+            "root:{}@h:2379/ns",
+            "etcd://h/ns?password={}",
+            "etcd://h/ns?password={}&timeout=5s",
+            "etcd://h/?pasword={}",
+            "consul://h?token={}",
+            "consul://h/?token_file={}",
+            "consul://h/?token_env={}",
+            "zk://u@h/?password={}&x",
+        ][..]),
+    ) {
+        let text = form.replace("{}", &secret);
+        let mut shown = Vec::new();
+        let mut tell = |error: kv_core::Error| shown.push(format!("{error} {error:?} {error:#?}"));
+        match StoreUrl::parse(&text) {
+            Err(error) => tell(error),
+            Ok(url) => {
+                let mut params = url.params();
+                for name in ["password", "token"] {
+                    params.secret(name).map_err(&mut tell).ok();
+                }
+                params.duration("timeout").map_err(&mut tell).ok();
+                params.text("ca").map_err(&mut tell).ok();
+                params.clone().finish().map_err(&mut tell).ok();
+                url.namespace().map_err(&mut tell).ok();
+                shown.push(format!("{url} {url:?} {params:?}"));
+            }
+        }
+        for shown in shown {
+            prop_assert!(!shown.contains("canary"), "{text}: {shown}");
+        }
+    }
 }
 
 #[test]

@@ -5,8 +5,10 @@ use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 
 use crate::exit::Failure;
 
-/// What stands for itself in every part of a URL.
-const PLAIN: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'_').remove(b'.').remove(b'/');
+/// What stands for itself in every part of a URL; in a user or a password, a slash would end the hosts.
+const PLAIN: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'_').remove(b'.');
+/// What stands for itself in a parameter, such as a path.
+const PLAIN_PATH: &AsciiSet = &PLAIN.remove(b'/');
 
 /// A URL, completed.
 #[derive(Debug, PartialEq, Eq)]
@@ -32,6 +34,8 @@ struct Tool {
     secret: (&'static str, &'static str),
     /// The variable that names a file with the secret.
     secret_file: Option<&'static str>,
+    /// The variable that names a place to look up the addresses.
+    discovery: Option<&'static str>,
     unused: &'static [&'static str],
 }
 
@@ -44,6 +48,7 @@ const TOOLS: [Tool; 2] = [
         user: Some("ETCDCTL_USER"),
         secret: ("ETCDCTL_PASSWORD", "password"),
         secret_file: None,
+        discovery: Some("ETCDCTL_DISCOVERY_SRV"),
         unused: &["ETCDCTL_DISCOVERY_SRV", "ETCDCTL_INSECURE_SKIP_TLS_VERIFY", "ETCDCTL_INSECURE_TRANSPORT"],
     },
     Tool {
@@ -59,6 +64,7 @@ const TOOLS: [Tool; 2] = [
         user: None,
         secret: ("CONSUL_HTTP_TOKEN", "token"),
         secret_file: Some("CONSUL_HTTP_TOKEN_FILE"),
+        discovery: None,
         unused: &["CONSUL_CAPATH", "CONSUL_HTTP_AUTH", "CONSUL_HTTP_SSL_VERIFY", "CONSUL_NAMESPACE"],
     },
 ];
@@ -77,9 +83,15 @@ pub(crate) fn complete(
     };
     let Some(tool) = TOOLS.iter().find(|tool| tool.scheme == name && !names_hosts) else { return Ok(None) };
     let var = |name: &str| var(name).filter(|value| !value.is_empty());
-    let Some(addresses) = var(tool.addresses) else { return Ok(None) };
+    let Some(addresses) = var(tool.addresses) else {
+        return match tool.discovery.filter(|variable| var(variable).is_some()) {
+            Some(variable) => Err(unusable(variable, "is set, and kv does not look up servers in DNS")),
+            None => Ok(None),
+        };
+    };
 
-    let mut parts = Parts { tool, var, tls, user: String::new(), parameters: Vec::new(), from: Vec::new() };
+    let (user, parameters, from) = (String::new(), Vec::new(), Vec::new());
+    let mut parts = Parts { tool, var, tls, plain: false, user, parameters, from };
     let hosts = parts.hosts(&addresses)?;
     // What the URL says counts more.
     let given = StoreUrl::parse(url)?;
@@ -104,6 +116,8 @@ struct Parts<V> {
     tool: &'static Tool,
     var: V,
     tls: bool,
+    /// The addresses are those of servers without TLS.
+    plain: bool,
     /// With its `@`.
     user: String,
     parameters: Vec<String>,
@@ -121,12 +135,15 @@ impl<V: Fn(&str) -> Option<String>> Parts<V> {
     fn hosts(&mut self, addresses: &str) -> Result<String, Failure> {
         let variable = self.tool.addresses;
         self.from.push(variable);
-        let mut hosts = Vec::new();
+        let (mut hosts, mut secure) = (Vec::new(), Vec::new());
         for address in addresses.split(',').map(str::trim).filter(|address| !address.is_empty()) {
             let host = match address.split_once("://") {
-                Some(("http", host)) => host,
+                Some(("http", host)) => {
+                    secure.push(false);
+                    host
+                }
                 Some(("https", host)) => {
-                    self.tls = true;
+                    secure.push(true);
                     host
                 }
                 Some(_) => return Err(unusable(variable, "has an address that is neither http nor https")),
@@ -138,6 +155,14 @@ impl<V: Fn(&str) -> Option<String>> Parts<V> {
             }
             hosts.push(host);
         }
+        match (secure.contains(&true), secure.contains(&false)) {
+            (true, true) => return Err(unusable(variable, "has addresses with http and with https")),
+            (true, false) => self.tls = true,
+            // As etcdctl sees it, whatever certificates there are for other servers. A tool that has a
+            // variable which asks for TLS goes by that.
+            (false, true) => self.plain = !self.tls && self.tool.tls_wanted.is_none(),
+            (false, false) => {}
+        }
         Ok(hosts.join(","))
     }
 
@@ -145,7 +170,7 @@ impl<V: Fn(&str) -> Option<String>> Parts<V> {
         if let Some(wanted) = self.tool.tls_wanted.and_then(|variable| self.take(variable)) {
             self.tls |= matches!(wanted.as_str(), "1" | "t" | "T" | "true" | "TRUE" | "True");
         }
-        if self.tool.tls_wanted.is_some() && !self.tls {
+        if self.plain || self.tool.tls_wanted.is_some() && !self.tls {
             return Ok(());
         }
         for (variable, parameter) in self.tool.tls {
@@ -153,7 +178,7 @@ impl<V: Fn(&str) -> Option<String>> Parts<V> {
                 continue;
             }
             if let Some(value) = self.take(variable) {
-                self.parameters.push(format!("{parameter}={}", encoded(&value)));
+                self.parameters.push(format!("{parameter}={}", encoded_path(&value)));
                 self.tls = true;
             }
         }
@@ -178,7 +203,7 @@ impl<V: Fn(&str) -> Option<String>> Parts<V> {
             return Ok(());
         }
         if let Some(file) = self.tool.secret_file.and_then(|variable| self.take(variable)) {
-            self.parameters.push(format!("{parameter}_file={}", encoded(&file)));
+            self.parameters.push(format!("{parameter}_file={}", encoded_path(&file)));
         } else if self.take(variable).is_some() {
             // Named and not copied: a URL is shown more easily than a variable.
             self.parameters.push(format!("{parameter}_env={variable}"));
@@ -189,6 +214,10 @@ impl<V: Fn(&str) -> Option<String>> Parts<V> {
 
 fn encoded(text: &str) -> String {
     utf8_percent_encode(text, PLAIN).to_string()
+}
+
+fn encoded_path(text: &str) -> String {
+    utf8_percent_encode(text, PLAIN_PATH).to_string()
 }
 
 fn unusable(variable: &str, why: &str) -> Failure {
@@ -278,8 +307,46 @@ mod tests {
     }
 
     #[test]
+    fn what_means_something_in_a_url_is_encoded() {
+        for secret in ["22/hunter2", "a?b", "a&b=c", "a@b", "a#b", "a%20b", "a:b", "ü"] {
+            let user = format!("u/2?:{secret}");
+            let given = [("ETCDCTL_ENDPOINTS", "h:1"), ("ETCDCTL_USER", user.as_str())];
+            let url = StoreUrl::parse(&url("etcd:///ns", &given)).unwrap();
+            assert_eq!(url.user(), Some("u/2?"), "{secret}");
+            assert_eq!((url.hosts().len(), url.hosts()[0].name.as_str(), url.path()), (1, "h", "/ns"));
+            let password = url.params().secret("password").unwrap().unwrap();
+            assert_eq!(password.expose(), secret);
+            assert_eq!(url.to_string(), "etcd://u/2?:***@h:1/ns");
+        }
+    }
+
+    #[test]
+    fn an_address_without_tls_stays_without() {
+        let plain = [("ETCDCTL_ENDPOINTS", "http://h:1"), ("ETCDCTL_CACERT", "ca.pem")];
+        let done = completed("etcd://", &plain).unwrap();
+        assert_eq!((done.url.as_str(), &done.from[..]), ("etcd://h:1", &["ETCDCTL_ENDPOINTS"][..]));
+        let bare = [("ETCDCTL_ENDPOINTS", "h:1"), ("ETCDCTL_CACERT", "ca.pem")];
+        assert_eq!(url("etcd://", &bare), "etcd+tls://h:1?ca=ca.pem");
+        // A URL that asks for TLS gets it.
+        assert_eq!(url("etcd+tls://", &plain), "etcd+tls://h:1?ca=ca.pem");
+        let consul = [("CONSUL_HTTP_ADDR", "http://h"), ("CONSUL_HTTP_SSL", "true")];
+        assert_eq!(url("consul://", &consul), "consul+tls://h");
+    }
+
+    #[test]
+    fn servers_that_would_have_to_be_looked_up() {
+        let failed =
+            complete("etcd://", |name| (name == "ETCDCTL_DISCOVERY_SRV").then(|| "example.org".into()));
+        let failed = failed.unwrap_err();
+        assert_eq!(failed.code(), crate::exit::USAGE);
+        assert!(failed.to_string().contains("ETCDCTL_DISCOVERY_SRV"), "{failed}");
+        let both = [("ETCDCTL_ENDPOINTS", "h"), ("ETCDCTL_DISCOVERY_SRV", "example.org")];
+        assert_eq!(completed("etcd://", &both).unwrap().unused, ["ETCDCTL_DISCOVERY_SRV"]);
+    }
+
+    #[test]
     fn addresses_kv_cannot_use() {
-        for address in ["unix:///run/consul.sock", "http://h:8500/prefix", "user@h"] {
+        for address in ["unix:///run/consul.sock", "http://h:8500/prefix", "user@h", "http://a,https://b"] {
             let failed =
                 complete("consul://", |name| (name == "CONSUL_HTTP_ADDR").then(|| address.to_owned()));
             assert_eq!(failed.unwrap_err().code(), crate::exit::USAGE, "{address}");

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
 use kv_core::Version;
 
@@ -22,7 +22,7 @@ pub(crate) struct Cli {
 }
 
 const EXIT_CODES: &str = "\
-Exit codes: 0 done, 1 other failure, 2 usage, 3 not found, 4 conflict, 5 timeout, lock not had or
+Exit codes: 0 done, 1 other failure, 2 usage, 3 not found, 4 conflict, 5 timeout, lock not acquired, or
 sled directory in use, 6 unreachable or no permission; 128 + N after signal N.";
 
 #[derive(Args, Debug)]
@@ -105,6 +105,7 @@ pub(crate) struct Put {
     /// The key
     pub(crate) key: String,
     /// The value; `-` reads standard input, `@FILE` a file
+    #[arg(allow_negative_numbers = true)]
     pub(crate) value: String,
     /// Take VALUE as it is, also `-` and `@…`
     #[arg(long)]
@@ -238,8 +239,19 @@ pub(crate) struct Lock {
     #[arg(long, conflicts_with_all = ["attempt", "wait", "ttl", "max_hold", "owner", "grace", "command"])]
     pub(crate) holder: bool,
     /// The command and its arguments
-    #[arg(last = true, required_unless_present = "holder", value_name = "COMMAND")]
+    #[arg(last = true, value_name = "COMMAND")]
     pub(crate) command: Vec<std::ffi::OsString>,
+}
+
+/// Which time to live an imported key gets.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Lifetime {
+    /// What was left of it when it was exported
+    Remaining,
+    /// The whole time it was put with
+    Granted,
+    /// None: every key is permanent
+    None,
 }
 
 #[derive(Args, Debug)]
@@ -256,6 +268,12 @@ pub(crate) struct Import {
     /// Succeed although files or rows were refused; they are listed all the same
     #[arg(long)]
     pub(crate) skip_refused: bool,
+    /// Read what symbolic links in the directory point to, in place of leaving them out
+    #[arg(long)]
+    pub(crate) follow: bool,
+    /// The time to live of a row that expires
+    #[arg(long, value_enum, default_value_t = Lifetime::Remaining, value_name = "WHICH")]
+    pub(crate) expiry: Lifetime,
 }
 
 #[derive(Args, Debug)]
@@ -272,9 +290,12 @@ pub(crate) struct Export {
     /// Write versions too
     #[arg(long, conflicts_with = "consul")]
     pub(crate) meta: bool,
-    /// Write what `consul kv import` reads
+    /// Write what `consul kv import` reads, which has no place for an expiry
     #[arg(long)]
     pub(crate) consul: bool,
+    /// Leave out when keys expire, which saves a read for each key
+    #[arg(long)]
+    pub(crate) no_expiry: bool,
 }
 
 #[derive(Args, Debug)]

@@ -1,10 +1,13 @@
 //! Writing results: tables for people, JSON for programs, bytes as they are.
 
+use std::borrow::Cow;
+use std::fmt::Write as _;
 use std::io::{self, BufWriter, IsTerminal, StdoutLock, Write};
 use std::time::Duration;
 
 use clap::ValueEnum;
 use comfy_table::{Table, presets};
+use kv_core::text::escape;
 use kv_core::{Entry, EntryExpiry};
 use serde::Serialize;
 
@@ -43,8 +46,17 @@ impl Output {
 
     /// One line of JSON.
     pub(crate) fn json(&mut self, value: &impl Serialize) -> Result<(), Failure> {
-        serde_json::to_writer(&mut self.out, value).map_err(|error| write_failed(error.into()))?;
+        self.bare_json(value)?;
         self.bytes(b"\n")
+    }
+
+    /// The same without a line end.
+    pub(crate) fn bare_json(&mut self, value: &impl Serialize) -> Result<(), Failure> {
+        if to_person() {
+            let text = serde_json::to_string(value).map_err(|error| write_failed(error.into()))?;
+            return self.bytes(json_for_person(&text).as_bytes());
+        }
+        serde_json::to_writer(&mut self.out, value).map_err(|error| write_failed(error.into()))
     }
 
     /// The rows of a table, without blanks around them.
@@ -100,7 +112,7 @@ impl JsonItems {
         if self.list {
             out.bytes(if self.first { b"\n" } else { b",\n" })?;
             self.first = false;
-            serde_json::to_writer(&mut *out, item).map_err(|error| write_failed(error.into()))
+            out.bare_json(item)
         } else {
             out.json(item)
         }
@@ -169,8 +181,9 @@ impl<'e> JsonEntry<'e> {
     }
 }
 
+/// When an entry goes by itself, in JSON.
 #[derive(Debug, Serialize)]
-struct JsonExpiry {
+pub(crate) struct JsonExpiry {
     kind: &'static str,
     #[serde(skip_serializing_if = "Option::is_none")]
     ttl_seconds: Option<f64>,
@@ -179,7 +192,7 @@ struct JsonExpiry {
 }
 
 impl JsonExpiry {
-    fn new(expiry: EntryExpiry) -> Self {
+    pub(crate) fn new(expiry: EntryExpiry) -> Self {
         let (kind, ttl, remaining) = match expiry {
             EntryExpiry::Never => ("never", None, None),
             EntryExpiry::Ttl { granted, remaining, .. } => ("ttl", Some(granted), remaining),
@@ -212,19 +225,11 @@ pub(crate) fn expiry_words(expiry: EntryExpiry) -> String {
 /// A time in words, without digits nobody reads.
 pub(crate) fn duration(duration: Duration) -> String {
     const MILLION: u32 = 1_000_000;
-    const DAY: u64 = 24 * 3600;
-    if duration.subsec_nanos() == 0
-        && duration >= Duration::from_secs(DAY)
-        && duration.as_secs().is_multiple_of(DAY)
-    {
-        return format!("{} days", duration.as_secs() / DAY);
-    }
-    let rounded = if duration >= Duration::from_secs(1) {
+    kv_core::text::duration(if duration >= Duration::from_secs(1) {
         Duration::new(duration.as_secs(), duration.subsec_nanos() / MILLION * MILLION)
     } else {
         Duration::from_micros(u64::from(duration.subsec_micros()))
-    };
-    humantime::format_duration(rounded).to_string()
+    })
 }
 
 /// A table without lines around it.
@@ -234,12 +239,72 @@ pub(crate) fn table() -> Table {
     table
 }
 
-/// A line for people, on standard error. If even that is closed there is nobody left to tell.
-pub(crate) fn say(line: &str) {
-    let _ = writeln!(io::stderr(), "{line}");
+/// Lines for people, on standard error. If even that is closed there is nobody left to tell.
+pub(crate) fn say(lines: &str) {
+    let _ = writeln!(io::stderr(), "{}", escaped_lines(lines));
+}
+
+/// The name of a key as whoever reads standard output gets it: made harmless on a terminal, as it is in
+/// a pipe or a file.
+pub(crate) fn for_reader(name: &str) -> Cow<'_, str> {
+    if to_person() { escape(name) } else { Cow::Borrowed(name) }
+}
+
+/// Text of several lines, made harmless line by line.
+pub(crate) fn escaped_lines(text: &str) -> String {
+    let lines = text.split('\n').map(|line| {
+        let parts: Vec<_> = line.split('\t').map(escape).collect();
+        parts.join("\t")
+    });
+    lines.collect::<Vec<_>>().join("\n")
+}
+
+/// Bytes that are mostly text, in one harmless line.
+pub(crate) fn bytes_words(bytes: &[u8]) -> Cow<'_, str> {
+    match std::str::from_utf8(bytes) {
+        Ok(text) => escape(text),
+        Err(_) => bytes.escape_ascii().to_string().into(),
+    }
+}
+
+/// A JSON document of which nothing acts on a terminal, and which means the same.
+fn json_for_person(json: &str) -> String {
+    let mut text = String::with_capacity(json.len());
+    for c in json.chars() {
+        match escape(c.encode_utf8(&mut [0; 4])) {
+            Cow::Borrowed(_) => text.push(c),
+            // It stands in a string: between those JSON has nothing but blanks and signs.
+            Cow::Owned(_) if c != '\n' => {
+                for unit in c.encode_utf16(&mut [0; 2]) {
+                    let _ = write!(text, "\\u{unit:04x}");
+                }
+            }
+            Cow::Owned(_) => text.push(c),
+        }
+    }
+    text
 }
 
 /// Whether a person looks at standard output.
 pub(crate) fn to_person() -> bool {
     io::stdout().is_terminal()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_terminal_gets_json_that_means_the_same() {
+        let value = "safe\u{202e}exe \u{9b}2J \u{e0041} ü\n";
+        let json = serde_json::to_string(&[value]).unwrap();
+        let shown = json_for_person(&json);
+        assert_eq!(shown, "[\"safe\\u202eexe \\u009b2J \\udb40\\udc41 ü\\n\"]");
+        assert_eq!(serde_json::from_str::<Vec<String>>(&shown).unwrap(), [value]);
+    }
+
+    #[test]
+    fn lines_stay_lines() {
+        assert_eq!(escaped_lines("a\tb\n\u{1b}[2J\u{202e}\r\n"), "a\tb\n\\u{1b}[2J\\u{202e}\\r\n");
+    }
 }

@@ -16,7 +16,8 @@ impl Progress {
     ///
     /// `on` is false where the output goes to the same terminal and would be torn apart.
     pub(crate) fn begin(verb: &'static str, on: bool) -> Self {
-        // Draws nothing where standard error is not a terminal.
+        // Draws nothing where standard error is not a terminal, or one that cannot move its cursor.
+        let on = on && std::env::var_os("TERM").is_none_or(|term| term != "dumb");
         let target = if on { ProgressDrawTarget::stderr() } else { ProgressDrawTarget::hidden() };
         let bar = ProgressBar::with_draw_target(None, target).with_prefix(verb);
         if let Ok(style) =

@@ -3,9 +3,10 @@
 use std::fs::File;
 use std::io::{BufWriter, Write};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
-use futures_util::TryStreamExt;
-use kv_core::{ListItem, ListOptions, Operation};
+use futures_util::{StreamExt, TryStreamExt};
+use kv_core::{Entry, Error, GetOptions, ListItem, ListOptions, Operation, Store};
 use tempfile::NamedTempFile;
 
 use crate::cli::Export;
@@ -15,19 +16,43 @@ use crate::output::{Output, to_person, write_failed};
 use crate::progress::Progress;
 use crate::session::Session;
 
+/// How many keys are asked at a time when they expire.
+const IN_FLIGHT: usize = 32;
+
 pub(crate) async fn run(session: &Session, args: Export) -> Result<(), Failure> {
     let prefix = super::prefix(&args.prefix, Operation::List)?;
     let mut options = ListOptions::default();
     options.timeout = session.timeout();
-    let mut listing = session.store().await?.list_with(&prefix, options).await?;
+    let store = session.store().await?;
+    let listing =
+        session.request(Operation::List, prefix.as_str(), store.list_with(&prefix, options)).await?;
+    let entries = listing.try_filter_map(|item| {
+        std::future::ready(Ok(match item {
+            ListItem::Entry(entry) => Some(entry),
+            _ => None,
+        }))
+    });
+    // What `consul kv import` reads has no place for it.
+    let expiring = !(args.no_expiry || args.consul);
+    let (store, timeout) = (&**store, session.timeout());
+    let mut entries = entries
+        .map_ok(|entry| async move {
+            if expiring { with_expiry(store, entry, timeout).await } else { Ok(Some(entry)) }
+        })
+        .try_buffered(IN_FLIGHT)
+        .boxed_local();
 
     let mut sink = Sink::open(args.file)?;
     let mut progress = Progress::begin("exported", !sink.is_stdout() || !to_person());
+    let mut gone = 0_u64;
     if args.consul {
         sink.write(b"[")?;
     }
-    while let Some(item) = listing.try_next().await? {
-        let ListItem::Entry(entry) = item else { continue };
+    while let Some(entry) = entries.try_next().await? {
+        let Some(entry) = entry else {
+            gone += 1;
+            continue;
+        };
         let name = match prefix.relative(&entry.key) {
             Some(name) if args.relative => name,
             _ => entry.key.as_str(),
@@ -44,7 +69,26 @@ pub(crate) async fn run(session: &Session, args: Export) -> Result<(), Failure> 
     if args.consul {
         sink.write(b"\n]\n")?;
     }
+    if gone > 0 {
+        progress.say(&format!("kv: left out {gone} keys that went while they were exported"));
+    }
     sink.finish(&progress)
+}
+
+/// The entry with its expiry, which a list does not tell. `None` where the key has gone since: one that
+/// expired must not come back for good. Of one that was put since, the new expiry is told.
+async fn with_expiry(
+    store: &dyn Store,
+    mut entry: Entry,
+    timeout: Option<Duration>,
+) -> Result<Option<Entry>, Error> {
+    let mut options = GetOptions::default().with_expiry();
+    options.timeout = timeout;
+    let now = store.get_with(&entry.key, options).await?;
+    Ok(now.map(|now| {
+        entry.expiry = now.expiry;
+        entry
+    }))
 }
 
 /// Where an export goes.
@@ -107,6 +151,9 @@ impl Sink {
     }
 
     fn json(&mut self, row: &impl serde::Serialize) -> Result<(), Failure> {
+        if let Self::Stdout(out) = self {
+            return out.bare_json(row);
+        }
         serde_json::to_writer(self.writer(), row).map_err(|error| self.failed(error.into()))
     }
 

@@ -1,14 +1,13 @@
 //! What `consul kv export` writes and `consul kv import` reads: a JSON array of key, flags and value
 //! in base64.
 
-use std::fmt;
 use std::io::BufRead;
 
 use data_encoding::BASE64;
 use kv_core::{Entry, Key, Prefix};
-use serde::de::{DeserializeSeed, Deserializer, Error as _, SeqAccess, Visitor};
 use serde::{Deserialize, Serialize};
 
+use super::array::{Broken, Element, Elements};
 use super::{Emit, Row};
 use crate::exit::Failure;
 
@@ -43,54 +42,37 @@ impl<'r> Written<'r> {
     }
 }
 
-/// Reads the array element by element, so that its length costs no memory.
-pub(super) fn read(reader: impl BufRead, below: &Prefix, emit: Emit<'_>) -> Result<(), Failure> {
-    let mut json = serde_json::Deserializer::from_reader(reader);
-    let mut stopped = None;
-    let rows = Rows { below, emit, stopped: &mut stopped };
-    let read = rows.deserialize(&mut json).and_then(|()| json.end());
-    match (stopped, read) {
-        (Some(failure), _) => Err(failure),
-        (None, Ok(())) => Ok(()),
-        (None, Err(error)) if error.is_io() => Err(Failure::io("cannot read the export", error.into())),
-        (None, Err(error)) => {
-            Err(Failure::Usage(format!("this is not what consul kv export writes: {error}")))
-        }
-    }
-}
-
-struct Rows<'r, 'e> {
-    below: &'r Prefix,
-    emit: Emit<'e>,
-    /// Why no more rows are wanted, which serde's errors cannot carry.
-    stopped: &'r mut Option<Failure>,
-}
-
-impl<'de> DeserializeSeed<'de> for Rows<'_, '_> {
-    type Value = ();
-
-    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {
-        deserializer.deserialize_seq(self)
-    }
-}
-
-impl<'de> Visitor<'de> for Rows<'_, '_> {
-    type Value = ();
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("an array of rows")
-    }
-
-    fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<(), A::Error> {
-        while let Some(exported) = seq.next_element::<Exported>()? {
-            let row = row(exported, self.below).map_err(A::Error::custom)?;
-            if let Err(failure) = (self.emit)(row) {
-                *self.stopped = Some(failure);
-                return Err(A::Error::custom("stopped"));
+/// Reads the array element by element. A row longer than any value the store takes is refused without
+/// being kept, and the rest goes on.
+pub(super) fn read(
+    reader: impl BufRead,
+    below: &Prefix,
+    max_value: usize,
+    emit: Emit<'_>,
+) -> Result<(), Failure> {
+    let longest = super::longest_row(max_value);
+    let mut elements = Elements::new(reader, longest);
+    let mut number = 0_u64;
+    loop {
+        number += 1;
+        let row = match elements.next() {
+            Ok(None) => return Ok(()),
+            Ok(Some(Element::TooLong)) => {
+                Row::refused(format!("row {number}"), format!("more than {longest} bytes long"))
             }
-        }
-        Ok(())
+            Ok(Some(Element::Text(text))) => serde_json::from_slice(text)
+                .map_err(|error| error.to_string())
+                .and_then(|exported| row(exported, below))
+                .map_err(|why| unlike(&format!("row {number}: {why}")))?,
+            Err(Broken::Read(error)) => return Err(Failure::io("cannot read the export", error)),
+            Err(broken) => return Err(unlike(&broken.to_string())),
+        };
+        emit(row)?;
     }
+}
+
+fn unlike(why: &str) -> Failure {
+    Failure::Usage(format!("this is not what consul kv export writes: {why}"))
 }
 
 fn row(exported: Exported, below: &Prefix) -> Result<Row, String> {
@@ -108,7 +90,7 @@ fn row(exported: Exported, below: &Prefix) -> Result<Row, String> {
         .decode(value.unwrap_or_default().as_bytes())
         .map_err(|error| format!("the key {name} has bad base64: {error}"))?;
     Ok(match joined {
-        Ok(key) => Row::Entry { key, value: value.into() },
+        Ok(key) => Row::entry(key, value.into()),
         Err(why) => Row::refused(name, why),
     })
 }
@@ -125,12 +107,12 @@ mod tests {
             rows.push(row);
             Ok(())
         };
-        read(text.as_bytes(), &Prefix::new("at").unwrap(), &mut emit)?;
+        read(text.as_bytes(), &Prefix::new("at").unwrap(), 100, &mut emit)?;
         Ok(rows)
     }
 
     fn entry(key: &str, value: &[u8]) -> Row {
-        Row::Entry { key: Key::new(key).unwrap(), value: Bytes::copy_from_slice(value) }
+        Row::entry(Key::new(key).unwrap(), Bytes::copy_from_slice(value))
     }
 
     #[test]
@@ -163,6 +145,15 @@ mod tests {
     }
 
     #[test]
+    fn a_row_longer_than_any_value_is_refused_and_the_rest_goes_on() {
+        let long = "A".repeat(1 << 20);
+        let text = format!(r#"[{{"key":"a","value":"{long}"}},{{"key":"b","flags":0,"value":""}}]"#);
+        let found = rows(&text).unwrap();
+        assert!(matches!(&found[0], Row::Refused { name, .. } if name == "row 1"), "{found:?}");
+        assert_eq!(found[1..], [entry("at/b", b"")]);
+    }
+
+    #[test]
     fn anything_else_is_told() {
         for text in ["{}", "[", r#"[{"flags":0}]"#, r#"[{"key":"a","value":"x"}]"#, "[] []"] {
             assert_eq!(rows(text).unwrap_err().code(), crate::exit::USAGE, "{text}");
@@ -173,7 +164,7 @@ mod tests {
     fn it_stops_when_nobody_wants_more() {
         let mut emit = |_| Err(Failure::BrokenPipe);
         let text = r#"[{"key":"a","value":""}]"#;
-        let failure = read(text.as_bytes(), &Prefix::root(), &mut emit).unwrap_err();
+        let failure = read(text.as_bytes(), &Prefix::root(), 100, &mut emit).unwrap_err();
         assert!(matches!(failure, Failure::BrokenPipe));
     }
 }

@@ -2,21 +2,17 @@
 //! for what is not UTF-8.
 
 use std::io::{BufRead, Read};
+use std::time::Duration;
 
 use bytes::Bytes;
 use data_encoding::BASE64;
-use kv_core::{Entry, Prefix};
+use kv_core::{Entry, EntryExpiry, Prefix};
 use serde::de::IgnoredAny;
 use serde::{Deserialize, Serialize};
 
-use super::{Emit, Row};
+use super::{Emit, Row, RowExpiry};
 use crate::exit::Failure;
-use crate::output::JsonValue;
-
-/// What a JSON escape makes of one byte at worst: `\u0000`.
-const ESCAPE: usize = 6;
-/// Room for the key and the rest of a row.
-const AROUND: usize = 16 << 10;
+use crate::output::{JsonExpiry, JsonValue};
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -29,8 +25,42 @@ struct Line {
     _version: Option<IgnoredAny>,
     #[serde(rename = "created")]
     _created: Option<IgnoredAny>,
-    #[serde(rename = "expiry")]
-    _expiry: Option<IgnoredAny>,
+    expiry: Option<LineExpiry>,
+}
+
+/// When the entry goes, in the words of [`JsonExpiry`].
+#[derive(Deserialize)]
+#[serde(tag = "kind", rename_all = "lowercase", deny_unknown_fields)]
+enum LineExpiry {
+    Never,
+    Ttl { ttl_seconds: Option<f64>, remaining_seconds: Option<f64> },
+    Session,
+}
+
+impl LineExpiry {
+    fn read(self) -> Result<RowExpiry, String> {
+        let time = |name: &str, seconds: Option<f64>| {
+            let time = seconds.map(Duration::try_from_secs_f64).transpose();
+            time.map_err(|_| {
+                format!("the {name} of its expiry is not a time: {}", seconds.unwrap_or_default())
+            })
+        };
+        Ok(match self {
+            Self::Never => RowExpiry::Never,
+            Self::Session => RowExpiry::Session,
+            Self::Ttl { ttl_seconds, remaining_seconds } => {
+                let granted = time("ttl_seconds", ttl_seconds)?;
+                let remaining = time("remaining_seconds", remaining_seconds)?;
+                if granted == Some(Duration::ZERO) {
+                    return Err("the ttl_seconds of its expiry are 0".to_owned());
+                }
+                if granted.is_none() && remaining.is_none() {
+                    return Err("its expiry needs ttl_seconds or remaining_seconds".to_owned());
+                }
+                RowExpiry::Ttl { granted, remaining }
+            }
+        })
+    }
 }
 
 /// One row as it is written.
@@ -43,16 +73,20 @@ pub(crate) struct Written<'r> {
     version: Option<u64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     created: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    expiry: Option<JsonExpiry>,
 }
 
 impl<'r> Written<'r> {
-    /// The row of an entry under this name, with its versions or without.
+    /// The row of an entry under this name, with its versions or without. When it expires is told
+    /// where it is known and it does.
     pub(crate) fn new(name: &'r str, entry: &'r Entry, meta: bool) -> Self {
         Self {
             key: name,
             value: JsonValue::new(&entry.value),
             version: meta.then_some(entry.version.get()),
             created: meta.then_some(entry.created.get()),
+            expiry: entry.expiry.filter(|expiry| *expiry != EntryExpiry::Never).map(JsonExpiry::new),
         }
     }
 }
@@ -64,7 +98,7 @@ pub(super) fn read(
     max_value: usize,
     emit: Emit<'_>,
 ) -> Result<(), Failure> {
-    let longest = max_value.saturating_mul(ESCAPE).saturating_add(AROUND) as u64;
+    let longest = super::longest_row(max_value) as u64;
     let mut number = 0_u64;
     let mut line = Vec::new();
     loop {
@@ -95,8 +129,12 @@ fn row(line: &[u8], below: &Prefix) -> Result<Row, String> {
         },
         _ => return Err(format!("the key {:?} needs either \"value\" or \"base64\"", line.key)),
     };
+    let expiry = match line.expiry.map_or(Ok(RowExpiry::Never), LineExpiry::read) {
+        Ok(expiry) => expiry,
+        Err(why) => return Err(format!("the key {:?}: {why}", line.key)),
+    };
     Ok(match below.join(&line.key) {
-        Ok(key) => Row::Entry { key, value },
+        Ok(key) => Row::Entry { key, value, expiry },
         Err(error) => Row::refused(format!("{:?}", line.key), error.kind().to_string()),
     })
 }
@@ -132,7 +170,7 @@ mod tests {
     }
 
     fn entry(key: &str, value: &[u8]) -> Row {
-        Row::Entry { key: Key::new(key).unwrap(), value: Bytes::copy_from_slice(value) }
+        Row::entry(Key::new(key).unwrap(), Bytes::copy_from_slice(value))
     }
 
     #[test]
@@ -155,6 +193,45 @@ mod tests {
                 let text = serde_json::to_vec(&Written::new(key.as_str(), &stored, meta)).unwrap();
                 assert_eq!(rows(&text, 100).unwrap(), [entry("a b/ü", &value)]);
             }
+        }
+    }
+
+    #[test]
+    fn an_expiry_is_read_and_nonsense_is_told() {
+        let expiry = |text: &str| {
+            let row = format!(r#"{{"key":"a","value":"","expiry":{text}}}"#);
+            rows(row.as_bytes(), 100).map(|mut rows| match rows.remove(0) {
+                Row::Entry { expiry, .. } => expiry,
+                other => panic!("{other:?}"),
+            })
+        };
+        let seconds = |seconds| Some(Duration::from_secs(seconds));
+        for (text, expected) in [
+            (r#"{"kind":"never"}"#, RowExpiry::Never),
+            (r#"{"kind":"session"}"#, RowExpiry::Session),
+            (r#"{"kind":"ttl","ttl_seconds":60}"#, RowExpiry::Ttl { granted: seconds(60), remaining: None }),
+            (
+                r#"{"kind":"ttl","ttl_seconds":60.0,"remaining_seconds":0}"#,
+                RowExpiry::Ttl { granted: seconds(60), remaining: seconds(0) },
+            ),
+        ] {
+            assert_eq!(expiry(text).unwrap(), expected, "{text}");
+        }
+        for text in [
+            "7",
+            "\"soon\"",
+            "{}",
+            r#"{"kind":"later"}"#,
+            r#"{"kind":"ttl"}"#,
+            r#"{"kind":"ttl","ttl_seconds":0}"#,
+            r#"{"kind":"ttl","ttl_seconds":-1}"#,
+            r#"{"kind":"ttl","ttl_seconds":1e30}"#,
+            r#"{"kind":"ttl","ttl_seconds":"60"}"#,
+            r#"{"kind":"ttl","ttl_seconds":60,"remaining_seconds":-1}"#,
+        ] {
+            let failure = expiry(text).unwrap_err();
+            assert_eq!(failure.code(), crate::exit::USAGE, "{text}");
+            assert!(failure.to_string().starts_with("line 1: "), "{failure}");
         }
     }
 

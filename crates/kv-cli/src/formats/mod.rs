@@ -1,12 +1,16 @@
 //! What can be imported and exported, as streams of rows.
 
+mod array;
 pub(crate) mod consul;
 pub(crate) mod dir;
 pub(crate) mod jsonl;
+mod text;
 
 use std::fs::File;
 use std::io::{self, BufRead, BufReader};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use clap::ValueEnum;
@@ -14,6 +18,7 @@ use kv_core::{Key, Prefix};
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
+use self::text::Text;
 use crate::exit::Failure;
 
 /// How many rows may wait between the reader and the store.
@@ -30,49 +35,102 @@ pub(crate) enum Source {
     Consul,
 }
 
+/// When the entry of a row goes by itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum RowExpiry {
+    /// It does not.
+    Never,
+    /// After a time; at least one of the two is known.
+    Ttl { granted: Option<Duration>, remaining: Option<Duration> },
+    /// With the session that put it.
+    Session,
+}
+
+/// What is left out of an import without being a failure.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum LeftOut {
+    /// A symbolic link, where links are not followed.
+    Link,
+    /// A link that leads nowhere, or back to a directory it lies in.
+    DeadLink,
+    /// A device, pipe or socket.
+    Special,
+}
+
 /// One thing found in a source.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Row {
     /// A value for a key.
-    Entry { key: Key, value: Bytes },
+    Entry { key: Key, value: Bytes, expiry: RowExpiry },
     /// What cannot become a key with a value, and why.
     Refused { name: String, why: String },
+    /// What is not meant to become a key.
+    LeftOut { name: String, what: LeftOut },
 }
 
 impl Row {
+    /// A permanent entry.
+    fn entry(key: Key, value: Bytes) -> Self {
+        Self::Entry { key, value, expiry: RowExpiry::Never }
+    }
+
     fn refused(name: impl Into<String>, why: impl Into<String>) -> Self {
         Self::Refused { name: name.into(), why: why.into() }
     }
+}
+
+/// What a JSON escape makes of one byte at worst: `\u0000`.
+const ESCAPE: usize = 6;
+/// Room for the key and the rest of a row.
+const AROUND: usize = 16 << 10;
+
+/// The length from which on a row of JSON cannot hold a value the store takes.
+fn longest_row(max_value: usize) -> usize {
+    max_value.saturating_mul(ESCAPE).saturating_add(AROUND)
 }
 
 /// Takes each row; fails when nobody wants more.
 type Emit<'e> = &'e mut dyn FnMut(Row) -> Result<(), Failure>;
 
 /// A source that was opened and of which it is known what it is.
+#[derive(Debug)]
 pub(crate) enum Opened {
-    Dir(PathBuf),
-    Jsonl(Box<dyn BufRead + Send>),
-    Consul(Box<dyn BufRead + Send>),
+    /// A directory tree, and whether links in it are followed.
+    Dir {
+        root: PathBuf,
+        follow: bool,
+    },
+    Jsonl(Text),
+    Consul(Text),
 }
 
 impl Opened {
     /// Opens a source and finds out what it is, unless that is given. Blocks until there is
-    /// something to look at.
-    pub(crate) fn open(path: &Path, given: Option<Source>) -> Result<Self, Failure> {
+    /// something to look at; what is no file is read to its end, as it is read twice.
+    pub(crate) fn open(path: &Path, given: Option<Source>, follow: bool) -> Result<Self, Failure> {
         let failed = |error| Failure::io(format!("cannot read {path:?}"), error);
-        let mut reader: Box<dyn BufRead + Send> = if path.as_os_str() == "-" {
-            Box::new(BufReader::new(io::stdin()))
+        let (mut reader, file): (Box<dyn BufRead>, _) = if path.as_os_str() == "-" {
+            (Box::new(BufReader::new(io::stdin())), None)
         } else {
-            let is_dir = std::fs::metadata(path).map_err(failed)?.is_dir();
-            match (is_dir, given) {
-                (true, None | Some(Source::Dir)) => return Ok(Self::Dir(path.to_owned())),
+            let meta = std::fs::metadata(path).map_err(failed)?;
+            match (meta.is_dir(), given) {
+                (true, None | Some(Source::Dir)) => return Ok(Self::Dir { root: path.to_owned(), follow }),
                 (true, Some(_)) => return Err(Failure::Usage(format!("{path:?} is a directory"))),
                 (false, Some(Source::Dir)) => {
                     return Err(Failure::Usage(format!("{path:?} is not a directory")));
                 }
-                (false, _) => Box::new(BufReader::new(File::open(path).map_err(failed)?)),
+                (false, _) => {}
             }
+            let file = File::open(path).map_err(failed)?;
+            let again = if meta.is_file() { Some(file.try_clone().map_err(failed)?) } else { None };
+            (Box::new(BufReader::new(file)), again)
         };
+        if follow {
+            return Err(Failure::Usage(format!(
+                "--follow is for the links in a directory, and {path:?} is none"
+            )));
+        }
+        let mut reader = text::without_mark(&mut reader).map_err(failed)?;
         let source = match given {
             Some(source) => source,
             None => look(&mut reader).map_err(failed)?.ok_or_else(|| {
@@ -81,24 +139,38 @@ impl Opened {
                 ))
             })?,
         };
+        let text = match file {
+            Some(file) => Text::file(file),
+            None => Text::copy(&mut reader).map_err(failed)?,
+        };
         match source {
-            Source::Jsonl => Ok(Self::Jsonl(reader)),
-            Source::Consul => Ok(Self::Consul(reader)),
+            Source::Jsonl => Ok(Self::Jsonl(text)),
+            Source::Consul => Ok(Self::Consul(text)),
             Source::Dir => Err(Failure::Usage("standard input is not a directory".to_owned())),
         }
     }
 
-    fn read(self, below: &Prefix, max_value: usize, emit: Emit<'_>) -> Result<(), Failure> {
+    fn read(&self, below: &Prefix, max_value: usize, emit: Emit<'_>) -> Result<(), Failure> {
         match self {
-            Self::Dir(root) => dir::read(&root, below, max_value, emit),
-            Self::Jsonl(reader) => jsonl::read(reader, below, max_value, emit),
-            Self::Consul(reader) => consul::read(reader, below, emit),
+            Self::Dir { root, follow } => dir::read(root, *follow, below, max_value, emit),
+            Self::Jsonl(text) => jsonl::read(text.reader()?, below, max_value, emit),
+            Self::Consul(text) => consul::read(text.reader()?, below, max_value, emit),
+        }
+    }
+
+    /// Reads all of a text without doing anything with it: whether every row is one, before the
+    /// first of them changes a store.
+    pub(crate) fn check(&self, below: &Prefix, max_value: usize) -> Result<(), Failure> {
+        match self {
+            // Each file is a row whatever it holds.
+            Self::Dir { .. } => Ok(()),
+            Self::Jsonl(_) | Self::Consul(_) => self.read(below, max_value, &mut |_| Ok(())),
         }
     }
 
     /// Reads the source on a thread of its own, a few rows ahead. The handle tells how it ended.
     pub(crate) fn rows(
-        self,
+        self: Arc<Self>,
         below: Prefix,
         max_value: usize,
     ) -> (mpsc::Receiver<Row>, JoinHandle<Result<(), Failure>>) {

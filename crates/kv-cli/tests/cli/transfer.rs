@@ -101,15 +101,15 @@ fn what_cannot_become_a_key_is_listed() {
     for line in [
         "kv: refused \"big\": too large: 1099511627776 bytes",
         "kv: refused \"emoji😀\": invalid key",
-        "kv: refused \"link\": a symbolic link",
-        "kv: refused \"pipe\": not a regular file",
-        "kv: 4 refused",
+        "kv: left out 1 symbolic link (--follow reads what they point to): \"link\"",
+        "kv: left out 1 special file: \"pipe\"",
+        "kv: 2 refused",
     ] {
         assert!(run.err.lines().any(|said| said.starts_with(line)), "{line:?} is not in {}", run.err);
     }
     let run = place.kv(["import", "tree", "--skip-refused", "-o", "json"]);
     assert_eq!(run.code, 0, "{run:?}");
-    assert_eq!(run.json(), json!({"imported": 1, "bytes": 4, "refused": 4}));
+    assert_eq!(run.json(), json!({"imported": 1, "bytes": 4, "refused": 2, "left_out": 2}));
     assert_eq!(run.err.lines().count(), 4);
     assert_eq!(place.kv(["ls", "-r"]).ok().text(), "sub/good\n");
 }
@@ -125,8 +125,128 @@ fn rows_that_are_refused_and_rows_that_are_none() {
     let broken = b"{\"key\":\"d\",\"value\":\"\"}\n{\"key\":\"e\"}\n{\"key\":\"f\",\"value\":\"\"}\n";
     let run = place.kv_with(["import", "-"], broken);
     assert_eq!((run.code, run.text()), (2, ""), "{run:?}");
-    assert!(run.err.contains("1 keys were imported before this") && run.err.contains("line 2"), "{run:?}");
-    assert_eq!(place.kv(["ls"]).ok().text(), "c\nd\n");
+    assert!(run.err.contains("line 2"), "{run:?}");
+    // Nothing was put, not even the row before it.
+    assert_eq!(place.kv(["ls"]).ok().text(), "c\n");
+}
+
+#[test]
+fn links_are_told_in_one_line_and_are_no_failure() {
+    let place = Place::new();
+    let root = place.path("tree");
+    fs::create_dir(&root).unwrap();
+    fs::write(root.join("file"), "x").unwrap();
+    for number in 0..20 {
+        std::os::unix::fs::symlink("file", root.join(format!("l{number:02}"))).unwrap();
+    }
+    std::os::unix::fs::symlink("nowhere", root.join("lost")).unwrap();
+    let run = place.kv(["import", "tree", "at"]);
+    assert_eq!((run.code, run.text()), (0, "imported 1 keys, 1 bytes\n"), "{run:?}");
+    let names = "\"l00\", \"l01\", \"l02\", \"l03\", \"l04\" and 16 more";
+    let line = format!("kv: left out 21 symbolic links (--follow reads what they point to): {names}\n");
+    assert_eq!(run.err, line);
+    let run = place.kv(["import", "tree", "at", "--follow"]);
+    assert_eq!((run.code, run.text()), (0, "imported 21 keys, 21 bytes\n"), "{run:?}");
+    assert_eq!(run.err, "kv: left out 1 symbolic link that leads nowhere: \"lost\"\n");
+    place.kv_with(["import", "-", "--follow"], b"").fails(2, &["--follow"]);
+}
+
+#[test]
+fn a_byte_order_mark_is_no_part_of_a_dump() {
+    let place = Place::new();
+    let rows = "\u{feff}{\"key\":\"a\",\"value\":\"x\"}\n";
+    imported(&place.kv_with(["import", "-"], rows.as_bytes()), 1);
+    fs::write(place.path("dump"), "\u{feff}\n[{\"key\":\"b\",\"flags\":0,\"value\":\"\"}]").unwrap();
+    imported(&place.kv(["import", "dump"]), 1);
+    imported(&place.kv(["import", "dump", "--format", "consul"]), 1);
+    assert_eq!(place.kv(["ls"]).ok().text(), "a\nb\n");
+}
+
+#[test]
+fn a_row_of_consul_is_bounded_by_what_the_store_takes() {
+    let place = Place::new();
+    let limit = place.kv(["capabilities", "-o", "json"]).ok().json()["limits"]["max_value"].as_u64().unwrap();
+    let length = usize::try_from(limit).unwrap() * 7;
+    let rows = format!(
+        r#"[{{"key":"big","flags":0,"value":"{}"}},{{"key":"small","flags":0,"value":""}}]"#,
+        "A".repeat(length)
+    );
+    fs::write(place.path("dump"), rows).unwrap();
+    let run = place.kv(["import", "dump"]);
+    assert_eq!((run.code, run.text()), (1, "imported 1 keys, 0 bytes\n"), "{run:?}");
+    assert!(run.err.contains("refused row 1: more than"), "{run:?}");
+}
+
+#[test]
+fn a_time_to_live_goes_with_its_key() {
+    let place = Place::new();
+    place.kv(["put", "for-good", "x"]).ok();
+    place.kv(["put", "short", "x", "--ttl", "1h"]).ok();
+    let export = place.kv(["export"]).ok();
+    let rows = export.json_lines();
+    assert_eq!(rows[0], json!({"key": "for-good", "value": "x"}));
+    assert_eq!(rows[1]["expiry"]["kind"], "ttl");
+    assert_eq!(rows[1]["expiry"]["ttl_seconds"], 3600.0);
+    assert!(rows[1]["expiry"]["remaining_seconds"].as_f64().unwrap() < 3600.0);
+    assert!(!place.kv(["export", "--no-expiry"]).ok().text().contains("expiry"));
+
+    let left = |args: &[&str], rows: &[u8]| -> serde_json::Value {
+        let other = Place::new();
+        fs::write(other.path("rows"), rows).unwrap();
+        let run = other.start_all(&[&["import", "rows"], args].concat()).end();
+        assert_eq!(run.code, 0, "{run:?}");
+        other.kv(["get", "short", "--meta", "-o", "json"]).ok().json()["expiry"].clone()
+    };
+    // What was left of it, whatever that was …
+    let row =
+        r#"{"key":"short","value":"","expiry":{"kind":"ttl","ttl_seconds":7200,"remaining_seconds":1800}}"#;
+    assert_eq!(left(&[], row.as_bytes())["ttl_seconds"], 1800.0);
+    assert_eq!(left(&["--expiry", "granted"], row.as_bytes())["ttl_seconds"], 7200.0);
+    assert_eq!(left(&["--expiry", "none"], row.as_bytes()), json!({"kind": "never"}));
+    // … and where it is not known, all of it.
+    let row = r#"{"key":"short","value":"","expiry":{"kind":"ttl","ttl_seconds":7200}}"#;
+    assert_eq!(left(&[], row.as_bytes())["ttl_seconds"], 7200.0);
+    let own = left(&[], &export.out)["ttl_seconds"].as_f64().unwrap();
+    assert!(own > 3000.0 && own < 3600.0, "{own}");
+
+    // What ends with a session cannot be kept, and a nonsense expiry changes nothing.
+    let session = br#"{"key":"s","value":"","expiry":{"kind":"session"}}"#;
+    let run = place.kv_with(["import", "-"], session);
+    assert!(run.code == 1 && run.err.contains("session") && run.err.contains("--expiry none"), "{run:?}");
+    let long = br#"{"key":"s","value":"","expiry":{"kind":"ttl","ttl_seconds":1e12}}"#;
+    let run = place.kv_with(["import", "-"], long);
+    assert!(run.code == 1 && run.err.contains("at most"), "{run:?}");
+    let rows = b"{\"key\":\"first\",\"value\":\"\"}\n{\"key\":\"b\",\"value\":\"\",\"expiry\":{\"kind\":\"ttl\",\"ttl_seconds\":-1}}\n";
+    place.kv_with(["import", "-"], rows).fails(2, &["line 2", "\"b\"", "not a time: -1"]);
+    assert_eq!(place.kv(["ls"]).ok().text(), "for-good\nshort\n");
+}
+
+#[test]
+fn an_import_that_is_broken_off_tells_how_far_it_came() {
+    let place = Place::new();
+    place.kv(["put", "a", "x"]).ok();
+    // Every put is a write to the disk of its own: thousands of them take their time.
+    let rows: String =
+        (0..200_000).map(|number| format!("{{\"key\":\"k/{number}\",\"value\":\"\"}}\n")).collect();
+    fs::write(place.path("rows"), rows).unwrap();
+    let import = place.start(["import", "rows"]);
+    let data = place.path("store");
+    let size = || -> u64 {
+        let files = fs::read_dir(&data).unwrap().flatten();
+        files.filter_map(|file| file.metadata().ok()).map(|meta| meta.len()).sum()
+    };
+    let mut sizes = std::collections::BTreeSet::new();
+    crate::common::wait_for("some puts", || {
+        sizes.insert(size());
+        sizes.len() > 5
+    });
+    import.signal("INT");
+    let run = import.end();
+    assert_eq!((run.code, run.text()), (130, ""), "{run:?}");
+    let told = run.err.lines().find_map(|line| line.strip_prefix("kv: broken off: ")).unwrap();
+    let told: usize = told.split_whitespace().next().unwrap().parse().unwrap();
+    let there = place.kv(["ls", "k"]).ok().text().lines().count();
+    assert!(told <= there && there <= told + 32, "{told} told, {there} there: {run:?}");
 }
 
 #[test]

@@ -12,7 +12,7 @@ pub(crate) const USAGE: u8 = 2;
 pub(crate) const NOT_FOUND: u8 = 3;
 /// The store is not in the state the command was made for.
 pub(crate) const CONFLICT: u8 = 4;
-/// Time ran out before the answer, the lock or the sled directory was had; or the lock was lost.
+/// Time ran out before there was an answer, the lock or the sled directory; or the lock was lost.
 pub(crate) const TIMEOUT: u8 = 5;
 /// The store cannot be reached, or does not allow it.
 pub(crate) const UNREACHABLE: u8 = 6;
@@ -38,7 +38,7 @@ pub(crate) enum Failure {
     Usage(String),
     #[error("{0}")]
     NotFound(String),
-    /// The lock was not had, or did not last.
+    /// The lock was not acquired, or was lost.
     #[error("{0}")]
     NoLock(String),
     #[error("{what}")]

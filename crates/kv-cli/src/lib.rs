@@ -5,9 +5,11 @@ mod commands;
 mod exit;
 mod formats;
 mod input;
+mod log;
 mod native;
 mod output;
 mod progress;
+mod reader;
 mod session;
 mod signals;
 
@@ -15,9 +17,6 @@ use std::process::ExitCode;
 
 use clap::Parser;
 use kv_core::Registry;
-use tracing_subscriber::filter::{LevelFilter, Targets};
-use tracing_subscriber::layer::SubscriberExt;
-use tracing_subscriber::util::SubscriberInitExt;
 
 use crate::cli::{Cli, Command};
 use crate::exit::Failure;
@@ -32,13 +31,9 @@ use crate::signals::Ending;
 pub fn run(registry: Registry) -> ExitCode {
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
-        Err(error) => {
-            // A closed output leaves nobody to tell; the code says it.
-            let _ = error.print();
-            return if error.use_stderr() { ExitCode::from(exit::USAGE) } else { ExitCode::SUCCESS };
-        }
+        Err(error) => return not_parsed(&error),
     };
-    log(cli.global.verbose);
+    log::begin(cli.global.verbose);
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => return report(&Failure::io("cannot start", error)),
@@ -52,24 +47,26 @@ pub fn run(registry: Registry) -> ExitCode {
     }
 }
 
+/// Shows what was asked for in place of a command, or what is wrong with the command line.
+fn not_parsed(error: &clap::Error) -> ExitCode {
+    if !error.use_stderr() {
+        // A closed output leaves nobody to tell.
+        let _ = error.print();
+        return ExitCode::SUCCESS;
+    }
+    let text = error.render().to_string();
+    output::say(&format!("kv: {}", text.strip_prefix("error: ").unwrap_or(&text).trim_end()));
+    if error.kind() == clap::error::ErrorKind::UnknownArgument && text.contains("Usage: kv lock ") {
+        output::say("The command to run stands behind `--`: kv lock KEY -- COMMAND");
+    }
+    ExitCode::from(exit::USAGE)
+}
+
 fn report(failure: &Failure) -> ExitCode {
     if let Some(text) = failure.report() {
         output::say(&text);
     }
     ExitCode::from(failure.code())
-}
-
-/// What the stores have to say goes to standard error: warnings, and more for each `-v`.
-fn log(verbose: u8) {
-    let level = match verbose {
-        0 => LevelFilter::WARN,
-        1 => LevelFilter::INFO,
-        2 => LevelFilter::DEBUG,
-        _ => LevelFilter::TRACE,
-    };
-    let ours = Targets::new().with_default(LevelFilter::ERROR).with_target("kv", level);
-    let lines = tracing_subscriber::fmt::layer().with_writer(std::io::stderr).without_time();
-    tracing_subscriber::registry().with(lines).with(ours).init();
 }
 
 async fn dispatch(cli: Cli, registry: Registry) -> Result<u8, Failure> {

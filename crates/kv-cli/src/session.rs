@@ -17,6 +17,8 @@ use crate::output::{Format, duration, say};
 const PATIENCE: Duration = Duration::from_secs(5);
 /// How long a store may take to say good-bye.
 const FAREWELL: Duration = Duration::from_secs(5);
+/// How long a bounded wait may take before it is told what for.
+const UNTOLD: Duration = Duration::from_secs(1);
 /// How often it is tried meanwhile.
 const EVERY: Duration = Duration::from_millis(50);
 
@@ -27,7 +29,7 @@ pub(crate) enum Wait {
     Timeout,
     /// This long.
     UpTo(Duration),
-    /// Until it is had.
+    /// Without limit.
     Forever,
 }
 
@@ -43,8 +45,15 @@ pub(crate) struct Session {
 impl Session {
     pub(crate) fn new(registry: Registry, global: Global) -> Result<Self, Failure> {
         let Global { store, timeout, output, verbose: _ } = global;
-        // An empty variable is as good as none.
-        let url = match store.filter(|url| !url.is_empty()) {
+        let url = match store {
+            // Most likely a variable that was meant to be set: another store would be a surprise.
+            Some(url) if url.trim().is_empty() => {
+                return Err(Failure::Usage(
+                    "the store's URL is empty: --store or KV_STORE is given and names none; without either kv \
+                     uses the store in your data directory"
+                        .to_owned(),
+                ));
+            }
             Some(url) => complete(url)?,
             None => default_url()?,
         };
@@ -59,6 +68,30 @@ impl Session {
     /// The deadline that was asked for, if one was.
     pub(crate) fn timeout(&self) -> Option<Duration> {
         self.timeout
+    }
+
+    /// Whether this store belongs to one process as long as that has it open.
+    pub(crate) fn is_for_one_process(&self) -> bool {
+        self.url
+            .split_once(':')
+            .is_some_and(|(scheme, _)| ["sled", "mem"].iter().any(|known| scheme.eq_ignore_ascii_case(known)))
+    }
+
+    /// Makes a request, and tells about it where that is asked for.
+    pub(crate) async fn request<T>(
+        &self,
+        operation: Operation,
+        on: &str,
+        work: impl Future<Output = Result<T, Error>>,
+    ) -> Result<T, Error> {
+        let begin = Instant::now();
+        let done = work.await;
+        let took = duration(begin.elapsed());
+        match &done {
+            Ok(_) => tracing::info!("{operation} {on:?}: done in {took}"),
+            Err(error) => tracing::info!("{operation} {on:?}: {}, after {took}", error.kind()),
+        }
+        done
     }
 
     /// The store's URL, fit to be shown.
@@ -102,13 +135,15 @@ impl Session {
                 Ok(store) => return Ok(store),
                 Err(error) => error,
             };
-            if !matches!(error.kind(), ErrorKind::InUse { .. }) {
-                return Err(error.into());
+            let ErrorKind::InUse { holder } = error.kind() else { return Err(error.into()) };
+            // It waits for us to end: waiting for it would be waiting for ever.
+            if let Some(parent) = holder.filter(|holder| ancestors().any(|pid| pid == *holder)) {
+                return Err(Failure::Advised { error, advice: by_parent_advice(parent) });
             }
             if let Some(patience) = patience.filter(|patience| begin.elapsed() >= *patience) {
                 return Err(Failure::Advised { error, advice: in_use_advice(patience) });
             }
-            if !told && patience.is_none() {
+            if !told && (patience.is_none() || begin.elapsed() >= UNTOLD) {
                 told = true;
                 say(&format!("kv: waiting: {error}"));
             }
@@ -118,7 +153,9 @@ impl Session {
 
     async fn open_once(&self) -> Result<Arc<dyn Store>, Error> {
         // A store has a connect timeout of its own, which its URL sets and whose words are better.
-        self.in_time(Operation::Open, self.registry.open(&self.url)).await
+        let open = self.in_time(Operation::Open, self.registry.open(&self.url));
+        let shown = StoreUrl::parse(&self.url)?.to_string();
+        self.request(Operation::Open, &shown, open).await
     }
 
     /// What changes nothing and takes no deadline, within the one that was asked for.
@@ -136,6 +173,22 @@ impl Session {
                 .with_detail(format!("not done within {timeout:?}"))),
         }
     }
+}
+
+/// The environment variable that names the `kv lock` processes a command runs under, outermost first.
+pub(crate) const LOCK_PIDS: &str = "KV_LOCK_PIDS";
+
+/// The `kv lock` processes this process runs under.
+fn ancestors() -> impl Iterator<Item = u32> {
+    let pids = std::env::var(LOCK_PIDS).unwrap_or_default();
+    pids.split(',').filter_map(|pid| pid.parse().ok()).collect::<Vec<_>>().into_iter()
+}
+
+fn by_parent_advice(parent: u32) -> String {
+    format!(
+        "process {parent} is the kv lock this command runs under, and it has the directory until this command \
+         ends; for a store that several processes use at a time name a server: etcd, Consul or ZooKeeper"
+    )
 }
 
 /// What a user of this command can do about a directory another process has; the store's own words

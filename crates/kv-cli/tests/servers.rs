@@ -37,6 +37,7 @@ fn place(server: &Cluster) -> Place {
 /// What every backend does alike. One server each, for all of it.
 #[tokio::test(flavor = "multi_thread")]
 async fn every_backend() {
+    common::heed_signals().await;
     for backend in BACKENDS {
         let Some(server) = server(backend).await else { continue };
         println!("{backend} {}", server.version());

@@ -35,7 +35,8 @@ pub(crate) async fn run(session: &Session, args: Del) -> Result<(), Failure> {
         None => Precondition::Any,
     });
     options.timeout = session.timeout();
-    let done = session.store().await?.delete_with(&key, options).await?;
+    let done = session.store().await?.delete_with(&key, options);
+    let done = session.request(Operation::Delete, key.as_str(), done).await?;
     let mut out = Output::stdout();
     match session.output() {
         Some(Format::Json | Format::Jsonl) => {
@@ -51,8 +52,8 @@ async fn tree(session: &Session, prefix: &Prefix, yes: bool) -> Result<(), Failu
     let store = session.store().await?;
     let mut options = ListOptions::default().with_keys_only();
     options.timeout = session.timeout();
-    let count = store
-        .list_with(prefix, options)
+    let count = session
+        .request(Operation::List, prefix.as_str(), store.list_with(prefix, options))
         .await?
         .try_fold(0_u64, |count, _| std::future::ready(Ok(count + 1)))
         .await?;
@@ -75,7 +76,8 @@ async fn tree(session: &Session, prefix: &Prefix, yes: bool) -> Result<(), Failu
     }
     let mut options = DeleteTreeOptions::default();
     options.timeout = session.timeout();
-    let deleted = store.delete_tree_with(prefix, options).await?;
+    let deleted = store.delete_tree_with(prefix, options);
+    let deleted = session.request(Operation::DeleteTree, prefix.as_str(), deleted).await?;
     let mut out = Output::stdout();
     match session.output() {
         Some(Format::Json | Format::Jsonl) => {

@@ -1,11 +1,13 @@
 //! `kv get`: one value, byte for byte, or with everything known about it.
 
-use kv_core::{Consistency, Entry, GetOptions, Operation};
+use futures_util::TryStreamExt;
+use kv_core::text::escape;
+use kv_core::{Consistency, Entry, GetOptions, Key, ListOptions, Operation, Prefix};
 
 use crate::cli::Get;
 use crate::exit::Failure;
 use crate::input::Encoding;
-use crate::output::{Format, JsonEntry, Output, expiry_words, table, to_person};
+use crate::output::{Format, JsonEntry, Output, escaped_lines, expiry_words, table, to_person};
 use crate::session::Session;
 
 pub(crate) async fn run(session: &Session, args: Get) -> Result<(), Failure> {
@@ -18,8 +20,9 @@ pub(crate) async fn run(session: &Session, args: Get) -> Result<(), Failure> {
         options = options.with_expiry();
     }
     options.timeout = session.timeout();
-    let entry = session.store().await?.get_with(&key, options).await?;
-    let entry = entry.ok_or_else(|| Failure::NotFound(format!("get {key:?}: there is no such key")))?;
+    let entry = session.store().await?.get_with(&key, options);
+    let entry = session.request(Operation::Get, key.as_str(), entry).await?;
+    let Some(entry) = entry else { return Err(not_found(session, &key).await) };
 
     let encoding = Encoding::of(args.hex, args.base64);
     let mut out = Output::stdout();
@@ -31,34 +34,62 @@ pub(crate) async fn run(session: &Session, args: Get) -> Result<(), Failure> {
     out.flush()
 }
 
+/// More keys than this below one that is not there are not counted.
+const COUNTED: usize = 10_000;
+
+/// That the key is not there, and whether it is the name of a folder.
+async fn not_found(session: &Session, key: &Key) -> Failure {
+    let none = format!("get {key:?}: there is no such key");
+    let below = match below(session, &key.as_prefix()).await {
+        Ok(0) => return Failure::NotFound(none),
+        Ok(1) => "1 key".to_owned(),
+        Ok(COUNTED) => format!("more than {COUNTED} keys"),
+        Ok(count) => format!("{count} keys"),
+        // That the key is not there is certain.
+        Err(error) => {
+            tracing::debug!(%error, "what is below the key cannot be counted");
+            return Failure::NotFound(none);
+        }
+    };
+    Failure::NotFound(format!("{none}; {below} below it: kv ls {}", super::word(key.as_str())))
+}
+
+async fn below(session: &Session, prefix: &Prefix) -> Result<usize, Failure> {
+    let mut options = ListOptions::default().with_keys_only().with_limit(COUNTED);
+    options.timeout = session.timeout();
+    let listing = session.store().await?.list_with(prefix, options);
+    let listing = session.request(Operation::List, prefix.as_str(), listing).await?;
+    Ok(listing.try_fold(0, |count, _| std::future::ready(Ok(count + 1))).await?)
+}
+
 /// The value alone. Nothing is added to it unless a person reads it.
 fn bare(out: &mut Output, value: &[u8], encoding: Encoding) -> Result<(), Failure> {
     if let Some(text) = encoding.encode(value) {
         return out.line(&text);
     }
-    if to_person() {
-        if !is_text(value) {
-            return Err(Failure::Usage(
-                "the value is not text and is not written to a terminal; use --hex or --base64, or redirect it"
-                    .to_owned(),
-            ));
-        }
-        if !value.is_empty() && !value.ends_with(b"\n") {
-            out.bytes(value)?;
-            return out.bytes(b"\n");
-        }
+    if !to_person() {
+        return out.bytes(value);
     }
-    out.bytes(value)
+    let Ok(text) = std::str::from_utf8(value) else {
+        return Err(Failure::Usage(
+            "the value is not text and is not written to a terminal; use --hex or --base64, or redirect it"
+                .to_owned(),
+        ));
+    };
+    out.bytes(escaped_lines(text).as_bytes())?;
+    if text.is_empty() || text.ends_with('\n') { Ok(()) } else { out.bytes(b"\n") }
 }
 
 fn show(out: &mut Output, entry: &Entry, encoding: Encoding) -> Result<(), Failure> {
     let value = match encoding.encode(&entry.value) {
         Some(text) => text,
-        None if is_text(&entry.value) => String::from_utf8_lossy(&entry.value).into_owned(),
-        None => "(not text: --hex or --base64 shows it)".to_owned(),
+        None => match std::str::from_utf8(&entry.value) {
+            Ok(text) => escaped_lines(text),
+            Err(_) => "(not text: --hex or --base64 shows it)".to_owned(),
+        },
     };
     let mut table = table();
-    table.add_row(["key", entry.key.as_str()]);
+    table.add_row(["key", &escape(entry.key.as_str())]);
     table.add_row(["version", &entry.version.to_string()]);
     table.add_row(["created", &entry.created.to_string()]);
     if let Some(expiry) = entry.expiry {
@@ -67,24 +98,4 @@ fn show(out: &mut Output, entry: &Entry, encoding: Encoding) -> Result<(), Failu
     table.add_row(["bytes", &entry.value.len().to_string()]);
     table.add_row(["value", &value]);
     out.table(table)
-}
-
-/// Whether a terminal shows it without doing anything else.
-fn is_text(value: &[u8]) -> bool {
-    std::str::from_utf8(value)
-        .is_ok_and(|text| !text.chars().any(|c| c.is_control() && !matches!(c, '\n' | '\t' | '\r')))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::is_text;
-
-    #[test]
-    fn only_text_goes_to_a_terminal() {
-        assert!(is_text("ü\n\ttext".as_bytes()));
-        assert!(is_text(b""));
-        for value in [&b"\x1b[2J"[..], b"\0", b"\xff", "\u{9b}2J".as_bytes()] {
-            assert!(!is_text(value));
-        }
-    }
 }

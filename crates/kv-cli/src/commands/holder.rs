@@ -5,7 +5,7 @@ use serde::Serialize;
 
 use crate::cli::Lock;
 use crate::exit::Failure;
-use crate::output::{Format, JsonValue, Output};
+use crate::output::{Format, JsonValue, Output, bytes_words};
 use crate::session::Session;
 
 #[derive(Serialize)]
@@ -20,7 +20,8 @@ struct Holder<'h> {
 pub(crate) async fn run(session: &Session, args: Lock) -> Result<(), Failure> {
     let key = super::key(&args.key, Operation::LockHolder)?;
     let holder = session.store().await?.lock_holder(&key);
-    let holder = session.in_time(Operation::LockHolder, holder).await?;
+    let holder = session.in_time(Operation::LockHolder, holder);
+    let holder = session.request(Operation::LockHolder, key.as_str(), holder).await?;
     let holder = holder.ok_or_else(|| Failure::NotFound(format!("lock {key:?}: nobody holds it")))?;
     let mut out = Output::stdout();
     match session.output() {
@@ -30,7 +31,7 @@ pub(crate) async fn run(session: &Session, args: Lock) -> Result<(), Failure> {
             token: holder.token.get(),
         })?,
         Some(Format::Table) | None => {
-            out.line(&format!("{} (token {})", holder.owner.escape_ascii(), holder.token))?;
+            out.line(&format!("{} (token {})", bytes_words(&holder.owner), holder.token))?;
         }
     }
     out.flush()

@@ -8,7 +8,7 @@ use serde::Serialize;
 
 use crate::cli::Ls;
 use crate::exit::Failure;
-use crate::output::{Format, JsonEntry, JsonItems, Output};
+use crate::output::{Format, JsonEntry, JsonItems, Output, for_reader};
 use crate::session::Session;
 
 #[derive(Serialize)]
@@ -51,7 +51,8 @@ pub(crate) async fn run(session: &Session, args: Ls) -> Result<(), Failure> {
     }
     options.limit = args.limit;
     options.timeout = session.timeout();
-    let mut listing = session.store().await?.list_with(&prefix, options).await?;
+    let listing = session.store().await?.list_with(&prefix, options);
+    let mut listing = session.request(Operation::List, prefix.as_str(), listing).await?;
 
     let mut out = Output::stdout();
     match session.output() {
@@ -75,13 +76,12 @@ pub(crate) async fn run(session: &Session, args: Ls) -> Result<(), Failure> {
 }
 
 fn line(item: &ListItem, long: bool) -> String {
+    let name = for_reader(item.path());
     match item {
-        ListItem::Entry(entry) => {
-            columns(&entry.version.to_string(), &entry.value.len().to_string(), entry.key.as_str())
-        }
-        ListItem::Prefix(prefix) if long => columns("-", "-", &format!("{prefix}/")),
-        ListItem::Prefix(prefix) => format!("{prefix}/"),
-        other => other.path().to_owned(),
+        ListItem::Entry(entry) => columns(&entry.version.to_string(), &entry.value.len().to_string(), &name),
+        ListItem::Prefix(_) if long => columns("-", "-", &format!("{name}/")),
+        ListItem::Prefix(_) => format!("{name}/"),
+        _ => name.into_owned(),
     }
 }
 

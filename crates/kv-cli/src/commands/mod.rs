@@ -32,6 +32,16 @@ fn prefix(argument: &str, operation: Operation) -> Result<Prefix, Failure> {
     Ok(Prefix::new(argument).map_err(|error| error.with_operation(operation))?)
 }
 
+/// A name as it can be typed into a shell.
+fn word(name: &str) -> String {
+    let plain = |c: char| c.is_alphanumeric() || matches!(c, '/' | '.' | '_' | '-' | ':' | '@' | '+');
+    let name = kv_core::text::escape(name);
+    if name.chars().all(plain) && !name.starts_with('-') {
+        return name.into_owned();
+    }
+    format!("'{}'", name.replace('\'', "'\\''"))
+}
+
 /// A prefix in words.
 fn shown(prefix: &Prefix) -> String {
     if prefix.is_root() { "the whole namespace".to_owned() } else { format!("{:?}", prefix.as_str()) }

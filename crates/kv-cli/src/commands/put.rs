@@ -31,7 +31,8 @@ pub(crate) async fn run(session: &Session, args: Put) -> Result<(), Failure> {
         options = options.with_expiry(Expiry::Ttl(ttl));
     }
     options.timeout = session.timeout();
-    let put = session.store().await?.put_with(&key, value, options).await?;
+    let put = session.store().await?.put_with(&key, value, options);
+    let put = session.request(Operation::Put, key.as_str(), put).await?;
 
     let mut out = Output::stdout();
     match session.output() {

@@ -9,7 +9,7 @@ use serde::ser::{SerializeSeq, Serializer};
 
 use crate::cli::Tree;
 use crate::exit::Failure;
-use crate::output::{Format, Output};
+use crate::output::{Format, Output, for_reader};
 use crate::session::Session;
 
 /// One name. It can be a key, have keys below it, or both.
@@ -60,6 +60,7 @@ impl Node {
     fn draw(&self, before: &str, line: &mut dyn FnMut(String) -> Result<(), Failure>) -> Result<(), Failure> {
         let last = self.children.len().saturating_sub(1);
         for (at, (name, child)) in self.children.iter().enumerate() {
+            let name = for_reader(name);
             let (turn, beside) = if at == last { ("└── ", "    ") } else { ("├── ", "│   ") };
             if child.key {
                 let turn = if child.below { "├── " } else { turn };
@@ -78,7 +79,8 @@ pub(crate) async fn run(session: &Session, args: Tree) -> Result<(), Failure> {
     let prefix = super::prefix(&args.prefix, Operation::List)?;
     let mut options = ListOptions::default().with_keys_only();
     options.timeout = session.timeout();
-    let mut listing = session.store().await?.list_with(&prefix, options).await?;
+    let listing = session.store().await?.list_with(&prefix, options);
+    let mut listing = session.request(Operation::List, prefix.as_str(), listing).await?;
     let depth = args.depth.unwrap_or(u16::MAX);
     let mut root = Node::default();
     let mut keys = 0_u64;
@@ -92,7 +94,7 @@ pub(crate) async fn run(session: &Session, args: Tree) -> Result<(), Failure> {
     let mut out = Output::stdout();
     match session.output() {
         None | Some(Format::Table) => {
-            out.line(&format!("{prefix}/"))?;
+            out.line(&format!("{}/", for_reader(prefix.as_str())))?;
             root.draw("", &mut |line| out.line(&line))?;
             out.line(&format!("\n{keys} {}", if keys == 1 { "key" } else { "keys" }))?;
         }

@@ -2,13 +2,17 @@
 
 use std::io::{self, IsTerminal};
 
-use kv_core::{DeleteCause, Error, ErrorKind, Operation, WatchEvent, WatchFilter, WatchOptions, WatchTarget};
+use kv_core::{
+    DeleteCause, Error, ErrorKind, ListOptions, Operation, Prefix, Version, WatchEvent, WatchFilter,
+    WatchOptions, WatchTarget,
+};
 use serde::Serialize;
 
 use super::shown;
 use crate::cli::Watch;
 use crate::exit::Failure;
 use crate::output::{Format, JsonEntry, Output, say};
+use crate::reader;
 use crate::session::Session;
 
 #[derive(Serialize)]
@@ -71,7 +75,14 @@ pub(crate) async fn run(session: &Session, args: Watch) -> Result<(), Failure> {
     }
     options.timeout = session.timeout();
     let store = session.store().await?;
-    let mut watch = store.watch_with(target.clone(), options).await?;
+    if args.count.is_none() && session.is_for_one_process() {
+        say(&alone(args.from.is_some() || args.initial));
+    }
+    if let Some(from) = args.from {
+        from_the_future(session, from).await?;
+    }
+    let watch = store.watch_with(target.clone(), options);
+    let watch = session.request(Operation::Watch, target.path(), watch).await?;
     if io::stderr().is_terminal() {
         say(&match &target {
             WatchTarget::Prefix(prefix) => {
@@ -80,9 +91,16 @@ pub(crate) async fn run(session: &Session, args: Watch) -> Result<(), Failure> {
             other => format!("kv: watching {:?}", other.path()),
         });
     }
+    tokio::select! {
+        biased;
+        done = write(watch, args.count) => done,
+        () = reader::gone() => Err(Failure::BrokenPipe),
+    }
+}
 
+/// Writes this many events, or all there will be.
+async fn write(mut watch: kv_core::Watch, mut left: Option<u64>) -> Result<(), Failure> {
     let mut out = Output::stdout();
-    let mut left = args.count;
     while left != Some(0) {
         let event = watch.next().await.unwrap_or_else(|| Err(ended_silently()))?;
         let Some(line) = JsonEvent::new(&event) else {
@@ -93,6 +111,32 @@ pub(crate) async fn run(session: &Session, args: Watch) -> Result<(), Failure> {
         // Whoever reads this acts on it now.
         out.flush()?;
         left = left.map(|left| left - 1);
+    }
+    Ok(())
+}
+
+/// What to expect of a watch on a store that no other process can change meanwhile.
+fn alone(shows_something: bool) -> String {
+    let rest = if shows_something { "after that " } else { "" };
+    format!(
+        "kv: warning: while kv watches, no other process can use this store, so {rest}it shows nothing but \
+         keys that expire; to see what others change use a server: etcd, Consul or ZooKeeper"
+    )
+}
+
+/// Says so when a watch begins after a version the store has not reached: a version of another store,
+/// most likely.
+async fn from_the_future(session: &Session, from: Version) -> Result<(), Failure> {
+    let mut options = ListOptions::default().with_keys_only().with_limit(1);
+    options.timeout = session.timeout();
+    let root = Prefix::root();
+    let listing = session.store().await?.list_with(&root, options);
+    let listing = session.request(Operation::List, "", listing).await?;
+    if let Some(now) = listing.as_of().filter(|now| *now < from) {
+        say(&format!(
+            "kv: warning: the store is at version {now}, and version {from} is still to come: nothing is shown \
+             until then"
+        ));
     }
     Ok(())
 }

@@ -98,6 +98,23 @@ impl Place {
         command
     }
 
+    /// The command on a terminal of this kind and width, through `script`; standard error goes there
+    /// too. `None` after saying that there is no such program here.
+    pub(crate) fn on_terminal(&self, kind: &str, columns: u16, line: &str) -> Option<Run> {
+        let kv = env!("CARGO_BIN_EXE_kv");
+        let line = format!("stty rows 40 cols {columns}; kv() {{ {kv} \"$@\"; }}; {line}");
+        let mut script = Command::new("script");
+        script.args(["-qec", &line, "/dev/null"]).env("SHELL", "/bin/sh").env("TERM", kind);
+        script.env("KV_STORE", self.url()).current_dir(self.dir.path()).stdin(Stdio::null());
+        match piped(&mut script).spawn() {
+            Ok(child) => Some(Running::from(child).end()),
+            Err(error) => {
+                kv_testkit::skip(&format!("script, which gives a terminal, is not there: {error}"));
+                None
+            }
+        }
+    }
+
     /// Runs the command to its end.
     pub(crate) fn kv<const N: usize>(&self, args: [&str; N]) -> Run {
         self.start(args).end()
@@ -195,12 +212,28 @@ fn terminate(pid: u32) {
     let _ = Command::new("kill").arg(pid.to_string()).status();
 }
 
+/// Sets signals back that this process was told to ignore, as by `nohup` or `&`: the commands it starts
+/// would ignore them too. A signal with a handler has its default again in a new program.
+pub(crate) async fn heed_signals() {
+    use tokio::signal::unix::{SignalKind, signal};
+
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let bits = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+    let ignored = bits.and_then(|bits| u64::from_str_radix(bits.trim(), 16).ok()).unwrap_or_default();
+    for kind in [SignalKind::hangup(), SignalKind::interrupt(), SignalKind::quit()] {
+        if ignored & (1 << (kind.as_raw_value() - 1)) != 0 {
+            // The handler stays when this is dropped.
+            drop(signal(kind).unwrap());
+        }
+    }
+}
+
 /// Waits until something is so.
 #[track_caller]
 pub(crate) fn wait_for(what: &str, mut is_so: impl FnMut() -> bool) {
     let begin = Instant::now();
     while !is_so() {
-        assert!(begin.elapsed() < PATIENCE, "waited in vain for {what}");
+        assert!(begin.elapsed() < PATIENCE, "this did not happen: {what}");
         std::thread::sleep(Duration::from_millis(5));
     }
 }

@@ -4,7 +4,7 @@ use std::fs;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use crate::common::{Place, Running, is_alive, wait_for};
+use crate::common::{Place, Running, heed_signals, is_alive, wait_for};
 
 /// Starts `kv lock` with a script and waits until it has written its first line to this file.
 fn locked(place: &Place, options: &[&str], script: &str) -> Running {
@@ -86,8 +86,9 @@ fn waiting_can_be_bounded() {
     assert!(!place.path("ran").exists());
 }
 
-#[test]
-fn signals_are_passed_on() {
+#[tokio::test]
+async fn signals_are_passed_on() {
+    heed_signals().await;
     for (name, number) in [("INT", 2), ("TERM", 15), ("HUP", 1), ("QUIT", 3), ("USR1", 10), ("USR2", 12)] {
         let place = Place::new();
         // A handler of the command's own …
@@ -184,6 +185,39 @@ fn a_holder_that_was_stopped_too_long_ends_the_command_when_it_goes_on() {
     let run = running.end();
     assert_eq!(run.code, 5, "{run:?}");
     assert!(!is_alive(&started_pid(&place)));
+}
+
+/// The lock's process has the directory until the command ends: waiting for it would never end.
+#[test]
+fn a_command_under_a_lock_on_the_same_directory_is_told_at_once() {
+    let place = Place::new();
+    let kv = env!("CARGO_BIN_EXE_kv");
+    let begin = Instant::now();
+    for inner in [&["put", "y", "z"][..], &["get", "y", "--timeout", "50s"], &["lock", "y", "--", "true"]] {
+        let args = [&["lock", "x", "--", kv], inner].concat();
+        let run = place.start_all(&args).end();
+        assert_eq!(run.code, 5, "{run:?}");
+        for words in ["the kv lock this command runs under", "etcd, Consul or ZooKeeper"] {
+            assert!(run.err.contains(words), "{run:?}");
+        }
+    }
+    // Also where a shell or a lock on another store is between the two.
+    let other = format!("sled:{}", place.path("other").display());
+    let nested = format!("{kv} --store {other} lock b -- {kv} put y z");
+    let run = place.kv(["lock", "x", "--", "sh", "-c", &nested]);
+    assert!(run.code == 5 && run.err.contains("runs under"), "{run:?}");
+    assert!(begin.elapsed() < Duration::from_secs(40));
+    // A store of one's own is no matter.
+    place.kv(["lock", "x", "--", kv, "--store", &other, "put", "y", "z"]).ok();
+}
+
+#[test]
+fn a_lock_without_a_command_is_told_in_words() {
+    let place = Place::new();
+    place.kv(["lock", "a b"]).fails(2, &["no command to run", "kv lock 'a b' -- COMMAND", "--holder"]);
+    let run = place.kv(["lock", "a", "sleep", "1"]);
+    assert!(run.code == 2 && run.err.contains("behind `--`"), "{run:?}");
+    assert!(!place.path("store").exists());
 }
 
 #[test]

@@ -21,8 +21,11 @@ fn the_default_store_is_in_the_data_directory() {
     assert!(home.join(".local/share/kv").is_dir());
     Run::from(put(&place).env("XDG_DATA_HOME", place.path("data")).output().unwrap()).ok();
     assert!(place.path("data/kv").is_dir());
-    // An empty variable is as good as none.
-    Run::from(put(&place).env("KV_STORE", "").output().unwrap()).ok();
+    // One that is there and empty was meant to name another.
+    Run::from(put(&place).env("KV_STORE", "").output().unwrap()).fails(2, &["empty", "KV_STORE"]);
+    let mut command = place.command(["--store", "", "put", "a", "x"]);
+    Run::from(command.env("HOME", &home).output().unwrap()).fails(2, &["empty", "--store"]);
+    Run::from(command.env("KV_STORE", "").output().unwrap()).fails(2, &["empty"]);
     // What is given counts more than the variable.
     let other = format!("sled:{}", place.path("other").display());
     place.kv(["--store", &other, "put", "a", "x"]).ok();
@@ -54,7 +57,8 @@ fn a_command_waits_for_the_directory() {
     let waiting = place.start(["get", "a", "--timeout", "50s"]);
     holder.signal("TERM");
     assert_eq!(holder.end().code, 143);
-    assert_eq!(waiting.end().ok().text(), "x");
+    let run = waiting.end();
+    assert_eq!((run.code, run.text()), (0, "x"), "{run:?}");
 }
 
 #[test]
@@ -113,6 +117,20 @@ fn the_doctor_says_what_fails_and_with_which_code() {
     assert_eq!(run.code, 5, "{run:?}");
     assert!(run.text().starts_with("FAILED") && run.text().contains(&holder.pid().to_string()), "{run:?}");
     assert_eq!(run.err, "kv: not everything is well\n");
+}
+
+#[test]
+fn verbose_tells_each_request_with_its_time() {
+    let place = Place::new();
+    place.kv(["put", "a", "x"]).ok();
+    let run = place.kv(["get", "a", "-v"]);
+    assert_eq!((run.code, run.text()), (0, "x"), "{run:?}");
+    let lines: Vec<_> = run.err.lines().collect();
+    assert!(lines[0].starts_with(&format!("kv: open {:?}: done in ", place.url())), "{run:?}");
+    assert!(lines[1].starts_with("kv: get \"a\": done in "), "{run:?}");
+    assert_eq!(lines.len(), 2, "{run:?}");
+    let run = place.kv(["put", "a", "x", "--if-absent", "-v"]);
+    assert!(run.err.contains("kv: put \"a\": the key exists already, at version 1, after "), "{run:?}");
 }
 
 #[test]

@@ -14,7 +14,8 @@ fn a_value_comes_out_as_it_went_in() {
     // The empty value is a value.
     place.kv(["put", "empty", ""]).ok();
     assert_eq!(place.kv(["get", "empty"]).ok().out, b"");
-    place.kv(["get", "app"]).fails(3, &["\"app\"", "no such key"]);
+    place.kv(["get", "app"]).fails(3, &["\"app\"", "no such key; 1 key below it: kv ls app\n"]);
+    place.kv(["get", "nothing"]).fails(3, &["\"nothing\": there is no such key\n"]);
 }
 
 #[test]
@@ -72,7 +73,7 @@ fn metadata_is_shown_on_request() {
     for line in ["key      a", "version  2", "created  1", "bytes    3", "value    two"] {
         assert!(shown.text().lines().any(|shown| shown == line), "{line:?} is not in {}", shown.text());
     }
-    assert!(shown.text().contains("of 1h"), "{}", shown.text());
+    assert!(shown.text().contains("of 1 h"), "{}", shown.text());
 
     let full = place.kv(["get", "--meta", "a", "-o", "json"]).ok().json();
     assert_eq!(full["expiry"]["kind"], "ttl");
@@ -101,7 +102,46 @@ fn put_tells_what_it_did_in_json() {
     let place = Place::new();
     let put = place.kv(["put", "a", "x", "--ttl", "90s", "-o", "json"]).ok().json();
     assert_eq!(put, json!({"key": "a", "version": 1, "granted_ttl_seconds": 90.0}));
-    assert!(place.kv(["put", "a", "x", "--ttl", "90s"]).ok().text().contains("for 1m 30s"));
+    assert!(place.kv(["put", "a", "x", "--ttl", "90s"]).ok().text().contains("for 1 min 30 s"));
+}
+
+#[test]
+fn a_negative_number_is_a_value() {
+    let place = Place::new();
+    for value in ["-100", "-1.5"] {
+        place.kv(["put", "a", value]).ok();
+        assert_eq!(place.kv(["get", "a"]).ok().text(), value);
+    }
+}
+
+/// What stands in a value or a key cannot act on the terminal it is shown on, and is whole in a pipe.
+#[test]
+fn a_terminal_gets_nothing_that_acts_on_it() {
+    let place = Place::new();
+    let value = "safe\u{202e}exe\u{1b}[2J\u{9b}x\tü\nend";
+    place.kv(["put", "k\u{202e}y", value]).ok();
+    assert_eq!(place.kv(["get", "k\u{202e}y"]).ok().text(), value);
+    assert_eq!(place.kv(["ls"]).ok().text(), "k\u{202e}y\n");
+    for line in [
+        "kv get 'k\u{202e}y'",
+        "kv get --meta 'k\u{202e}y'",
+        "kv get 'k\u{202e}y' -o json",
+        "kv ls",
+        "kv ls -l",
+        "kv ls -o json",
+        "kv tree",
+        "kv watch --initial --count 1",
+        "kv export",
+        "kv get nothing/'k\u{202e}y'",
+    ] {
+        let Some(run) = place.on_terminal("xterm", 80, line) else { return };
+        for c in ['\u{202e}', '\u{1b}', '\u{9b}'] {
+            assert!(!run.text().contains(c), "{c:?} of {line:?}: {run:?}");
+        }
+        assert!(run.text().contains("202e"), "{line:?}: {run:?}");
+    }
+    let run = place.on_terminal("xterm", 80, "kv get 'k\u{202e}y' | cat").unwrap();
+    assert!(run.text().contains("safe\u{202e}exe\u{1b}[2J"), "{run:?}");
 }
 
 #[test]

@@ -61,9 +61,38 @@ fn changes_are_written_at_once_and_ctrl_c_ends_it() {
 
     watch.signal("INT");
     let run = watch.end();
-    assert_eq!((run.code, run.err.as_str()), (130, ""));
+    // On a store for one process nobody else's changes can come: that is told.
+    assert!(run.code == 130 && run.err.contains("no other process can use this store"), "{run:?}");
+    assert_eq!(run.err.lines().count(), 1, "{run:?}");
     // The store was closed: the next command has it at once.
     place.kv(["get", "app/a", "--timeout", "5s"]).fails(3, &[]);
+}
+
+#[test]
+fn a_watch_ends_when_nobody_reads_it_any_more() {
+    let place = Place::new();
+    place.kv(["put", "app/a", "x"]).ok();
+    let mut watch = place.start(["watch", "app", "--initial"]);
+    let mut lines = BufReader::new(watch.child().stdout.take().unwrap());
+    let mut line = String::new();
+    lines.read_line(&mut line).unwrap();
+    assert!(line.contains("app/a"), "{line}");
+    // No event comes that could fail to be written.
+    drop(lines);
+    assert_eq!(watch.end().code, 141);
+}
+
+#[test]
+fn a_version_that_is_still_to_come_is_told() {
+    let place = Place::new();
+    place.kv(["put", "a", "x"]).ok();
+    let mut watch = place.start(["watch", "--from", "1000", "--count", "1"]);
+    let mut said = BufReader::new(watch.child().stderr.take().unwrap());
+    let mut line = String::new();
+    said.read_line(&mut line).unwrap();
+    assert!(line.contains("at version 1,") && line.contains("version 1000 is still to come"), "{line}");
+    watch.signal("TERM");
+    assert_eq!(watch.end().code, 143);
 }
 
 #[test]

@@ -1,6 +1,7 @@
 //! Locks between processes, and what becomes of a command whose lock is lost.
 
 use std::fs;
+use std::io::{BufRead, BufReader};
 use std::time::Duration;
 
 use kv_testkit::{Mode, Proxy};
@@ -37,6 +38,14 @@ pub(crate) fn commands_exclude_each_other_and_tell_who_holds(place: &Place) {
     place.kv(["lock", "jobs/nightly", "--try", "--", "true"]).fails(5, &["the deaf one holds it"]);
     place.kv(["lock", "jobs/nightly", "--wait", "300ms", "--", "true"]).fails(5, &["the deaf one"]);
     assert!(place.kv(["lock", "jobs/nightly", "--holder"]).ok().text().starts_with("the deaf one (token "));
+    // Who waits is told soon whom for.
+    let mut waiting = place.start(["lock", "jobs/nightly", "--", "true"]);
+    let mut said = String::new();
+    BufReader::new(waiting.child().stderr.take().unwrap()).read_line(&mut said).unwrap();
+    let told = "kv: waiting for the lock \"jobs/nightly\": the deaf one holds it (token ";
+    assert!(said.starts_with(told), "{said:?}");
+    waiting.signal("TERM");
+    assert_eq!(waiting.end().code, 143);
     // Its command ignores TERM, but not what ends it now.
     let command = pid(place);
     holder.signal("QUIT");

@@ -4,22 +4,28 @@ mod group;
 mod signals;
 mod terminal;
 
+use std::convert::Infallible;
 use std::pin::pin;
 use std::time::{Duration, Instant};
 
-use kv_core::{ErrorKind, Key, LockGuard, LockLoss, LockOptions, LockWait, Operation, Store};
+use kv_core::{ErrorKind, Key, LockGuard, LockHolder, LockLoss, LockOptions, LockWait, Operation, Store};
 
 use self::group::Group;
 use self::signals::Signals;
 use crate::cli::Lock;
 use crate::exit::Failure;
-use crate::output::say;
-use crate::session::{Session, Wait};
+use crate::output::{bytes_words, say};
+use crate::session::{LOCK_PIDS, Session, Wait};
 
 /// How long what is left of a command has between TERM and KILL while we hold the lock.
 const UNHURRIED: Duration = Duration::from_secs(5);
 /// The same once the lock is lost, at most, and never more than half the time until another can have it.
 const HURRIED: Duration = Duration::from_millis(500);
+
+/// How long a wait for a lock may take before it is told who has it.
+const UNTOLD: Duration = Duration::from_secs(1);
+/// How often it is asked afterwards whether that is somebody else by now.
+const LOOK_AGAIN: Duration = Duration::from_secs(15);
 
 /// How the command ended.
 enum End {
@@ -34,6 +40,13 @@ enum End {
 /// Takes the lock, runs the command and returns its exit code.
 pub(crate) async fn run(session: &Session, args: Lock) -> Result<u8, Failure> {
     let key = super::key(&args.key, Operation::Lock)?;
+    if args.command.is_empty() {
+        let name = super::word(key.as_str());
+        return Err(Failure::Usage(format!(
+            "there is no command to run while the lock is held: kv lock {name} -- COMMAND. Who holds it is told \
+             by kv lock {name} --holder"
+        )));
+    }
     let mut signals = Signals::listen()?;
     let guard = tokio::select! {
         biased;
@@ -69,7 +82,7 @@ pub(crate) async fn run(session: &Session, args: Lock) -> Result<u8, Failure> {
 
 async fn acquire(session: &Session, args: &Lock, key: &Key) -> Result<LockGuard, Failure> {
     let begin = Instant::now();
-    // A sled directory is had by one process at a time, so waiting for the lock begins with it.
+    // A sled directory belongs to one process at a time, so waiting for the lock begins with it.
     let store = session
         .store_within(match args.wait {
             _ if args.attempt => Wait::UpTo(Duration::ZERO),
@@ -86,7 +99,14 @@ async fn acquire(session: &Session, args: &Lock, key: &Key) -> Result<LockGuard,
     // Not max_hold: the store would give the lock to another while the command is being stopped.
     options.ttl = args.ttl;
     options.timeout = session.timeout();
-    match store.lock_with(key, options).await {
+    let lock = session.request(Operation::Lock, key.as_str(), store.lock_with(key, options));
+    let told = tell_holders(session, &**store, key);
+    let locked = tokio::select! {
+        biased;
+        locked = lock => locked,
+        never = told => match never {},
+    };
+    match locked {
         Err(error) if *error.kind() == ErrorKind::Locked => {
             let advice = holder(session, &**store, key).await;
             Err(Failure::Advised { error, advice })
@@ -95,12 +115,31 @@ async fn acquire(session: &Session, args: &Lock, key: &Key) -> Result<LockGuard,
     }
 }
 
+/// While the lock is waited for: says who has it, soon and then whenever that is somebody else.
+async fn tell_holders(session: &Session, store: &dyn Store, key: &Key) -> Infallible {
+    tokio::time::sleep(UNTOLD).await;
+    let mut told = None;
+    loop {
+        match session.in_time(Operation::LockHolder, store.lock_holder(key)).await {
+            Ok(Some(holder)) if told != Some(holder.token) => {
+                told = Some(holder.token);
+                say(&format!("kv: waiting for the lock {key:?}: {}", holds(&holder)));
+            }
+            // Between two holders, or not to be asked: the wait itself goes on, and ends in words.
+            _ => {}
+        }
+        tokio::time::sleep(LOOK_AGAIN).await;
+    }
+}
+
+fn holds(holder: &LockHolder) -> String {
+    format!("{} holds it (token {})", bytes_words(&holder.owner), holder.token)
+}
+
 /// Who has the lock, in words.
 async fn holder(session: &Session, store: &dyn Store, key: &Key) -> String {
     match session.in_time(Operation::LockHolder, store.lock_holder(key)).await {
-        Ok(Some(holder)) => {
-            format!("{} holds it (token {})", holder.owner.escape_ascii(), holder.token)
-        }
+        Ok(Some(holder)) => holds(&holder),
         Ok(None) => "It is free again by now".to_owned(),
         Err(error) => format!("Who holds it could not be asked: {error}"),
     }
@@ -108,8 +147,11 @@ async fn holder(session: &Session, store: &dyn Store, key: &Key) -> String {
 
 /// Runs the command until it ends, the lock does, or its time is up. Afterwards nothing of it is left.
 async fn hold(guard: &LockGuard, args: &Lock, signals: &mut Signals) -> Result<End, Failure> {
-    let environment =
-        [("KV_LOCK_KEY", guard.key().as_str().to_owned()), ("KV_LOCK_TOKEN", guard.token().to_string())];
+    let environment = [
+        ("KV_LOCK_KEY", guard.key().as_str().to_owned()),
+        ("KV_LOCK_TOKEN", guard.token().to_string()),
+        (LOCK_PIDS, lock_pids()),
+    ];
     let mut group = Group::spawn(&args.command, environment)?;
     let mut lost = pin!(guard.lost());
     let mut too_long = pin!(elapsed(args.max_hold));
@@ -133,6 +175,15 @@ async fn hold(guard: &LockGuard, args: &Lock, signals: &mut Signals) -> Result<E
         group.end(args.grace.unwrap_or(HURRIED).min(in_time)).await;
     }
     Ok(end)
+}
+
+/// This process, behind those it runs under.
+fn lock_pids() -> String {
+    let own = std::process::id();
+    match std::env::var(LOCK_PIDS) {
+        Ok(outer) if !outer.is_empty() => format!("{outer},{own}"),
+        _ => own.to_string(),
+    }
 }
 
 /// Resolves when this time is over; never if there is none.

@@ -3,8 +3,11 @@
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use kv_core::{Driver, Prefix, Result, Store, StoreUrl};
+use kv_core::{Driver, ErrorKind, Prefix, Result, Store, StoreUrl};
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
+
+use crate::line::Line;
+use crate::relay;
 
 /// Opens handles of the store under test.
 #[async_trait]
@@ -25,6 +28,18 @@ pub trait Factory: Send + Sync + 'static {
     ///
     /// Whatever opening answers; a namespace the store does not take is `InvalidKey`.
     async fn open(&self, namespace: &Prefix) -> Result<Arc<dyn Store>>;
+
+    /// A handle on `namespace` like those of [`open`](Self::open), and the way to its servers, which a case
+    /// can cut. `None` where there is no such way or nothing can cut it: then the cases about outages do
+    /// not apply.
+    ///
+    /// # Errors
+    ///
+    /// Whatever opening answers.
+    async fn open_on_a_line(&self, namespace: &Prefix) -> Result<Option<(Arc<dyn Store>, Line)>> {
+        let _ = namespace;
+        Ok(None)
+    }
 }
 
 /// Opens a store by its URL, with the namespace of each handle added: as a path below the URL's for
@@ -60,6 +75,16 @@ impl UrlFactory {
     }
 }
 
+impl UrlFactory {
+    fn url(&self) -> Result<&str> {
+        self.url.as_deref().map_err(|why| kv_core::Error::invalid_config(why.as_str()))
+    }
+
+    async fn open_url(&self, url: &str, namespace: &Prefix) -> Result<Arc<dyn Store>> {
+        (self.driver.open)(StoreUrl::parse(&below(url, namespace.as_str()))?).await
+    }
+}
+
 #[async_trait]
 impl Factory for UrlFactory {
     fn label(&self) -> String {
@@ -71,8 +96,16 @@ impl Factory for UrlFactory {
     }
 
     async fn open(&self, namespace: &Prefix) -> Result<Arc<dyn Store>> {
-        let url = self.url.as_ref().map_err(|why| kv_core::Error::invalid_config(why.as_str()))?;
-        (self.driver.open)(StoreUrl::parse(&below(url, namespace.as_str()))?).await
+        self.open_url(self.url()?, namespace).await
+    }
+
+    /// Over a relay to each server of a URL that names them all with their ports and does not ask for TLS,
+    /// where certificates name the servers.
+    async fn open_on_a_line(&self, namespace: &Prefix) -> Result<Option<(Arc<dyn Store>, Line)>> {
+        let laid = relay::lay(self.url()?).await;
+        let laid = laid.map_err(|error| kv_core::Error::from(ErrorKind::Internal).with_source(error))?;
+        let Some((url, line)) = laid else { return Ok(None) };
+        Ok(Some((self.open_url(&url, namespace).await?, line)))
     }
 }
 

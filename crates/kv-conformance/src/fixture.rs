@@ -8,6 +8,7 @@ use futures_util::future::join_all;
 use kv_core::{Capabilities, Guarantee, Key, Limits, Prefix, Store};
 
 use crate::factory::Factory;
+use crate::line::Line;
 
 /// How long a case waits for what should come at once: generous, because a slow machine is no fault
 /// of the store, and only reached when something is wrong.
@@ -23,13 +24,14 @@ pub(crate) struct Fixture {
     namespace: Prefix,
     seed: u64,
     opened: Mutex<Vec<Arc<dyn Store>>>,
+    lines: Mutex<Vec<(Arc<dyn Store>, Line)>>,
 }
 
 impl Fixture {
     pub(crate) async fn open(factory: Arc<dyn Factory>, namespace: Prefix, seed: u64) -> Result<Self> {
         let store = factory.open(&namespace).await.context("opening a handle")?;
         let opened = Mutex::new(vec![Arc::clone(&store)]);
-        Ok(Self { store, factory, namespace, seed, opened })
+        Ok(Self { store, factory, namespace, seed, opened, lines: Mutex::default() })
     }
 
     /// Another, independent handle on the same data; closed when the case is over.
@@ -52,6 +54,24 @@ impl Fixture {
     async fn untracked_below(&self, below: &str) -> Result<Arc<dyn Store>> {
         let namespace = Prefix::new(&format!("{}/{below}", self.namespace))?;
         self.factory.open(&namespace).await.context("opening another handle")
+    }
+
+    /// Another, independent handle and the way to its servers, which the case can cut; closed when the case
+    /// is over. `None` where the factory can cut nothing.
+    pub(crate) async fn on_a_line(&self) -> Result<Option<(Arc<dyn Store>, Line)>> {
+        let opened =
+            self.factory.open_on_a_line(&self.namespace).await.context("opening a handle on a line")?;
+        if let Some((store, line)) = &opened {
+            let mut lines = self.lines.lock().unwrap_or_else(PoisonError::into_inner);
+            lines.push((Arc::clone(store), line.clone()));
+        }
+        Ok(opened)
+    }
+
+    /// Opens another, independent handle, on whatever runtime that is done.
+    pub(crate) fn opening(&self) -> impl Future<Output = Result<Arc<dyn Store>>> + Send + 'static {
+        let (factory, namespace) = (Arc::clone(&self.factory), self.namespace.clone());
+        async move { factory.open(&namespace).await.context("opening another handle") }
     }
 
     /// What opening a handle on any namespace answers.
@@ -109,7 +129,13 @@ impl Fixture {
 
     /// Closes every handle the case was given; returns what went wrong.
     pub(crate) async fn close(&self) -> Vec<String> {
-        let opened = std::mem::take(&mut *self.opened.lock().unwrap_or_else(PoisonError::into_inner));
+        let mut opened = std::mem::take(&mut *self.opened.lock().unwrap_or_else(PoisonError::into_inner));
+        // Kept until their handles are closed.
+        let lines = std::mem::take(&mut *self.lines.lock().unwrap_or_else(PoisonError::into_inner));
+        for (store, line) in &lines {
+            line.mend();
+            opened.push(Arc::clone(store));
+        }
         join_all(opened.iter().map(|store| store.close()))
             .await
             .into_iter()

@@ -90,6 +90,20 @@ async fn every_case_passes_on_the_memory_store() {
     assert!(report.cases.len() >= 100 && report.count(Outcome::Skipped) == 0);
 }
 
+/// What the memory store has nothing to try on: locks that must be renewed, and a way that can be cut.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_store_with_locks_that_expire_behind_a_line_passes() {
+    let names = [
+        "expired_lock_is_kept_through_its_grace",
+        "letting_go_of_an_expired_lock_ends_its_grace",
+        "lock_without_a_server_fails_like_a_request",
+        "queued_wait_outlives_an_outage",
+        "wait_up_to_ends_in_an_outage",
+    ];
+    let report = run_on(FaultyFactory::new(faults::honest_expiry()), cases(&names)).await;
+    assert_eq!(report.count(Outcome::Passed), names.len(), "{}", describe(&report));
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_honestly_absent_is_not_applicable() {
     let lacking: [&'static [Power]; 3] = [

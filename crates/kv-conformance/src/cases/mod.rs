@@ -7,15 +7,18 @@ mod delete_tree;
 mod errors;
 mod expiry;
 mod expiry_change;
+mod hot_keys;
 mod keys;
 mod lifecycle;
 mod list;
 mod list_order;
 mod lock;
+mod lock_expiry;
 mod lock_fence;
 mod lock_loss;
 mod lock_record;
 mod lock_wait;
+mod outage;
 mod put;
 mod session;
 mod txn;
@@ -35,6 +38,7 @@ pub fn all() -> Vec<Case> {
         versions::CASES,
         put::CASES,
         delete::CASES,
+        hot_keys::CASES,
         list::CASES,
         list_order::CASES,
         delete_tree::CASES,
@@ -47,7 +51,9 @@ pub fn all() -> Vec<Case> {
         lock::CASES,
         lock_record::CASES,
         lock_wait::CASES,
+        outage::CASES,
         lock_loss::CASES,
+        lock_expiry::CASES,
         lock_fence::CASES,
         txn::CASES,
         txn_limits::CASES,

@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
-use kv_core::{DeleteCause, EntryExpiry, Expiry, Prefix, SessionState, Store, StoreExt};
+use kv_core::{DeleteCause, EntryExpiry, Expiry, Prefix, SessionState, Store, StoreExt, WatchOptions};
 
 use crate::case::needs::{SESSION_KEYS, WATCH_EXPIRY};
 use crate::case::{Case, case};
@@ -15,11 +15,21 @@ use crate::steps::{
 
 pub(super) const CASES: &[Case] = &[
     case!(session_key_goes_at_close, "A session key is gone at once on close.", SESSION_KEYS),
+    case!(
+        session_key_goes_at_close_with_live_watches,
+        "So it is while watches of the handle live.",
+        SESSION_KEYS
+    ),
     case!(session_key_lives_with_its_handle, "A session key lives while its handle does.", SESSION_KEYS),
     case!(closing_spares_other_sessions, "Closing a handle ends no other handle's session.", SESSION_KEYS),
     case!(closing_spares_permanent_keys, "Closing a handle ends no other key.", SESSION_KEYS),
     case!(closing_spares_a_recreated_key, "Closing spares a key that was made again since.", SESSION_KEYS),
     case!(session_key_is_told_when_asked, "A get tells that a key lives by a session.", SESSION_KEYS),
+    case!(
+        session_key_is_told_to_every_handle,
+        "Every handle is told that a key lives by a session.",
+        SESSION_KEYS
+    ),
     case!(dropped_handle_ends_its_session, "Dropping the last clone ends the session.", SESSION_KEYS),
     case!(session_is_held_once_used, "The session is Held once a key lives by it.", SESSION_KEYS),
     case!(session_states_begin_with_the_present, "The states of a session begin with the present one."),
@@ -47,6 +57,21 @@ async fn session_key_goes_at_close(fixture: &Fixture) -> Result<()> {
     for k in &keys {
         until_gone(store, k, AT_ONCE).await?;
     }
+    Ok(())
+}
+
+/// Catches a connection that lives as long as one of its watches, and with it the session.
+async fn session_key_goes_at_close_with_live_watches(fixture: &Fixture) -> Result<()> {
+    let (store, other, k) = (&fixture.store, fixture.another().await?, key("dir/k")?);
+    let unread = other.watch("").await?;
+    let mut follower = Follower::now(&other, k.parent()).await?;
+    let of_the_key = other.watch_with(k.clone().into(), WatchOptions::default()).await?;
+    let version = put_expiring(&other, &k, "x", Expiry::Session).await?.version;
+    follower.until_version(&k, version).await?;
+    sees(fixture, "the session key should be there", || async { Ok(store.exists(&k).await?) }).await?;
+    soon("the close of a handle with live watches", other.close()).await??;
+    until_gone(store, &k, AT_ONCE).await?;
+    drop((unread, follower, of_the_key));
     Ok(())
 }
 
@@ -109,6 +134,21 @@ async fn session_key_is_told_when_asked(fixture: &Fixture) -> Result<()> {
     put_expiring(store, &k, "x", Expiry::Session).await?;
     ensure_eq!(expiry_of(store, &k).await?, EntryExpiry::Session, "the expiry");
     ensure_eq!(entry(store, &k).await?.expiry, None, "the expiry, not asked for");
+    Ok(())
+}
+
+/// Catches a session of another handle that is told as a time to live.
+async fn session_key_is_told_to_every_handle(fixture: &Fixture) -> Result<()> {
+    let (store, other, k) = (&fixture.store, fixture.another().await?, key("dir/k")?);
+    // A handle with a session of its own, and one without.
+    put_expiring(&other, &key("own")?, "x", Expiry::Session).await?;
+    let third = fixture.another().await?;
+    put_expiring(store, &k, "x", Expiry::Session).await?;
+    for (name, reader) in [("a handle with a session", &other), ("a handle without a session", &third)] {
+        sees(fixture, &format!("{name} should see the key"), || async { Ok(reader.exists(&k).await?) })
+            .await?;
+        ensure_eq!(expiry_of(reader, &k).await?, EntryExpiry::Session, "the expiry that {name} is told");
+    }
     Ok(())
 }
 

@@ -25,6 +25,11 @@ pub(super) const CASES: &[Case] = &[
     case!(watch_of_deletes_only, "A filter for deletes lets no put through."),
     case!(watch_tells_in_version_order, "Events of one key come in version order, without duplicates."),
     case!(watch_ends_on_the_final_state, "The last event of a key equals its final state."),
+    case!(
+        watch_tells_what_comes_and_goes,
+        "Keys that come and go are told in version order, and end as they are."
+    ),
+    case!(watch_tells_when_a_parent_was_created, "An entry put above others is told as get tells it."),
     case!(watch_is_complete, "Every change is delivered.", WATCH_COMPLETE),
     case!(watch_tells_a_short_life, "A key that lived for a moment is told put and deleted.", WATCH_COMPLETE),
     case!(watch_tells_what_was_deleted, "A delete carries the entry that was deleted.", WATCH_PREVIOUS),
@@ -183,6 +188,59 @@ async fn watch_ends_on_the_final_state(fixture: &Fixture) -> Result<()> {
                 last = other.put(&k, format!("{burst}-{at}")).await?;
             }
             follower.until_version(&k, last).await?;
+        }
+    }
+    Ok(())
+}
+
+/// Catches a reading that is older than what is known and told as a change: a key that lives is told
+/// deleted, and put again at the version it had.
+async fn watch_tells_what_comes_and_goes(fixture: &Fixture) -> Result<()> {
+    let stores = [&fixture.store, &fixture.another().await?];
+    let mut follower = Follower::now(stores[0], Prefix::new("dir")?).await?;
+    let mut seeds = fixture.random();
+    let writers = (0..6).map(|writer| {
+        let (store, mut random) = (Arc::clone(stores[writer % 2]), seeds.fork());
+        at_once(async move {
+            for round in 0..150 {
+                // Some are above others, and all are written by all.
+                let names = ["dir/a", "dir/a/b", "dir/c", "dir/d/e/f", "dir/g", "dir/h"];
+                let name = names[random.usize(..names.len())];
+                match random.u32(..5) {
+                    0 | 1 => drop(store.delete(name).await?),
+                    _ => drop(store.put(name, format!("{writer}-{round}")).await?),
+                }
+            }
+            anyhow::Ok(())
+        })
+    });
+    let writers: Vec<_> = writers.collect();
+    // It is read while they write, so that it does not fall behind and begin anew.
+    let mut writing = Box::pin(try_join_all(writers));
+    loop {
+        tokio::select! {
+            written = &mut writing => break drop(written?),
+            event = follower.next("what comes and goes") => drop(event?),
+        }
+    }
+    let expected = stores[1].entries("dir").await?;
+    follower.until_state(&expected).await
+}
+
+/// Catches an entry whose creation is read from what stood under its key before it was put.
+async fn watch_tells_when_a_parent_was_created(fixture: &Fixture) -> Result<()> {
+    let (store, other) = (&fixture.store, fixture.another().await?);
+    for round in 0..10 {
+        let parent = key(&format!("dir/{round}"))?;
+        other.put(parent.join("below")?, "x").await?;
+        let mut followers =
+            [Follower::now(store, parent.clone()).await?, Follower::now(store, parent.parent()).await?];
+        let version = other.create(&parent, "x").await?;
+        for follower in &mut followers {
+            follower.until_version(&parent, version).await?;
+            let told = follower.state.get(&parent);
+            ensure_eq!(told.map(|entry| entry.created), Some(version), "round {round}: created, as told");
+            ensure_eq!(told, Some(&entry(store, &parent).await?), "round {round}: the entry that was told");
         }
     }
     Ok(())

@@ -4,11 +4,12 @@ use std::fmt;
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use kv_conformance::{Factory, UrlFactory};
+use kv_conformance::{Factory, Line, UrlFactory};
 use kv_core::{
-    Bytes, Capabilities, DeleteOptions, DeleteResult, DeleteTreeOptions, Entry, GetOptions, Key, ListOptions,
-    Listing, LockGuard, LockHolder, LockOptions, Prefix, PutOptions, PutResult, Result, ServerInfo,
-    SessionState, SessionStates, Store, Transact, Txn, TxnResult, Watch, WatchOptions, WatchTarget,
+    Bytes, Capabilities, DeleteOptions, DeleteResult, DeleteTreeOptions, Entry, ErrorKind, GetOptions, Key,
+    ListOptions, Listing, LockGuard, LockHolder, LockOptions, Prefix, PutOptions, PutResult, Result,
+    ServerInfo, SessionState, SessionStates, Store, Transact, Txn, TxnResult, Watch, WatchOptions,
+    WatchTarget,
 };
 
 use super::Fault;
@@ -24,15 +25,8 @@ impl FaultyFactory {
         let url = format!("mem:{}", fault.name);
         Self { fault: Arc::new(fault), mem: UrlFactory::new(kv_mem::DRIVER, url) }
     }
-}
 
-#[async_trait]
-impl Factory for FaultyFactory {
-    fn label(&self) -> String {
-        self.fault.name.to_owned()
-    }
-
-    async fn open(&self, namespace: &Prefix) -> Result<Arc<dyn Store>> {
+    async fn open_behind(&self, namespace: &Prefix, line: Option<Line>) -> Result<Arc<dyn Store>> {
         let namespace = match &self.fault.namespace {
             Some(change) => change(namespace.clone()),
             None => namespace.clone(),
@@ -42,7 +36,23 @@ impl Factory for FaultyFactory {
             Some(change) => change(inner.capabilities().clone()),
             None => inner.capabilities().clone(),
         };
-        Ok(Arc::new(Faulty { inner, fault: Arc::clone(&self.fault), capabilities }))
+        Ok(Arc::new(Faulty { inner, fault: Arc::clone(&self.fault), capabilities, line }))
+    }
+}
+
+#[async_trait]
+impl Factory for FaultyFactory {
+    fn label(&self) -> String {
+        self.fault.name.to_owned()
+    }
+
+    async fn open(&self, namespace: &Prefix) -> Result<Arc<dyn Store>> {
+        self.open_behind(namespace, None).await
+    }
+
+    async fn open_on_a_line(&self, namespace: &Prefix) -> Result<Option<(Arc<dyn Store>, Line)>> {
+        let line = Line::new();
+        Ok(Some((self.open_behind(namespace, Some(line.clone())).await?, line)))
     }
 }
 
@@ -50,6 +60,17 @@ struct Faulty {
     inner: Arc<dyn Store>,
     fault: Arc<Fault>,
     capabilities: Capabilities,
+    /// What lies between this handle and its data.
+    line: Option<Line>,
+}
+
+impl Faulty {
+    fn reach(&self) -> Result<()> {
+        match &self.line {
+            Some(line) if line.is_cut() => Err(ErrorKind::Unavailable.into()),
+            _ => Ok(()),
+        }
+    }
 }
 
 impl fmt::Debug for Faulty {
@@ -68,12 +89,13 @@ impl Drop for Faulty {
 
 /// The fault's version of a call, or the memory store's.
 macro_rules! hooked {
-    ($self:ident, $hook:ident($($arg:expr),*), $inner:expr) => {
+    ($self:ident, $hook:ident($($arg:expr),*), $inner:expr) => {{
+        $self.reach()?;
         match &$self.fault.$hook {
             Some(hook) => hook(Arc::clone(&$self.inner), $($arg),*).await,
             None => $inner.await,
         }
-    };
+    }};
 }
 
 #[async_trait]
@@ -108,7 +130,16 @@ impl Store for Faulty {
     }
 
     async fn lock_with(&self, key: &Key, options: LockOptions) -> Result<LockGuard> {
-        hooked!(self, lock(key.clone(), options), self.inner.lock_with(key, options))
+        let locking = async {
+            match &self.fault.lock {
+                Some(hook) => hook(Arc::clone(&self.inner), key.clone(), options).await,
+                None => self.inner.lock_with(key, options).await,
+            }
+        };
+        match &self.line {
+            Some(line) => self.fault.outage.lock(line, locking).await,
+            None => locking.await,
+        }
     }
 
     async fn lock_holder(&self, key: &Key) -> Result<Option<LockHolder>> {
@@ -142,6 +173,7 @@ impl Store for Faulty {
 #[async_trait]
 impl Transact for Faulty {
     async fn transact_with(&self, txn: Txn) -> Result<TxnResult> {
+        self.reach()?;
         match (&self.fault.transact, self.inner.as_transact()) {
             (Some(hook), _) => hook(Arc::clone(&self.inner), txn).await,
             (None, Some(inner)) => inner.transact_with(txn).await,

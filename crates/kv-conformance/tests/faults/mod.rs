@@ -13,11 +13,14 @@ use kv_core::{
 mod expiries;
 mod faulty;
 mod fences;
+mod hot_keys;
 mod keys;
 mod lifecycles;
 mod lists;
+mod lock_expiry;
 mod lock_waits;
 mod locks;
+mod outages;
 mod powers;
 mod preconditions;
 mod reads;
@@ -39,6 +42,7 @@ pub(crate) fn all() -> Vec<Fault> {
     faults.extend(reads::faults());
     faults.extend(versions::faults());
     faults.extend(preconditions::faults());
+    faults.extend(hot_keys::faults());
     faults.extend(lists::faults());
     faults.extend(trees::faults());
     faults.extend(expiries::faults());
@@ -48,6 +52,8 @@ pub(crate) fn all() -> Vec<Fault> {
     faults.extend(watch_flows::faults());
     faults.extend(locks::faults());
     faults.extend(lock_waits::faults());
+    faults.extend(lock_expiry::faults());
+    faults.extend(outages::faults());
     faults.extend(fences::faults());
     faults.extend(txns::faults());
     faults.extend(lifecycles::faults());
@@ -55,6 +61,8 @@ pub(crate) fn all() -> Vec<Fault> {
     faults
 }
 
+pub(crate) use lock_expiry::honest_expiry;
+pub(crate) use outages::Outage;
 pub(crate) use powers::honest_refusals;
 
 type Answer<T> = Pin<Box<dyn Future<Output = Result<T>> + Send>>;
@@ -90,6 +98,7 @@ pub(crate) struct Fault {
     close: Hook0<()>,
     transact: Hook1<Txn, TxnResult>,
     no_transact: bool,
+    outage: Outage,
     drop: DropHook,
 }
 
@@ -159,6 +168,11 @@ impl Fault {
         change: impl Fn(SessionStates) -> SessionStates + Send + Sync + 'static,
     ) -> Self {
         self.session_states = Some(Box::new(change));
+        self
+    }
+
+    pub(crate) fn outage(mut self, outage: Outage) -> Self {
+        self.outage = outage;
         self
     }
 

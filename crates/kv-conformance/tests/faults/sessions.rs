@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::{StreamExt, stream};
-use kv_core::{DeleteOptions, Expiry, Key, SessionState, SessionStates, Store, StoreExt};
+use kv_core::{DeleteOptions, EntryExpiry, Expiry, Key, SessionState, SessionStates, Store, StoreExt, Watch};
 
 use super::Fault;
 use super::tools::{BTreeMap, Shared, Twist, id, shared, silence, twisted, with};
@@ -99,6 +99,8 @@ pub(super) fn faults() -> Vec<Fault> {
             &["dropped_handle_ends_its_session", "dropped_last_clone_ends_watches"],
         )
         .on_drop(move |store| with(&kept, |kept| kept.push(store))),
+        a_live_watch_keeps_the_session(),
+        sessions_of_others_are_told_as_ttls(),
         Fault::new("what_is_dropped_lives_on", &["dropped_handle_releases_locks"])
             .lock(|store, key, options| async move {
                 let guard = store.lock_with(&key, options).await?;
@@ -111,4 +113,50 @@ pub(super) fn faults() -> Vec<Fault> {
         Fault::new("session_states_never_end", &["session_states_end_with_the_handle"])
             .session_states(|states| SessionStates::new(states.chain(silence()))),
     ]
+}
+
+fn a_live_watch_keeps_the_session() -> Fault {
+    let live: Shared<BTreeMap<usize, Arc<()>>> = shared();
+    let watched = Arc::clone(&live);
+    Fault::new("a_live_watch_keeps_the_session", &["session_key_goes_at_close_with_live_watches"])
+        .watch(move |store, target, options| {
+            let alive = with(&watched, |live| Arc::clone(live.entry(id(&store)).or_default()));
+            async move {
+                let watch = store.watch_with(target, options).await?;
+                Ok(Watch::new(watch.inspect(move |_| drop(Arc::clone(&alive)))))
+            }
+        })
+        .close(move |store| {
+            let watches =
+                with(&live, |live| live.get(&id(&store)).map_or(0, |alive| Arc::strong_count(alive) - 1));
+            async move {
+                match watches {
+                    0 => store.close().await,
+                    _ => Ok(()),
+                }
+            }
+        })
+}
+
+fn sessions_of_others_are_told_as_ttls() -> Fault {
+    let owners: Shared<BTreeMap<Key, usize>> = shared();
+    let owned = Arc::clone(&owners);
+    Fault::new("sessions_of_others_are_told_as_ttls", &["session_key_is_told_to_every_handle"])
+        .put(move |store, key, value, options| {
+            with(&owned, |owned| owned.insert(key.clone(), id(&store)));
+            async move { store.put_with(&key, value, options).await }
+        })
+        .get(move |store, key, options| {
+            let own = with(&owners, |owners| owners.get(&key) == Some(&id(&store)));
+            async move {
+                let mut found = store.get_with(&key, options).await?;
+                if let Some(entry) = &mut found
+                    && entry.expiry == Some(EntryExpiry::Session)
+                    && !own
+                {
+                    entry.expiry = Some(EntryExpiry::ttl(Duration::from_secs(15), None));
+                }
+                Ok(found)
+            }
+        })
 }

@@ -114,7 +114,8 @@ pub(super) fn faults() -> Vec<Fault> {
             if let Precondition::At(version) = options.precondition
                 && store.get(&key).await?.is_some_and(|entry| entry.version == version)
             {
-                pause(5).await;
+                // Long enough that on a busy machine another write comes in between.
+                pause(25).await;
                 options.precondition = Precondition::Any;
             }
             store.put_with(&key, value, options).await

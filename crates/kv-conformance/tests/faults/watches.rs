@@ -3,12 +3,12 @@
 use std::sync::Arc;
 
 use kv_core::{
-    Bytes, DeleteCause, Key, Prefix, Store, Watch, WatchEvent, WatchFilter, WatchOptions, WatchStart,
-    WatchTarget,
+    Bytes, DeleteCause, Deletion, Key, Prefix, Store, Version, Watch, WatchEvent, WatchFilter, WatchOptions,
+    WatchStart, WatchTarget,
 };
 
 use super::Fault;
-use super::tools::{BTreeMap, rewatch};
+use super::tools::{BTreeMap, Shared, rewatch, shared, with};
 
 /// A watch whose events are changed one by one, with a count.
 fn told(
@@ -78,6 +78,15 @@ pub(super) fn faults() -> Vec<Fault> {
                 }]
             },
         ),
+        told("watch_takes_an_old_reading_for_a_change", &["watch_tells_what_comes_and_goes"], |at, event| {
+            match event {
+                WatchEvent::Put(entry) if at % 50 == 0 => {
+                    let deletion = WatchEvent::Delete(Deletion::new(entry.key.clone()));
+                    vec![WatchEvent::Put(entry.clone()), deletion, WatchEvent::Put(entry)]
+                }
+                other => vec![other],
+            }
+        }),
         told("watch_tells_no_deletes", &["watch_tells_deletes", "watch_tells_a_short_life"], |_, event| {
             match event {
                 WatchEvent::Delete(_) => vec![],
@@ -104,7 +113,43 @@ pub(super) fn faults() -> Vec<Fault> {
     ];
     faults.extend(wrong_targets());
     faults.extend(wrong_filters());
+    faults.push(created_with_what_lies_below());
     faults
+}
+
+/// As where a node that has children was there before its value.
+fn created_with_what_lies_below() -> Fault {
+    let versions: Shared<BTreeMap<Key, Version>> = shared();
+    let put = Arc::clone(&versions);
+    Fault::new("an_entry_is_created_with_what_lies_below", &["watch_tells_when_a_parent_was_created"])
+        .put(move |store, key, value, options| {
+            let put = Arc::clone(&put);
+            async move {
+                let answer = store.put_with(&key, value, options).await?;
+                with(&put, |put| put.insert(key, answer.version));
+                Ok(answer)
+            }
+        })
+        .watch(move |store, target, options| {
+            let versions = Arc::clone(&versions);
+            async move {
+                rewatch(&store, target, options, move |event| {
+                    [match event {
+                        WatchEvent::Put(mut entry) => {
+                            let below = entry.key.as_prefix();
+                            let first = with(&versions, |versions| {
+                                let below = versions.iter().filter(|(key, _)| below.covers(key));
+                                below.map(|(_, version)| *version).min()
+                            });
+                            entry.created = first.map_or(entry.created, |first| first.min(entry.created));
+                            WatchEvent::Put(entry)
+                        }
+                        other => other,
+                    }]
+                })
+                .await
+            }
+        })
 }
 
 fn with_cause(event: WatchEvent, cause: DeleteCause) -> WatchEvent {

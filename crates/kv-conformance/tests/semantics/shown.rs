@@ -188,6 +188,10 @@ pub(crate) const SHOWN: &[(&str, &[&str])] = &[
         &["one_creator_wins", "version_counter_loses_no_increment", "value_counter_loses_no_increment"],
     ),
     (
+        "A put without a precondition",
+        &["puts_of_one_key_at_once_all_succeed", "a_busy_handle_starves_no_other"],
+    ),
+    (
         "`delete` takes the same",
         &[
             "delete_at_a_version",
@@ -204,6 +208,7 @@ pub(crate) const SHOWN: &[(&str, &[&str])] = &[
             "delete_returns_the_previous_entry",
         ],
     ),
+    ("No two deletes", &["each_delete_tells_what_it_deleted", "one_delete_finds_the_key"]),
     (
         "A refused write changes nothing",
         &[
@@ -318,12 +323,21 @@ pub(crate) const SHOWN: &[(&str, &[&str])] = &[
         "It goes at once on `close`",
         &[
             "session_key_goes_at_close",
-            "session_key_lives_with_its_handle",
+            "session_key_goes_at_close_with_live_watches",
             "dropped_handle_ends_its_session",
             "kv-sled::the_session_keys_of_a_killed_process_are_gone_at_open",
             "kv-consul::a_holder_that_is_killed_or_stopped_loses_within_the_bound",
         ],
     ),
+    (
+        "While the process lives and is connected",
+        &[
+            "session_key_lives_with_its_handle",
+            "kv-backend::it_turns_suspect_and_lost_by_the_clock",
+            "kv-consul::a_handle_whose_session_is_destroyed_says_so",
+        ],
+    ),
+    ("Every handle is told", &["session_key_is_told_to_every_handle"]),
     (
         "`session()` says",
         &[
@@ -387,7 +401,20 @@ pub(crate) const SHOWN: &[(&str, &[&str])] = &[
     ),
     (
         "Events of one key",
-        &["watch_tells_in_version_order", "watch_ends_on_the_final_state", "txn_reaches_watchers"],
+        &[
+            "watch_tells_in_version_order",
+            "watch_tells_what_comes_and_goes",
+            "watch_ends_on_the_final_state",
+            "txn_reaches_watchers",
+        ],
+    ),
+    (
+        "An event tells an entry",
+        &[
+            "watch_carries_the_entry",
+            "everything_agrees_on_a_version",
+            "watch_tells_when_a_parent_was_created",
+        ],
     ),
     (
         "After any gap",
@@ -480,6 +507,10 @@ pub(crate) const SHOWN: &[(&str, &[&str])] = &[
             "ended_wait_leaves_no_trace",
         ],
     ),
+    ("A wait that is not queued", &["lock_without_a_server_fails_like_a_request"]),
+    ("One that was queued once", &["queued_wait_outlives_an_outage", "waiter_survives_removed_records"]),
+    ("It is queued on", &["queued_wait_outlives_an_outage", "waiters_get_it_in_order"]),
+    ("A wait up to `d`", &["wait_up_to_ends_in_time", "wait_up_to_ends_in_an_outage"]),
     ("A lock is renewed", &["lock_is_renewed"]),
     ("It lives as long", &["lock_ttl_outside_the_range_is_refused", "lock_ttl_of_the_session_is_fixed"]),
     ("Holding it longer", &["max_hold_ends_the_hold", "max_hold_spares_the_next"]),
@@ -507,6 +538,8 @@ pub(crate) const SHOWN: &[(&str, &[&str])] = &[
         ],
     ),
     ("`grace()` is how long", &["lock_grace_is_within_its_ttl"]),
+    ("After a loss by expiry", &["expired_lock_is_kept_through_its_grace"]),
+    ("Dropping the guard, `unlock`", &["letting_go_of_an_expired_lock_ends_its_grace"]),
     ("**Two processes may still", &["fence_of_the_old_holder_is_refused"]),
     ("Only the resource", &["fence_of_the_old_holder_is_refused"]),
     (

@@ -1,6 +1,7 @@
 //! `cargo xtask tidy`: house rules that no lint checks, one file for each kind.
 
 mod decisions;
+mod evidence;
 mod floors;
 mod manifest;
 mod paths;
@@ -14,6 +15,7 @@ use std::process::{Command, ExitCode};
 use anyhow::{Context, Result, ensure};
 use kv_testkit::workspace;
 
+use evidence::Code;
 use floors::{Declared, Floors};
 use paths::Tree;
 
@@ -54,6 +56,7 @@ fn check() -> Result<Vec<String>> {
     // A file that was deleted and is not committed yet is still listed.
     files.retain(|file| root.join(file).is_file());
     let tree = Tree::new(&files);
+    let code = code(&root, &files)?;
     let (mut faults, mut archaic, mut decided) = (Vec::new(), Archaic::default(), BTreeMap::new());
     for file in &files {
         let kind = file.extension().and_then(|extension| extension.to_str()).unwrap_or_default();
@@ -65,7 +68,10 @@ fn check() -> Result<Vec<String>> {
         let mut found = words::citations(file, &text);
         match kind {
             "rs" => found.extend(source(&text)),
-            "md" => found.extend(tree.faults(file, &text)),
+            "md" => {
+                found.extend(tree.faults(file, &text));
+                found.extend(code.faults(&text));
+            }
             _ if name == "Cargo.toml" => found.extend(manifest::check(&root.join(file))?),
             _ => {}
         }
@@ -95,8 +101,7 @@ struct Archaic(BTreeMap<String, Vec<String>>);
 
 impl Archaic {
     fn add(&mut self, file: &Path, found: Vec<String>) {
-        let in_crate = file.strip_prefix("crates").ok().and_then(|rest| rest.iter().next());
-        let name = in_crate.map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+        let name = crate_of(file).unwrap_or_default();
         let found = found.into_iter().map(|place| format!("{}: {place}", file.display()));
         self.0.entry(name).or_default().extend(found);
     }
@@ -116,6 +121,23 @@ impl Archaic {
         }
         Ok(faults)
     }
+}
+
+/// The source of each crate.
+fn code(root: &Path, files: &[PathBuf]) -> Result<Code> {
+    let mut code = Code::default();
+    for file in files.iter().filter(|file| file.extension().is_some_and(|extension| extension == "rs")) {
+        if let Some(name) = crate_of(file) {
+            code.add(&name, &fs::read_to_string(root.join(file))?);
+        }
+    }
+    Ok(code)
+}
+
+/// The name of the crate that a file below `crates/` belongs to.
+fn crate_of(file: &Path) -> Option<String> {
+    let name = file.strip_prefix("crates").ok()?.iter().next()?;
+    Some(name.to_string_lossy().into_owned())
 }
 
 /// The folders of all crates, by name.

@@ -12,6 +12,7 @@ use kv_core::{FencingToken, LockHolder, LockLoss};
 use crate::clock::Timestamp;
 use crate::handle::HandleId;
 use crate::hold::HoldState;
+use crate::lock_watch::{HolderFeed, LockWatchers};
 use crate::ttl::TtlQueue;
 use crate::wakes::Wakes;
 
@@ -78,6 +79,7 @@ pub struct LockTable {
     claims: HashMap<FencingToken, Claim>,
     /// When holds end that have a maximum.
     max_holds: TtlQueue<Arc<str>>,
+    watchers: LockWatchers,
 }
 
 impl LockTable {
@@ -99,12 +101,13 @@ impl LockTable {
         request: LockRequest,
         token: FencingToken,
         now: Timestamp,
-    ) -> Option<Grant> {
+    ) -> (Option<Grant>, Wakes) {
+        let mut wakes = Wakes::none();
         if !self.is_free(&request.name) {
-            return None;
+            return (None, wakes);
         }
-        let hold = self.grant(request, token, BTreeMap::new(), now);
-        Some(Grant { token, hold })
+        let hold = self.grant(request, token, BTreeMap::new(), now, &mut wakes);
+        (Some(Grant { token, hold }), wakes)
     }
 
     /// Asks for the lock: it is given at once if it is free, else when everybody who asked before
@@ -112,17 +115,18 @@ impl LockTable {
     ///
     /// `token` is the number the acquisition will have: greater than every one given to this table
     /// before, so taken from the store's counter in the same critical section.
-    pub fn enqueue(&mut self, request: LockRequest, token: FencingToken, now: Timestamp) -> Ticket {
+    pub fn enqueue(&mut self, request: LockRequest, token: FencingToken, now: Timestamp) -> (Ticket, Wakes) {
+        let mut wakes = Wakes::none();
         let ticket = Ticket { name: Arc::clone(&request.name), token };
         let claim = match self.locks.get_mut(&request.name) {
             Some(lock) => {
                 lock.queue.insert(token, request);
                 Claim::Waiting(None)
             }
-            None => Claim::Granted(self.grant(request, token, BTreeMap::new(), now)),
+            None => Claim::Granted(self.grant(request, token, BTreeMap::new(), now, &mut wakes)),
         };
         self.claims.insert(token, claim);
-        ticket
+        (ticket, wakes)
     }
 
     /// Looks whether the lock was given. `Err` when the handle was closed. Once ready, the ticket has
@@ -162,6 +166,41 @@ impl LockTable {
             return (false, Wakes::none());
         }
         self.end(name, LockLoss::Released, now)
+    }
+
+    /// Ends the hold with this token from outside: its holder sees `Removed`. Returns whether it was
+    /// held until now.
+    pub fn remove(&mut self, name: &str, token: FencingToken, now: Timestamp) -> (bool, Wakes) {
+        if !self.is_held(name, token) {
+            return (false, Wakes::none());
+        }
+        self.end(name, LockLoss::Removed, now)
+    }
+
+    /// The locks whose names begin with `prefix`, in the order of their names: the name, the holder,
+    /// and who waits, the next one first. `prefix` is native: empty, or ending in a slash.
+    #[must_use]
+    pub fn below(&self, prefix: &str) -> Vec<(Arc<str>, LockHolder, Vec<LockHolder>)> {
+        let range = (Bound::Included(prefix), Bound::Unbounded);
+        let locks = self.locks.range::<str, _>(range).take_while(|(name, _)| name.starts_with(prefix));
+        let seen = |owner: &Bytes, token| LockHolder::new(owner.clone(), token);
+        locks
+            .map(|(name, lock)| {
+                let waiters = lock.queue.iter().map(|(token, waiter)| seen(&waiter.owner, *token)).collect();
+                (Arc::clone(name), seen(&lock.holder.owner, lock.token), waiters)
+            })
+            .collect()
+    }
+
+    /// Follows the holders of a lock, the present one first.
+    pub(crate) fn watch(&mut self, name: Arc<str>, handle: HandleId) -> Arc<HolderFeed> {
+        let present = self.holder(&name);
+        self.watchers.add(name, handle, present)
+    }
+
+    /// Ends a watch that nobody reads any more.
+    pub(crate) fn unwatch(&mut self, name: &str, feed: &Arc<HolderFeed>) {
+        self.watchers.remove(name, feed);
     }
 
     /// Who holds the lock.
@@ -212,6 +251,7 @@ impl LockTable {
             }
         }
         wakes.append(self.end_all(held, LockLoss::Closed, now));
+        self.watchers.close(handle, &mut wakes);
         wakes
     }
 
@@ -242,18 +282,30 @@ impl LockTable {
         self.locks.values().map(|lock| lock.queue.len()).sum()
     }
 
+    /// Whether nothing is held, waited for, watched or kept.
+    #[cfg(test)]
+    pub(crate) fn is_idle(&self) -> bool {
+        self.locks.is_empty()
+            && self.claims.is_empty()
+            && self.max_holds.is_empty()
+            && self.watchers.is_empty()
+    }
+
     fn grant(
         &mut self,
         holder: LockRequest,
         token: FencingToken,
         queue: BTreeMap<FencingToken, LockRequest>,
         now: Timestamp,
+        wakes: &mut Wakes,
     ) -> Arc<HoldState> {
         let name = Arc::clone(&holder.name);
         let hold = Arc::new(HoldState::new(holder.max_hold));
         if let Some(max_hold) = holder.max_hold {
             self.max_holds.set(Arc::clone(&name), now.after(max_hold));
         }
+        let seen = || Some(LockHolder::new(holder.owner.clone(), token));
+        self.watchers.tell(&name, seen, wakes);
         self.locks.insert(name, Lock { token, holder, hold: Arc::clone(&hold), queue });
         hold
     }
@@ -278,10 +330,12 @@ impl LockTable {
             wakes.push(Waker::from(hold));
         }
         if let Some((token, next)) = queue.pop_first() {
-            let hold = self.grant(next, token, queue, now);
+            let hold = self.grant(next, token, queue, now, &mut wakes);
             if let Some(Claim::Waiting(Some(waker))) = self.claims.insert(token, Claim::Granted(hold)) {
                 wakes.push(waker);
             }
+        } else {
+            self.watchers.tell(name, || None, &mut wakes);
         }
         (was_held, wakes)
     }
@@ -311,7 +365,7 @@ mod tests {
 
         fn enqueue(&mut self, name: &str, handle: HandleId) -> Ticket {
             let token = self.token();
-            self.locks.enqueue(request(name, handle), token, NOW)
+            self.locks.enqueue(request(name, handle), token, NOW).0
         }
 
         fn granted(&mut self, ticket: &Ticket) -> Option<Grant> {
@@ -322,7 +376,7 @@ mod tests {
         }
 
         fn is_empty(&self) -> bool {
-            self.locks.locks.is_empty() && self.locks.claims.is_empty() && self.locks.max_holds.is_empty()
+            self.locks.is_idle()
         }
     }
 
@@ -358,13 +412,13 @@ mod tests {
         let mut store = Store::default();
         let handle = HandleId::unique();
         let token = store.token();
-        let grant = store.locks.try_acquire(request("a", handle), token, NOW).unwrap();
+        let grant = store.locks.try_acquire(request("a", handle), token, NOW).0.unwrap();
         let ticket = store.enqueue("a", handle);
         let second = store.token();
-        assert!(store.locks.try_acquire(request("a", handle), second, NOW).is_none());
+        assert!(store.locks.try_acquire(request("a", handle), second, NOW).0.is_none());
         let (_, wakes) = store.locks.release("a", grant.token, NOW);
         assert!(wakes.is_empty(), "nobody had polled yet");
-        assert!(store.locks.try_acquire(request("a", handle), second, NOW).is_none());
+        assert!(store.locks.try_acquire(request("a", handle), second, NOW).0.is_none());
         assert!(store.granted(&ticket).is_some());
     }
 
@@ -463,7 +517,7 @@ mod tests {
         let second = Duration::from_secs(1);
         let with_maximum = LockRequest { max_hold: Some(second), ..request("a", handle) };
         let token = store.token();
-        let grant = store.locks.try_acquire(with_maximum, token, NOW).unwrap();
+        let grant = store.locks.try_acquire(with_maximum, token, NOW).0.unwrap();
         let next = store.enqueue("a", handle);
         assert_eq!(store.locks.next_deadline(), Some(NOW.after(second)));
         store.locks.expire(NOW).wake();

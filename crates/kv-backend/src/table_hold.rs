@@ -90,7 +90,10 @@ fn try_lock(access: &impl LockAccess, request: LockRequest) -> Result<Option<Gra
         return Ok(None);
     }
     let handle = request.handle;
-    access.with_new_token(handle, |locks, token, now| locks.try_acquire(request, token, now))
+    let (grant, wakes) =
+        access.with_new_token(handle, |locks, token, now| locks.try_acquire(request, token, now))?;
+    wakes.wake();
+    Ok(grant)
 }
 
 /// A wait that gives up its place when it is dropped.
@@ -102,7 +105,9 @@ struct Waiting<'a, A: LockAccess> {
 impl<'a, A: LockAccess> Waiting<'a, A> {
     fn begin(access: &'a A, request: LockRequest) -> Result<Self> {
         let handle = request.handle;
-        let ticket = access.with_new_token(handle, |locks, token, now| locks.enqueue(request, token, now))?;
+        let (ticket, wakes) =
+            access.with_new_token(handle, |locks, token, now| locks.enqueue(request, token, now))?;
+        wakes.wake();
         Ok(Self { access, ticket: Some(ticket) })
     }
 }

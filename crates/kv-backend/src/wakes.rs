@@ -23,6 +23,11 @@ impl Wakes {
         self.wakers.push(waker);
     }
 
+    /// Adds the task that waits, if one does.
+    pub fn extend(&mut self, waker: Option<Waker>) {
+        self.wakers.extend(waker);
+    }
+
     /// Adds the tasks of another critical section.
     pub fn append(&mut self, mut other: Self) {
         self.wakers.append(&mut other.wakers);

@@ -103,6 +103,7 @@ pub(crate) mod needs {
     pub(crate) const FENCED_WRITES: Need = Need::Power(Power::FencedWrites);
     pub(crate) const WATCH_HISTORY: Need = Need::Power(Power::WatchHistory);
     pub(crate) const STALE_READS: Need = Need::Power(Power::StaleReads);
+    pub(crate) const LOCK_VIEW: Need = Need::Power(Power::LockView);
 
     pub(crate) const LINEARIZABLE_READS: Need = Need::Guarantee(Guarantee::LinearizableReads);
     pub(crate) const LIST_SNAPSHOT: Need = Need::Guarantee(Guarantee::ListSnapshot);

@@ -26,6 +26,7 @@ pub(crate) async fn refuses(fixture: &Fixture, power: Power) -> Result<()> {
         Power::FencedWrites => fenced_writes(fixture).await,
         Power::WatchHistory => watch_history(fixture).await,
         Power::StaleReads => stale_reads(fixture).await,
+        Power::LockView => lock_view(fixture).await,
         other => Err(anyhow::anyhow!("this suite does not know the power {}: update it", other.name())),
     }
 }
@@ -192,4 +193,18 @@ async fn stale_reads(fixture: &Fixture) -> Result<()> {
     unsupported(power, "a stale get", store.get_with(&k, get)).await?;
     let list = ListOptions::default().with_consistency(Consistency::Stale);
     unsupported(power, "a stale list", store.list_with(&Prefix::root(), list)).await
+}
+
+async fn lock_view(fixture: &Fixture) -> Result<()> {
+    let (store, power) = (&fixture.store, Power::LockView);
+    if store.as_lock_view().is_some() {
+        return Err(Dishonest("lock_view is declared absent, but as_lock_view() has it".into()).into());
+    }
+    let k = key("lock")?;
+    let guard = lock(store, &k).await?;
+    unsupported(power, "a lock watch", store.watch_lock(&k)).await?;
+    unsupported(power, "a list of locks", store.locks("")).await?;
+    unsupported(power, "breaking a lock", store.break_lock(&k, guard.token())).await?;
+    ensure!(guard.is_held(), "breaking a lock was refused, and it is lost: {:?}", guard.loss());
+    Ok(())
 }

@@ -51,6 +51,7 @@ declared! {
         FencedWrites = "fenced_writes": "Writes can be tied to a lock and are applied only while it is held.",
         WatchHistory = "watch_history": "A watch can begin at an older version and gets the changes since, or `Compacted`.",
         StaleReads = "stale_reads": "A read can settle for a possibly older state.",
+        LockView = "lock_view": "Locks can be listed and watched, and a hold can be ended from outside.",
     }
 }
 

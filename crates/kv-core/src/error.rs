@@ -214,6 +214,9 @@ pub enum Operation {
     Lock,
     Unlock,
     LockHolder,
+    WatchLock,
+    Locks,
+    BreakLock,
     Transact,
     Session,
     Server,
@@ -235,6 +238,9 @@ impl Operation {
             Self::Lock => "lock",
             Self::Unlock => "unlock",
             Self::LockHolder => "lock_holder",
+            Self::WatchLock => "watch_lock",
+            Self::Locks => "locks",
+            Self::BreakLock => "break_lock",
             Self::Transact => "transact",
             Self::Session => "session",
             Self::Server => "server",
@@ -247,7 +253,13 @@ impl Operation {
     pub const fn is_write(self) -> bool {
         matches!(
             self,
-            Self::Put | Self::Delete | Self::DeleteTree | Self::Lock | Self::Unlock | Self::Transact
+            Self::Put
+                | Self::Delete
+                | Self::DeleteTree
+                | Self::Lock
+                | Self::Unlock
+                | Self::BreakLock
+                | Self::Transact
         )
     }
 }

@@ -11,10 +11,13 @@ use crate::error::{Error, ErrorKind, Operation, Result};
 use crate::key::{Key, Prefix};
 use crate::list::{ListItem, Listing};
 use crate::lock::{Fence, LockGuard, LockOptions, LockWait};
+use crate::lock_view::{
+    BreakLockOptions, LockChanges, LockListing, LockView, LockWatchOptions, LocksOptions,
+};
 use crate::options::{DeleteOptions, DeleteTreeOptions, GetOptions, ListOptions, Precondition, PutOptions};
 use crate::store::Store;
 use crate::txn::{Txn, TxnResult};
-use crate::version::Version;
+use crate::version::{FencingToken, Version};
 use crate::watch::{Watch, WatchEvent, WatchOptions, WatchTarget};
 
 /// Short forms of the [`Store`] methods, for every store. Not to be implemented by hand.
@@ -348,6 +351,67 @@ pub trait StoreExt: Store {
         }
     }
 
+    /// Follows who holds the lock named `key`: the present holder first, then each change.
+    ///
+    /// `Unsupported` where the store cannot see locks
+    /// ([`Power::LockView`](crate::Power::LockView)).
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use kv_core::{Result, Store, StoreExt};
+    ///
+    /// # #[allow(dead_code)]
+    /// async fn follow(store: &dyn Store) -> Result<()> {
+    ///     let mut holders = store.watch_lock("jobs/nightly").await?;
+    ///     while let Some(holder) = holders.next().await {
+    ///         match holder? {
+    ///             Some(holder) => println!("{:?} holds it (token {})", holder.owner, holder.token),
+    ///             None => println!("nobody holds it"),
+    ///         }
+    ///     }
+    ///     Ok(())
+    /// }
+    /// ```
+    fn watch_lock<K>(&self, key: K) -> impl Future<Output = Result<LockChanges>> + Send
+    where
+        K: TryInto<Key, Error: Into<Error>> + Send,
+    {
+        async move {
+            let key = to_key(key, Operation::WatchLock)?;
+            lock_view(self, Operation::WatchLock)?.watch_lock_with(&key, LockWatchOptions::default()).await
+        }
+    }
+
+    /// Lists the locks named strictly below `prefix` that are held or waited for.
+    ///
+    /// `Unsupported` where the store cannot see locks.
+    fn locks<P>(&self, prefix: P) -> impl Future<Output = Result<LockListing>> + Send
+    where
+        P: TryInto<Prefix, Error: Into<Error>> + Send,
+    {
+        async move {
+            let prefix = to_prefix(prefix, Operation::Locks)?;
+            lock_view(self, Operation::Locks)?.locks_with(&prefix, LocksOptions::default()).await
+        }
+    }
+
+    /// Ends the hold of the lock named `key` that has this token, and tells whether it was still held.
+    ///
+    /// For an operator who knows that the holder is stuck: see
+    /// [`LockView::break_lock_with`](crate::LockView::break_lock_with). `Unsupported` where the store
+    /// cannot see locks.
+    fn break_lock<K>(&self, key: K, token: FencingToken) -> impl Future<Output = Result<bool>> + Send
+    where
+        K: TryInto<Key, Error: Into<Error>> + Send,
+    {
+        async move {
+            let key = to_key(key, Operation::BreakLock)?;
+            let view = lock_view(self, Operation::BreakLock)?;
+            view.break_lock_with(&key, token, BreakLockOptions::default()).await
+        }
+    }
+
     /// Carries out a transaction; `Unsupported` where the store has none.
     fn transact(&self, txn: Txn) -> impl Future<Output = Result<TxnResult>> + Send {
         async move {
@@ -362,6 +426,14 @@ pub trait StoreExt: Store {
 }
 
 impl<S: Store + ?Sized> StoreExt for S {}
+
+fn lock_view<S: Store + ?Sized>(store: &S, operation: Operation) -> Result<&dyn LockView> {
+    store.as_lock_view().ok_or_else(|| {
+        Error::unsupported(crate::Power::LockView.name())
+            .with_operation(operation)
+            .with_backend(store.capabilities().backend)
+    })
+}
 
 async fn put_if<S, K>(store: &S, key: K, value: Bytes, precondition: Precondition) -> Result<Version>
 where

@@ -16,6 +16,7 @@ mod ext;
 mod key;
 mod list;
 mod lock;
+mod lock_view;
 mod options;
 mod params;
 mod secret;
@@ -40,6 +41,9 @@ pub use futures_core::Stream;
 pub use key::{Key, MAX_KEY_BYTES, MAX_NAMESPACE_BYTES, Prefix};
 pub use list::{ListItem, Listing};
 pub use lock::{Fence, Hold, LockGuard, LockHolder, LockLoss, LockOptions, LockWait};
+pub use lock_view::{
+    BreakLockOptions, LockChanges, LockListing, LockState, LockView, LockWatchOptions, LocksOptions,
+};
 pub use options::{
     Consistency, DeleteOptions, DeleteResult, DeleteTreeOptions, Expiry, GetOptions, ListOptions,
     Precondition, PutOptions, PutResult,

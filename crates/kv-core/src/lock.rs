@@ -166,13 +166,23 @@ pub struct LockHolder {
     pub owner: Bytes,
     /// The number of the acquisition.
     pub token: FencingToken,
+    /// What else the server knows of the holder, as its own tools print it: the lease on etcd, the
+    /// session and its name on Consul, the node's name on ZooKeeper. For people; not to be parsed.
+    pub native: Option<String>,
 }
 
 impl LockHolder {
-    /// A holder.
+    /// A holder with this owner value and fencing token.
     #[must_use]
     pub fn new(owner: Bytes, token: FencingToken) -> Self {
-        Self { owner, token }
+        Self { owner, token, native: None }
+    }
+
+    /// The same with what the server's own tools know of the holder.
+    #[must_use]
+    pub fn with_native(mut self, native: impl Into<String>) -> Self {
+        self.native = Some(native.into());
+        self
     }
 }
 

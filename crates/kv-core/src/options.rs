@@ -65,6 +65,7 @@ macro_rules! timeout_setter {
         }
     };
 }
+pub(crate) use timeout_setter;
 
 /// Options of a get.
 #[derive(Clone, Debug, Default)]

@@ -13,6 +13,7 @@ use crate::error::Result;
 use crate::key::{Key, Prefix};
 use crate::list::Listing;
 use crate::lock::{LockGuard, LockHolder, LockOptions};
+use crate::lock_view::LockView;
 use crate::options::{
     DeleteOptions, DeleteResult, DeleteTreeOptions, GetOptions, ListOptions, PutOptions, PutResult,
 };
@@ -157,6 +158,11 @@ pub trait Store: fmt::Debug + Send + Sync + 'static {
 
     /// The power to change several keys at once, where the store has it.
     fn as_transact(&self) -> Option<&dyn Transact>;
+
+    /// The power to see locks, where the store has it.
+    fn as_lock_view(&self) -> Option<&dyn LockView> {
+        None
+    }
 }
 
 /// What a method of a store returns, as `async_trait` writes it.
@@ -246,6 +252,10 @@ impl<S: Store + ?Sized> Store for Arc<S> {
 
     fn as_transact(&self) -> Option<&dyn Transact> {
         (**self).as_transact()
+    }
+
+    fn as_lock_view(&self) -> Option<&dyn LockView> {
+        (**self).as_lock_view()
     }
 }
 

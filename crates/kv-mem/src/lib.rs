@@ -3,6 +3,7 @@
 mod config;
 mod list;
 mod lock;
+mod lock_view;
 mod name;
 mod names;
 mod record;

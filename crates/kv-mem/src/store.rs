@@ -12,7 +12,7 @@ use kv_backend::{
 use kv_core::{
     Bytes, Capabilities, DeleteCause, DeleteOptions, DeleteResult, DeleteTreeOptions, Driver, Entry, Error,
     ErrorKind, ExpiryBound, GetOptions, Guarantee, Key, Limits, ListOptions, Listing, LockGuard, LockHolder,
-    LockOptions, Operation, Power, Precondition, Prefix, PutOptions, PutResult, Result, ServerInfo,
+    LockOptions, LockView, Operation, Power, Precondition, Prefix, PutOptions, PutResult, Result, ServerInfo,
     SessionState, SessionStates, Store, Transact, Watch, WatchOptions, WatchTarget,
 };
 
@@ -99,12 +99,16 @@ impl MemStore {
         &self.namespace
     }
 
+    pub(crate) fn locks(&self) -> &Arc<LockHandle> {
+        &self.locks
+    }
+
     pub(crate) fn limits(&self) -> &Limits {
         &self.capabilities.limits
     }
 
     /// For calls that change nothing; those that do look again in the step that changes it.
-    fn check_open(&self) -> Result<()> {
+    pub(crate) fn check_open(&self) -> Result<()> {
         if self.closed.load(Ordering::Acquire) { Err(ErrorKind::Closed.into()) } else { Ok(()) }
     }
 
@@ -270,6 +274,10 @@ impl Store for MemStore {
     fn as_transact(&self) -> Option<&dyn Transact> {
         Some(self)
     }
+
+    fn as_lock_view(&self) -> Option<&dyn LockView> {
+        Some(self)
+    }
 }
 
 impl Drop for MemStore {
@@ -288,7 +296,7 @@ impl fmt::Debug for MemStore {
     }
 }
 
-fn about(error: Error, operation: Operation, key: &str) -> Error {
+pub(crate) fn about(error: Error, operation: Operation, key: &str) -> Error {
     error.with_operation(operation).with_backend(BACKEND).with_key(key)
 }
 

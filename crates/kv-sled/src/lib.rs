@@ -11,6 +11,7 @@ mod error;
 mod group;
 mod list;
 mod lock;
+mod lock_view;
 mod name;
 mod open;
 mod record;

@@ -12,7 +12,7 @@ use kv_backend::{
 use kv_core::{
     Capabilities, DeleteOptions, DeleteResult, DeleteTreeOptions, Entry, EntryExpiry, Error, ErrorKind,
     Expiry, ExpiryBound, GetOptions, Guarantee, Key, Limits, ListOptions, Listing, LockGuard, LockHolder,
-    LockOptions, Operation, Power, Prefix, PutOptions, PutResult, Result, ServerInfo, SessionState,
+    LockOptions, LockView, Operation, Power, Prefix, PutOptions, PutResult, Result, ServerInfo, SessionState,
     SessionStates, Store, Transact, Version, Watch, WatchOptions, WatchTarget,
 };
 use parking_lot::RwLock;
@@ -129,6 +129,18 @@ impl SledStore {
             Some(database) => Ok(Open { handle: &self.handle, database: Arc::clone(database) }),
             None => Err(self.decorate(Error::new(ErrorKind::Closed), operation, None)),
         }
+    }
+
+    pub(crate) fn id(&self) -> HandleId {
+        self.handle.id
+    }
+
+    pub(crate) fn locks(&self) -> &Arc<LockHandle> {
+        &self.handle.locks
+    }
+
+    pub(crate) fn namespace(&self) -> &Namespace {
+        &self.handle.namespace
     }
 
     /// An error with all that is known here.
@@ -342,6 +354,10 @@ impl Store for SledStore {
     }
 
     fn as_transact(&self) -> Option<&dyn Transact> {
+        Some(self)
+    }
+
+    fn as_lock_view(&self) -> Option<&dyn LockView> {
         Some(self)
     }
 }

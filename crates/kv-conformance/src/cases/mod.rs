@@ -17,6 +17,7 @@ mod lock_expiry;
 mod lock_fence;
 mod lock_loss;
 mod lock_record;
+mod lock_view;
 mod lock_wait;
 mod outage;
 mod put;
@@ -55,6 +56,7 @@ pub fn all() -> Vec<Case> {
         lock_loss::CASES,
         lock_expiry::CASES,
         lock_fence::CASES,
+        lock_view::CASES,
         txn::CASES,
         txn_limits::CASES,
         lifecycle::CASES,

@@ -6,10 +6,10 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use kv_conformance::{Factory, Line, UrlFactory};
 use kv_core::{
-    Bytes, Capabilities, DeleteOptions, DeleteResult, DeleteTreeOptions, Entry, ErrorKind, GetOptions, Key,
-    ListOptions, Listing, LockGuard, LockHolder, LockOptions, Prefix, PutOptions, PutResult, Result,
-    ServerInfo, SessionState, SessionStates, Store, Transact, Txn, TxnResult, Watch, WatchOptions,
-    WatchTarget,
+    BreakLockOptions, Bytes, Capabilities, DeleteOptions, DeleteResult, DeleteTreeOptions, Entry, ErrorKind,
+    FencingToken, GetOptions, Key, ListOptions, Listing, LockChanges, LockGuard, LockHolder, LockListing,
+    LockOptions, LockView, LockWatchOptions, LocksOptions, Prefix, PutOptions, PutResult, Result, ServerInfo,
+    SessionState, SessionStates, Store, StoreExt, Transact, Txn, TxnResult, Watch, WatchOptions, WatchTarget,
 };
 
 use super::Fault;
@@ -168,6 +168,10 @@ impl Store for Faulty {
     fn as_transact(&self) -> Option<&dyn Transact> {
         (!self.fault.no_transact).then_some(self as &dyn Transact)
     }
+
+    fn as_lock_view(&self) -> Option<&dyn LockView> {
+        (!self.fault.no_lock_view).then_some(self as &dyn LockView)
+    }
 }
 
 #[async_trait]
@@ -179,5 +183,20 @@ impl Transact for Faulty {
             (None, Some(inner)) => inner.transact_with(txn).await,
             (None, None) => panic!("the memory store has transactions"),
         }
+    }
+}
+
+#[async_trait]
+impl LockView for Faulty {
+    async fn watch_lock_with(&self, key: &Key, _: LockWatchOptions) -> Result<LockChanges> {
+        hooked!(self, watch_lock(key.clone()), self.inner.watch_lock(key))
+    }
+
+    async fn locks_with(&self, prefix: &Prefix, _: LocksOptions) -> Result<LockListing> {
+        hooked!(self, locks(prefix.clone()), self.inner.locks(prefix))
+    }
+
+    async fn break_lock_with(&self, key: &Key, token: FencingToken, _: BreakLockOptions) -> Result<bool> {
+        hooked!(self, break_lock(key.clone(), token), self.inner.break_lock(key, token))
     }
 }

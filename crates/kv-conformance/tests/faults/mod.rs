@@ -5,9 +5,10 @@ use std::pin::Pin;
 use std::sync::Arc;
 
 use kv_core::{
-    Bytes, Capabilities, DeleteOptions, DeleteResult, DeleteTreeOptions, Entry, GetOptions, Key, ListOptions,
-    Listing, LockGuard, LockHolder, LockOptions, Prefix, PutOptions, PutResult, Result, ServerInfo,
-    SessionState, SessionStates, Store, Txn, TxnResult, Watch, WatchOptions, WatchTarget,
+    Bytes, Capabilities, DeleteOptions, DeleteResult, DeleteTreeOptions, Entry, FencingToken, GetOptions,
+    Key, ListOptions, Listing, LockChanges, LockGuard, LockHolder, LockListing, LockOptions, Prefix,
+    PutOptions, PutResult, Result, ServerInfo, SessionState, SessionStates, Store, Txn, TxnResult, Watch,
+    WatchOptions, WatchTarget,
 };
 
 mod expiries;
@@ -18,6 +19,7 @@ mod keys;
 mod lifecycles;
 mod lists;
 mod lock_expiry;
+mod lock_views;
 mod lock_waits;
 mod locks;
 mod outages;
@@ -55,6 +57,7 @@ pub(crate) fn all() -> Vec<Fault> {
     faults.extend(lock_expiry::faults());
     faults.extend(outages::faults());
     faults.extend(fences::faults());
+    faults.extend(lock_views::faults());
     faults.extend(txns::faults());
     faults.extend(lifecycles::faults());
     faults.extend(powers::faults());
@@ -99,6 +102,10 @@ pub(crate) struct Fault {
     transact: Hook1<Txn, TxnResult>,
     no_transact: bool,
     outage: Outage,
+    watch_lock: Hook1<Key, LockChanges>,
+    locks: Hook1<Prefix, LockListing>,
+    break_lock: Hook2<Key, FencingToken, bool>,
+    no_lock_view: bool,
     drop: DropHook,
 }
 
@@ -132,6 +139,9 @@ hooks! {
     server() -> ServerInfo;
     close() -> ();
     transact(txn: Txn) -> TxnResult;
+    watch_lock(key: Key) -> LockChanges;
+    locks(prefix: Prefix) -> LockListing;
+    break_lock(key: Key, token: FencingToken) -> bool;
 }
 
 impl Fault {
@@ -178,6 +188,11 @@ impl Fault {
 
     pub(crate) fn no_transact(mut self) -> Self {
         self.no_transact = true;
+        self
+    }
+
+    pub(crate) fn no_lock_view(mut self) -> Self {
+        self.no_lock_view = true;
         self
     }
 

@@ -33,6 +33,7 @@ pub(super) fn faults() -> Vec<Fault> {
         works("fenced_writes_are_not_declared", &["fenced_writes_apply_while_held"], Power::FencedWrites),
         works("watch_history_is_not_declared", &["watch_from_a_version"], Power::WatchHistory),
         works("stale_reads_are_not_declared", &["stale_reads_answer"], Power::StaleReads),
+        works("lock_view_is_not_declared", &["held_locks_are_listed"], Power::LockView),
         works("ttl_is_refused_after_the_put", &["ttl_is_not_late"], Power::Ttl).put(
             |store, key, value, mut options| async move {
                 if matches!(options.expiry, Expiry::Ttl(_)) {
@@ -137,6 +138,9 @@ pub(crate) fn honest_refusals(name: &'static str, powers: &'static [Power]) -> F
         });
     if lacks(Power::Transactions) {
         honest = honest.no_transact();
+    }
+    if lacks(Power::LockView) {
+        honest = honest.no_lock_view();
     }
     honest
 }

@@ -32,6 +32,10 @@ pub(crate) const SHOWN: &[(&str, &[&str])] = &[
     ("| `fenced_writes`", &["fenced_writes_apply_while_held", "fenced_writes_are_refused_after_release"]),
     ("| `watch_history`", &["watch_from_a_version"]),
     ("| `stale_reads`", &["stale_reads_answer"]),
+    (
+        "| `lock_view`",
+        &["held_locks_are_listed", "lock_watch_begins_with_the_holder", "break_lock_ends_one_hold"],
+    ),
     ("| `linearizable_reads`", &["reads_see_acknowledged_writes", "reads_never_go_back"]),
     ("| `list_snapshot`", &["list_is_one_version", "snapshot_lists_see_no_half_rounds"]),
     (
@@ -570,6 +574,19 @@ pub(crate) const SHOWN: &[(&str, &[&str])] = &[
         &["lock_records_are_invisible", "lock_makes_no_entry", "lock_records_refuse_writes"],
     ),
     ("Unlocking after a loss", &["unlock_after_loss_is_not_held", "dropping_a_lost_guard_spares_the_next"]),
+    (
+        "Where `lock_view` is declared",
+        &[
+            "lock_watch_begins_with_the_holder",
+            "lock_watch_tells_holders_and_vacancies",
+            "lock_watch_ends_with_close",
+        ],
+    ),
+    ("`locks(prefix)` lists", &["held_locks_are_listed", "waiters_are_listed_in_turn"]),
+    (
+        "`break_lock(key, token)` ends",
+        &["break_lock_ends_one_hold", "break_lock_of_an_old_token_changes_nothing"],
+    ),
     (
         "`Txn::when(conditions)",
         &[

@@ -22,13 +22,13 @@ pub(crate) struct Cli {
 }
 
 const EXIT_CODES: &str = "\
-Exit codes: 0 done, 1 other failure, 2 usage, 3 not found, 4 conflict, 5 timeout, lock not acquired, or
-sled directory in use, 6 unreachable or no permission; 128 + N after signal N.";
+Exit codes: 0 done, 1 other failure, 2 usage, 3 not found, 4 conflict, \
+5 timeout, lock not acquired, or sled directory in use, 6 unreachable or no permission; 128 + N after signal N.";
 
 #[derive(Args, Debug)]
 pub(crate) struct Global {
-    /// The store, as a URL: sled:PATH, etcd://HOST:2379/NAMESPACE, consul://…, zk://…, mem:
-    /// [default: a sled store in your data directory]
+    /// The store, as a URL: sled:PATH, etcd://HOST:2379/NAMESPACE, consul://…, zk://…, mem:;
+    /// `kv help urls` tells the rest [default: a sled store in your data directory]
     // The URL can hold a password, so its value is never shown.
     #[arg(
         long,
@@ -75,6 +75,9 @@ pub(crate) enum Command {
     Capabilities,
     /// Check that the store can be reached and used
     Doctor(Doctor),
+    /// Explain store URLs and their parameters
+    #[command(override_help = crate::urls::HELP)]
+    Urls,
     /// Print a completion script for a shell
     Completions {
         /// The shell

@@ -10,8 +10,10 @@ mod native;
 mod output;
 mod progress;
 mod reader;
+mod server;
 mod session;
 mod signals;
+mod urls;
 
 use std::process::ExitCode;
 
@@ -20,6 +22,7 @@ use kv_core::Registry;
 
 use crate::cli::{Cli, Command};
 use crate::exit::Failure;
+use crate::output::Output;
 use crate::session::Session;
 use crate::signals::Ending;
 
@@ -71,8 +74,10 @@ fn report(failure: &Failure) -> ExitCode {
 
 async fn dispatch(cli: Cli, registry: Registry) -> Result<u8, Failure> {
     let Cli { global, command } = cli;
-    if let Command::Completions { shell } = command {
-        return commands::completions::run(shell).map(|()| 0);
+    match command {
+        Command::Completions { shell } => return commands::completions::run(shell).map(|()| 0),
+        Command::Urls => return Output::stdout().text(urls::HELP).map(|()| 0),
+        _ => {}
     }
     let session = Session::new(registry, global)?;
     let done = match command {
@@ -81,7 +86,7 @@ async fn dispatch(cli: Cli, registry: Registry) -> Result<u8, Failure> {
         command => Ending::listen()?.or(other(command, &session)).await.map(|()| 0),
     };
     session.close().await;
-    done
+    done.map_err(|failure| session.advised(failure))
 }
 
 async fn other(command: Command, session: &Session) -> Result<(), Failure> {
@@ -98,5 +103,6 @@ async fn other(command: Command, session: &Session) -> Result<(), Failure> {
         Command::Capabilities => commands::capabilities::run(session).await,
         Command::Doctor(args) => commands::doctor::run(session, args).await,
         Command::Completions { shell } => commands::completions::run(shell),
+        Command::Urls => Output::stdout().text(urls::HELP),
     }
 }

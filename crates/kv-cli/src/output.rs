@@ -44,6 +44,12 @@ impl Output {
         self.bytes(b"\n")
     }
 
+    /// A whole text.
+    pub(crate) fn text(mut self, text: &str) -> Result<(), Failure> {
+        self.bytes(text.as_bytes())?;
+        self.flush()
+    }
+
     /// One line of JSON.
     pub(crate) fn json(&mut self, value: &impl Serialize) -> Result<(), Failure> {
         self.bare_json(value)?;

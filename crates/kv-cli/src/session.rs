@@ -12,6 +12,7 @@ use crate::cli::Global;
 use crate::exit::Failure;
 use crate::native;
 use crate::output::{Format, duration, say};
+use crate::server;
 
 /// How long a command waits for a directory another process has, unless told otherwise.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -92,6 +93,25 @@ impl Session {
             Err(error) => tracing::info!("{operation} {on:?}: {}, after {took}", error.kind()),
         }
         done
+    }
+
+    /// A failure, with what to look at where the URL may name another kind of server than there is.
+    pub(crate) fn advised(&self, failure: Failure) -> Failure {
+        let Failure::Store(error) = failure else { return failure };
+        match StoreUrl::parse(&self.url).ok().and_then(|url| server::doubt(&url, error.kind())) {
+            Some(advice) => Failure::Advised { error, advice },
+            None => Failure::Store(error),
+        }
+    }
+
+    /// The hosts of the store's URL and a URL for each alone, where it names more than one.
+    pub(crate) fn members(&self) -> Vec<(String, String)> {
+        server::members(&self.url)
+    }
+
+    /// Opens another store with the same drivers.
+    pub(crate) async fn open_other(&self, url: &str) -> Result<Arc<dyn Store>, Error> {
+        self.in_time(Operation::Open, self.registry.open(url)).await
     }
 
     /// The store's URL, fit to be shown.

@@ -48,6 +48,32 @@ async fn every_backend() {
     }
 }
 
+/// Each server of a URL, by itself: which of them is the matter.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_doctor_looks_at_each_server() {
+    let Some(server) = server("kv-etcd").await else { return };
+    // Nothing listens on port 1.
+    let alive = server.node(1).endpoint();
+    let place = Place::at(server.url_of(&[alive.as_str(), "127.0.0.1:1"]).unwrap());
+    let run = place.kv(["doctor"]);
+    assert_eq!(run.code, 6, "{run:?}");
+    let members: Vec<_> = run.text().lines().filter(|line| line.contains(" member ")).collect();
+    assert_eq!(members.len(), 2, "{run:?}");
+    assert!(members[0].starts_with("ok") && members[0].contains(&format!("{alive}: etcd 3")), "{members:?}");
+    assert!(members[0].ends_with("reads answered"), "{members:?}");
+    assert!(members[1].starts_with("FAILED") && members[1].contains("127.0.0.1:1"), "{members:?}");
+    assert!(run.text().lines().any(|line| line.starts_with("ok       read ")), "{run:?}");
+}
+
+/// A server of another kind than the URL says: a question, and not a riddle.
+#[tokio::test(flavor = "multi_thread")]
+async fn another_product_is_asked_about() {
+    let Some(server) = server("kv-etcd").await else { return };
+    let place = Place::at(format!("consul://{}/ns", server.node(1).endpoint()));
+    let run = place.kv(["get", "a", "--timeout", "5s"]);
+    assert!(run.code != 0 && run.err.contains("is it Consul that listens there?"), "{run:?}");
+}
+
 fn the_first_steps(place: &Place) {
     let version: u64 = {
         let put = place.kv(["put", "app/greeting", "hello", "-o", "json"]).ok().json();

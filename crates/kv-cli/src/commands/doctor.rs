@@ -5,8 +5,8 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use futures_util::TryStreamExt;
 use kv_core::{
-    DeleteOptions, Error, ErrorKind, GetOptions, Guarantee, Key, ListOptions, Operation, Power, Precondition,
-    Prefix, PutOptions, Store,
+    Consistency, DeleteOptions, Error, ErrorKind, GetOptions, Guarantee, Key, ListOptions, Operation, Power,
+    Precondition, Prefix, PutOptions, Store,
 };
 use serde::Serialize;
 
@@ -36,20 +36,21 @@ struct Check {
 }
 
 /// Shows each check when it is done, and keeps the first failure's code.
-struct Report {
+struct Report<'s> {
+    session: &'s Session,
     out: Output,
     items: Option<JsonItems>,
     code: Option<u8>,
 }
 
-impl Report {
-    fn begin(format: Option<Format>) -> Result<Self, Failure> {
+impl<'s> Report<'s> {
+    fn begin(session: &'s Session) -> Result<Self, Failure> {
         let mut out = Output::stdout();
-        let items = match format {
+        let items = match session.output() {
             None | Some(Format::Table) => None,
             Some(format) => Some(JsonItems::begin(format, &mut out)?),
         };
-        Ok(Self { out, items, code: None })
+        Ok(Self { session, out, items, code: None })
     }
 
     /// Takes the result of a check that took this long; the words for success are the caller's.
@@ -63,6 +64,7 @@ impl Report {
         let (outcome, detail) = match done {
             Ok(detail) => (Outcome::Ok, detail),
             Err(failure) => {
+                let failure = self.session.advised(failure);
                 self.code.get_or_insert(failure.code());
                 let words = failure.report().unwrap_or_default();
                 (Outcome::Failed, words.trim_start_matches("kv: ").to_owned())
@@ -109,7 +111,7 @@ async fn timed<T>(work: impl Future<Output = T>) -> (Duration, T) {
 }
 
 pub(crate) async fn run(session: &Session, args: Doctor) -> Result<(), Failure> {
-    let mut report = Report::begin(session.output())?;
+    let mut report = Report::begin(session)?;
     let url = session.shown_url()?;
     let (took, opened) = timed(session.store()).await;
     let store = match opened {
@@ -119,6 +121,7 @@ pub(crate) async fn run(session: &Session, args: Doctor) -> Result<(), Failure> 
         }
         Err(failure) => {
             report.add("open", took, Err(failure))?;
+            members(session, &mut report).await?;
             return report.end();
         }
     };
@@ -127,8 +130,13 @@ pub(crate) async fn run(session: &Session, args: Doctor) -> Result<(), Failure> 
     report.add("server", took, server.map_err(Failure::from))?;
 
     let scratch = scratch_key()?;
-    let (took, read) = timed(read(&**store, &scratch, session.timeout())).await;
-    report.add("read", took / TIMED, read)?;
+    let (took, done) = timed(read(&**store, &scratch, Consistency::Linearizable, session.timeout())).await;
+    let unread = done.is_err();
+    report.add("read", took / TIMED, done)?;
+    if unread && store.capabilities().has(Power::StaleReads) {
+        let (took, done) = timed(read(&**store, &scratch, Consistency::Stale, session.timeout())).await;
+        report.add("stale read", took / TIMED, done)?;
+    }
     let (took, listed) = timed(list(&**store, session.timeout())).await;
     report.add("list", took, listed)?;
     if args.write {
@@ -137,18 +145,66 @@ pub(crate) async fn run(session: &Session, args: Doctor) -> Result<(), Failure> 
     } else {
         report.skip("write", &format!("--write puts, reads and deletes {scratch:?}"))?;
     }
+    members(session, &mut report).await?;
     report.add("capabilities", Duration::ZERO, Ok(absences(&**store)))?;
     report.end()
 }
 
-fn scratch_key() -> Result<Key, Failure> {
-    Ok(Key::new(&format!("kv-doctor/{}", super::lock::default_owner().replace(['/', ':'], "-")))?)
+fn scratch_key() -> Result<Key, Error> {
+    Key::new(&format!("kv-doctor/{}", super::lock::default_owner().replace(['/', ':'], "-")))
 }
 
-async fn read(store: &dyn Store, key: &Key, timeout: Option<Duration>) -> Result<String, Failure> {
+/// Each server the URL names, by itself: what it is and what it still answers.
+async fn members(session: &Session, report: &mut Report<'_>) -> Result<(), Failure> {
+    for (host, url) in session.members() {
+        let (took, done) = timed(member(session, &url)).await;
+        let done = done.map(|words| format!("{host}: {words}"));
+        report.add("member", took, done.map_err(|error| error.with_endpoint(host).into()))?;
+    }
+    Ok(())
+}
+
+async fn member(session: &Session, url: &str) -> Result<String, Error> {
+    let store = session.open_other(url).await?;
+    let answer = answer(session, &*store).await;
+    // What it holds is nothing; that it cannot be told so changes nothing.
+    if let Err(error) = store.close().await {
+        tracing::debug!(%error, "a member's handle could not be closed");
+    }
+    answer
+}
+
+async fn answer(session: &Session, store: &dyn Store) -> Result<String, Error> {
+    let server = session.in_time(Operation::Server, store.server()).await;
+    let key = scratch_key()?;
+    let get = |consistency| {
+        let mut options = GetOptions::default().with_consistency(consistency);
+        options.timeout = session.timeout();
+        store.get_with(&key, options)
+    };
+    let reads = match get(Consistency::Linearizable).await {
+        Ok(_) => "reads answered".to_owned(),
+        Err(error) if store.capabilities().has(Power::StaleReads) => match get(Consistency::Stale).await {
+            Ok(_) => format!("stale reads answered, others not: {}", error.kind()),
+            Err(_) => return Err(error),
+        },
+        Err(error) => return Err(error),
+    };
+    Ok(match server {
+        Ok(server) => format!("{} {}, {reads}", server.product, server.version),
+        Err(error) => format!("{reads}; its version is not known: {}", error.kind()),
+    })
+}
+
+async fn read(
+    store: &dyn Store,
+    key: &Key,
+    consistency: Consistency,
+    timeout: Option<Duration>,
+) -> Result<String, Failure> {
     let mut slowest = Duration::ZERO;
     for _ in 0..TIMED {
-        let mut options = GetOptions::default();
+        let mut options = GetOptions::default().with_consistency(consistency);
         options.timeout = timeout;
         let (took, got) = timed(store.get_with(key, options)).await;
         got?;

@@ -16,11 +16,17 @@ pub(crate) struct Place {
 }
 
 /// What a run of the command came to.
-#[derive(Debug)]
 pub(crate) struct Run {
     pub(crate) code: i32,
     pub(crate) out: Vec<u8>,
     pub(crate) err: String,
+}
+
+impl std::fmt::Debug for Run {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let out = String::from_utf8_lossy(&self.out);
+        f.debug_struct("Run").field("code", &self.code).field("out", &out).field("err", &self.err).finish()
+    }
 }
 
 impl Run {

@@ -20,10 +20,47 @@ fn stores_that_are_none() {
     let place = Place::new();
     place.kv(["--store", "nosuch://", "get", "a"]).fails(2, &["\"nosuch\"", "mem", "sled"]);
     place.kv(["--store", "here", "get", "a"]).fails(2, &["scheme"]);
-    let url = format!("{}?colour=red", place.url());
-    place.kv(["--store", &url, "get", "a"]).fails(2, &["colour"]);
     let failed = place.kv(["--store", "nosuch://user:hush@host/?token=hush", "get", "a"]).fails(2, &[]);
     assert!(!failed.err.contains("hush"), "{failed:?}");
+}
+
+/// However a URL or a variable with a password was mistyped.
+#[test]
+fn no_error_repeats_what_can_be_a_secret() {
+    let place = Place::new();
+    for url in [
+        "etcd://root:12?s3cretpw@127.0.0.1/ns",
+        "etcd://127.0.0.1:1/?password=abc&s3cretpw",
+        "etcd://root:12/s3cretpw@127.0.0.1:1",
+        "etcd://root@127.0.0.1:1/?password_file=s3cretpw",
+        "consul://127.0.0.1:1/?token=abc&s3cretpw=1",
+        "zk://root:s3cretpw@127.0.0.1:1",
+    ] {
+        for args in [&["get", "a", "-vvv"][..], &["doctor", "-vvv"], &["watch"]] {
+            let run: crate::common::Run = place.command(args).env("KV_STORE", url).output().unwrap().into();
+            assert!(run.code == 2 || run.code == 6, "{run:?}");
+            assert!(!run.err.contains("s3cretpw") && !run.text().contains("s3cretpw"), "{url}: {run:?}");
+        }
+    }
+    let mut command = place.command(["--store", "etcd://", "get", "a", "-vvv"]);
+    command.env("ETCDCTL_ENDPOINTS", "127.0.0.1:1").env("ETCDCTL_USER", "u2:22/s3cretpw?&s3cretpw@h");
+    let run: crate::common::Run = command.output().unwrap().into();
+    assert!(run.code == 6 && !run.err.contains("s3cretpw"), "{run:?}");
+    assert!(run.err.contains("u2:***@127.0.0.1:1"), "{run:?}");
+}
+
+#[test]
+fn urls_are_explained() {
+    let place = Place::new();
+    let told = place.kv(["help", "urls"]).ok();
+    for words in ["etcd://HOST:2379/NAMESPACE", "session_timeout", "password_env", "plaintext_credentials"] {
+        assert!(told.text().contains(words), "{words}");
+    }
+    assert!(told.text().starts_with("A store is named by a URL"), "{told:?}");
+    assert_eq!(place.kv(["urls"]).ok().text().trim(), told.text().trim());
+    // A parameter nobody knows lists those that are known.
+    let url = format!("{}?colour=red", place.url());
+    place.kv(["--store", &url, "get", "a"]).fails(2, &["cache_mib", "history", "durability"]);
 }
 
 #[test]

@@ -1,0 +1,83 @@
+//! What a URL says about its servers: which product, and each member by itself.
+
+use kv_core::{ErrorKind, StoreUrl};
+
+/// A product, the name of its scheme, and the port it has as shipped.
+const PRODUCTS: [(&str, &str, u16); 3] =
+    [("etcd", "etcd", 2379), ("Consul", "consul", 8500), ("ZooKeeper", "zk", 2181)];
+
+/// What to look at when this went wrong, where it can be that something else than the URL says listens
+/// there.
+pub(crate) fn doubt(url: &StoreUrl, kind: &ErrorKind) -> Option<String> {
+    let scheme = url.scheme().strip_suffix("+tls").unwrap_or(url.scheme());
+    let (product, _, port) = PRODUCTS.iter().find(|(_, known, _)| *known == scheme)?;
+    let others = PRODUCTS.iter().filter(|(_, known, _)| *known != scheme);
+    let other = others
+        .filter_map(|(other, _, port)| {
+            url.hosts().iter().find(|host| host.port == Some(*port)).map(|host| (other, host))
+        })
+        .next();
+    match (kind, other) {
+        (ErrorKind::Protocol | ErrorKind::Unavailable | ErrorKind::Timeout, Some((other, host))) => {
+            Some(format!(
+                "is it {product} that listens there? Port {} is where {other} listens as shipped, and {product} listens on {port}",
+                host.port.unwrap_or_default()
+            ))
+        }
+        (ErrorKind::Protocol, None) => Some(format!(
+            "is it {product} that listens there? The URL says so; kv help urls tells how others are named"
+        )),
+        _ => None,
+    }
+}
+
+/// Each host of a URL that names several, and the same URL with that host alone.
+pub(crate) fn members(url: &str) -> Vec<(String, String)> {
+    let Some((scheme, rest)) = url.split_once("://") else { return Vec::new() };
+    let (authority, behind) = rest.find(['/', '?']).map_or((rest, ""), |at| rest.split_at(at));
+    let (user, hosts) = authority.rsplit_once('@').map_or(("", authority), |(user, hosts)| (user, hosts));
+    let at = if user.is_empty() { "" } else { "@" };
+    let hosts: Vec<_> = hosts.split(',').collect();
+    if hosts.len() < 2 {
+        return Vec::new();
+    }
+    hosts.into_iter().map(|host| (host.to_owned(), format!("{scheme}://{user}{at}{host}{behind}"))).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn another_product_s_port_is_doubted() {
+        let doubted = |url: &str, kind| doubt(&StoreUrl::parse(url).unwrap(), &kind).unwrap_or_default();
+        let words = doubted("consul://h:2379/ns", ErrorKind::Protocol);
+        assert!(
+            words.starts_with("is it Consul that listens there? Port 2379 is where etcd listens"),
+            "{words}"
+        );
+        assert!(doubted("zk://a,b:2379", ErrorKind::Timeout).contains("is it ZooKeeper"));
+        assert!(doubted("etcd+tls://h:8500", ErrorKind::Unavailable).contains("is it etcd"));
+        assert!(doubted("consul://h:1", ErrorKind::Protocol).contains("kv help urls"));
+        for (url, kind) in [
+            ("consul://h:8500", ErrorKind::Timeout),
+            ("consul://h:2379", ErrorKind::NotFound),
+            ("sled:path", ErrorKind::Protocol),
+        ] {
+            assert_eq!(doubted(url, kind), "");
+        }
+    }
+
+    #[test]
+    fn members_keep_everything_but_the_other_hosts() {
+        assert_eq!(members("etcd://h:1/ns"), []);
+        assert_eq!(members("sled:a,b"), []);
+        assert_eq!(
+            members("etcd+tls://u:p%40@a:1,[::1]:2/ns?ca=x,y"),
+            [
+                ("a:1".to_owned(), "etcd+tls://u:p%40@a:1/ns?ca=x,y".to_owned()),
+                ("[::1]:2".to_owned(), "etcd+tls://u:p%40@[::1]:2/ns?ca=x,y".to_owned()),
+            ]
+        );
+    }
+}

@@ -174,6 +174,11 @@ pub(crate) fn lease_gone(error: &Error) -> bool {
     says(error, Code::NotFound, "lease not found")
 }
 
+/// Whether a lease was not granted because there is one with its id.
+pub(crate) fn lease_exists(error: &Error) -> bool {
+    says(error, Code::FailedPrecondition, "lease already exists")
+}
+
 /// Whether the connection broke under the request: no server answered it.
 pub(crate) fn broke(error: &Error) -> bool {
     let status = error.cause().and_then(|cause| cause.downcast_ref::<Status>());

@@ -1,6 +1,8 @@
 //! Leases: granted under ids of our own choosing, renewed, and revoked once nothing uses them.
 
-use std::collections::HashMap;
+mod id;
+
+use std::collections::{HashMap, VecDeque};
 use std::hash::{BuildHasher, RandomState};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -15,12 +17,13 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::client::{Client, Name};
+use crate::error;
+pub(crate) use id::is_session;
 
 /// Revocations in flight at a time.
 const REVOKING: usize = 16;
-/// The pauses between attempts at one, doubled at each failure.
-const FIRST_PAUSE: Duration = Duration::from_millis(500);
-const LONGEST_PAUSE: Duration = Duration::from_secs(5);
+/// The pause between attempts while the server cannot be reached; then there is one at a time.
+const PAUSE: Duration = Duration::from_millis(500);
 /// Attempts at one while the handle is being closed; after them the lease's own end does it.
 const LAST_ATTEMPTS: u32 = 3;
 /// How often is looked for one that is not there, where the answer to its grant was not waited for.
@@ -40,19 +43,38 @@ pub(crate) struct Leases {
     book: Mutex<HashMap<Name, Use>>,
 }
 
-/// A lease to revoke, which ends by itself then.
+/// A lease to revoke.
 pub(crate) struct Unused {
     id: i64,
-    ends: Instant,
     /// Whether it surely is there. If not, the server may get to its grant after its revocation.
     granted: bool,
+    /// How often it was revoked and not found.
+    looks: u32,
+    /// Attempts that failed since the handle is being closed.
+    failures: u32,
+}
+
+impl Unused {
+    fn new(id: i64, granted: bool) -> Self {
+        Self { id, granted, looks: 0, failures: 0 }
+    }
 }
 
 /// Which lease a key lives by, as far as this handle knows.
 struct Use {
     lease: i64,
     revision: i64,
+    /// When it has ended by itself.
     until: Instant,
+}
+
+/// What a lease is granted for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Purpose {
+    /// One key with a time to live, or one place in the queue for a lock.
+    Own,
+    /// The session of a handle. Its id says so, to every handle.
+    Session,
 }
 
 /// Why a lease is not renewed any more.
@@ -75,38 +97,46 @@ impl Leases {
     /// Grants a lease. Unless it is [kept](Granted::keep) or may be [in use](Granted::in_flight), it is
     /// revoked in the background, so that neither an error nor a dropped future leaves it behind: its
     /// id is known before it exists.
-    pub(crate) async fn grant(&self, deadline: Deadline, ttl: Duration) -> Result<Granted<'_>> {
-        let mut granted = Granted {
-            leases: self,
-            id: self.new_id(),
-            ttl,
-            sent_at: Instant::now(),
-            granted: false,
-            revokes: true,
-        };
+    pub(crate) async fn grant(
+        &self,
+        deadline: Deadline,
+        purpose: Purpose,
+        ttl: Duration,
+    ) -> Result<Granted<'_>> {
         let seconds = i64::try_from(ttl.as_secs()).unwrap_or(i64::MAX);
-        // Nothing but a lease was asked for, and that one goes.
-        let got = self.client.grant(deadline, granted.id, seconds).await.map_err(Error::not_applied)?;
-        granted.ttl = Duration::from_secs(u64::try_from(got).unwrap_or(0));
-        granted.granted = true;
-        Ok(granted)
+        loop {
+            let mut granted = Granted {
+                leases: self,
+                id: id::new(purpose, self.random()),
+                ttl,
+                sent_at: Instant::now(),
+                granted: false,
+                revokes: true,
+            };
+            match self.client.grant(deadline, granted.id, seconds).await {
+                Ok(got) => {
+                    granted.ttl = Duration::from_secs(u64::try_from(got).unwrap_or(0));
+                    granted.granted = true;
+                    return Ok(granted);
+                }
+                // Somebody else's, which must not be revoked here.
+                Err(error) if error::lease_exists(&error) => {
+                    granted.keep();
+                }
+                // Nothing but a lease was asked for, and that one goes.
+                Err(error) => return Err(error.not_applied()),
+            }
+        }
     }
 
-    /// A number nobody has: 63 random bits, never 0.
-    fn new_id(&self) -> i64 {
-        let random = RandomState::new().hash_one(self.counter.fetch_add(1, Ordering::Relaxed));
-        i64::try_from(random >> 1).unwrap_or(1).max(1)
+    fn random(&self) -> u64 {
+        RandomState::new().hash_one(self.counter.fetch_add(1, Ordering::Relaxed))
     }
 
-    /// Revokes a lease in the background, which was renewed for `ttl` at the latest now. Needs no
-    /// runtime.
-    pub(crate) fn revoke_later(&self, id: i64, ttl: Duration) {
-        self.revoke_until(id, later(ttl));
-    }
-
-    fn revoke_until(&self, id: i64, ends: Instant) {
+    /// Revokes a lease in the background. Needs no runtime.
+    pub(crate) fn revoke_later(&self, id: i64) {
         // Without the task that revokes, the handle is closed and its connection gone.
-        let _ = self.revoke.send(Unused { id, ends, granted: true });
+        let _ = self.revoke.send(Unused::new(id, true));
     }
 
     /// Notes that `name` lives by this lease of its own since `revision`, and revokes the one it lived
@@ -119,11 +149,11 @@ impl Leases {
             book.retain(|_, used| used.until > now);
         }
         let unused = match book.get(&name) {
-            Some(used) if used.revision > revision => Some((lease, until)),
-            _ => book.insert(name, Use { lease, revision, until }).map(|used| (used.lease, used.until)),
+            Some(used) if used.revision > revision => Some(lease),
+            _ => book.insert(name, Use { lease, revision, until }).map(|used| used.lease),
         };
         drop(book);
-        unused.into_iter().for_each(|(lease, until)| self.revoke_until(lease, until));
+        unused.into_iter().for_each(|lease| self.revoke_later(lease));
     }
 
     /// Notes that `name` lives by no lease of its own since `revision`.
@@ -133,7 +163,7 @@ impl Leases {
             && let Some(used) = book.remove(name)
         {
             drop(book);
-            self.revoke_until(used.lease, used.until);
+            self.revoke_later(used.lease);
         }
     }
 
@@ -210,8 +240,7 @@ impl Granted<'_> {
 impl Drop for Granted<'_> {
     fn drop(&mut self) {
         if self.revokes {
-            let unused = Unused { id: self.id, ends: later(self.ttl), granted: self.granted };
-            let _ = self.leases.revoke.send(unused);
+            let _ = self.leases.revoke.send(Unused::new(self.id, self.granted));
         }
     }
 }
@@ -223,6 +252,10 @@ fn later(time: Duration) -> Instant {
 }
 
 /// Revokes leases until `closing` is over, and returns how many then could not be revoked.
+///
+/// An attempt that fails is repeated for as long as the handle is open: without a leader no lease ends,
+/// and a new leader counts each from its start again, so that an outage outlasts every time to live. One
+/// that failed is the only one that is tried until it succeeds.
 pub(crate) async fn revoker(
     client: Arc<Client>,
     timeout: Duration,
@@ -232,18 +265,47 @@ pub(crate) async fn revoker(
     let mut closing = std::pin::pin!(closing);
     let ending = CancellationToken::new();
     let mut revoking = FuturesUnordered::new();
-    let mut left = 0_usize;
-    while !ending.is_cancelled() || !unused.is_empty() || !revoking.is_empty() {
+    let mut again = VecDeque::new();
+    let (mut left, mut reached) = (0_usize, true);
+    loop {
         let open = !ending.is_cancelled();
+        let has_room = revoking.len() < if reached || !open { REVOKING } else { 1 };
+        if has_room && let Some((lease, pause)) = again.pop_front() {
+            revoking.push(revoke(&client, timeout, lease, pause, &ending));
+            continue;
+        }
+        if !open && unused.is_empty() && revoking.is_empty() {
+            return left;
+        }
         tokio::select! {
             // What was asked for before the closing is done before it.
             biased;
-            Some(revoked) = revoking.next() => {
-                let revoked: bool = revoked;
-                left += usize::from(!open && !revoked);
+            Some((lease, tried)) = revoking.next() => {
+                let mut lease: Unused = lease;
+                let tried: Tried = tried;
+                reached = !matches!(tried, Tried::Failed(_));
+                match tried {
+                    Tried::Revoked => {}
+                    // Nobody knows whether it was ever granted, so it is looked for again.
+                    Tried::NotFound if lease.granted || lease.looks + 1 >= LOOKS => {}
+                    Tried::NotFound if !open && lease.looks > 0 => {}
+                    Tried::NotFound => {
+                        let pause = PAUSE * (1 << lease.looks);
+                        lease.looks += 1;
+                        again.push_back((lease, pause));
+                    }
+                    Tried::Failed(error) if !error.is_transient() || lease.failures >= LAST_ATTEMPTS => {
+                        tracing::debug!(%error, "a lease could not be revoked; it ends by itself");
+                        left += usize::from(!open);
+                    }
+                    Tried::Failed(_) => {
+                        lease.failures += u32::from(!open);
+                        again.push_back((lease, PAUSE));
+                    }
+                }
             }
-            lease = unused.recv(), if revoking.len() < REVOKING && (open || !unused.is_empty()) => match lease {
-                Some(lease) => revoking.push(revoke(&client, timeout, lease, &ending)),
+            lease = unused.recv(), if has_room && (open || !unused.is_empty()) => match lease {
+                Some(lease) => revoking.push(revoke(&client, timeout, lease, Duration::ZERO, &ending)),
                 None => ending.cancel(),
             },
             () = &mut closing, if open => {
@@ -252,34 +314,32 @@ pub(crate) async fn revoker(
             }
         }
     }
-    left
 }
 
-/// Tries until it is revoked, or ends by itself, or the server refuses: a lock that nobody holds any
-/// more must not outlast an outage by its whole time to live.
-async fn revoke(client: &Client, timeout: Duration, lease: Unused, ending: &CancellationToken) -> bool {
-    let (mut pause, mut last, mut looks) = (FIRST_PAUSE, 0, 0);
-    loop {
-        last += u32::from(ending.is_cancelled());
-        match client.revoke(Deadline::after(timeout), lease.id).await {
-            Ok(was_there) => {
-                looks += 1;
-                if was_there || lease.granted || last > 1 || looks >= LOOKS {
-                    return true;
-                }
-            }
-            Err(error) if !error.is_transient() || last >= LAST_ATTEMPTS || Instant::now() >= lease.ends => {
-                tracing::debug!(%error, "a lease could not be revoked; it ends by itself");
-                return false;
-            }
-            Err(_) => {}
-        }
-        if ending.is_cancelled() {
-            tokio::time::sleep(FIRST_PAUSE).await;
-        } else {
-            // The closing waits for no pause.
-            drop(tokio::time::timeout(pause, ending.cancelled()).await);
-            pause = (pause * 2).min(LONGEST_PAUSE);
-        }
+/// What came of one attempt to revoke.
+enum Tried {
+    Revoked,
+    NotFound,
+    Failed(Error),
+}
+
+/// One attempt, after a pause. The closing waits for no pause but its own.
+async fn revoke(
+    client: &Client,
+    timeout: Duration,
+    lease: Unused,
+    pause: Duration,
+    ending: &CancellationToken,
+) -> (Unused, Tried) {
+    if ending.is_cancelled() {
+        tokio::time::sleep(pause).await;
+    } else {
+        drop(tokio::time::timeout(pause, ending.cancelled()).await);
     }
+    let tried = match client.revoke(Deadline::after(timeout), lease.id).await {
+        Ok(true) => Tried::Revoked,
+        Ok(false) => Tried::NotFound,
+        Err(error) => Tried::Failed(error),
+    };
+    (lease, tried)
 }

@@ -9,7 +9,7 @@ use kv_core::{Error, Result, SessionState};
 use tokio::time::Instant;
 
 use crate::handle::Handle;
-use crate::lease::{Ended, margin};
+use crate::lease::{Ended, Purpose, margin};
 
 /// The session of one handle.
 pub(crate) struct Session {
@@ -57,7 +57,7 @@ pub(crate) async fn lease(core: &Arc<Handle>, deadline: Deadline) -> Result<i64>
     if let Some(lease) = session.lease() {
         return Ok(lease);
     }
-    let granted = core.leases.grant(deadline, session.ttl).await?;
+    let granted = core.leases.grant(deadline, Purpose::Session, session.ttl).await?;
     core.check_open()?;
     let (ttl, sent_at) = (granted.ttl, granted.sent_at);
     session.cell.renewed(sent_at, ttl, margin(ttl));
@@ -89,14 +89,14 @@ async fn keep(core: Arc<Handle>, lease: i64, ttl: Duration, first: Instant) {
                 Ended::Refused(error) => tracing::warn!(%error, "the session was lost"),
             }
             session.gone(lease);
-            core.leases.revoke_later(lease, ttl);
+            core.leases.revoke_later(lease);
         }
         () = lost(session, lease) => {
             // By our clock: so that its keys are gone for everybody, it is ended on the server too.
             session.gone(lease);
-            core.leases.revoke_later(lease, ttl);
+            core.leases.revoke_later(lease);
         }
-        () = core.closing.cancelled() => core.leases.revoke_later(lease, ttl),
+        () = core.closing.cancelled() => core.leases.revoke_later(lease),
     }
 }
 

@@ -18,7 +18,7 @@ use crate::client::{Done, Range, Read, Record, Step, Tree};
 use crate::config::{EtcdConfig, TTL};
 use crate::error::{self, BACKEND};
 use crate::handle::Handle;
-use crate::lease::Granted;
+use crate::lease::{Granted, Purpose, is_session};
 use crate::list::Pager;
 use crate::write::{self, Guards};
 use crate::{list, lock, record, session, txn, watch};
@@ -137,7 +137,9 @@ impl PutLease<'_> {
     ) -> Result<PutLease<'a>> {
         Ok(match expiry {
             Expiry::Never => PutLease::None,
-            Expiry::Ttl(ttl) => PutLease::Own(core.leases.grant(deadline, TTL.check(ttl)?).await?),
+            Expiry::Ttl(ttl) => {
+                PutLease::Own(core.leases.grant(deadline, Purpose::Own, TTL.check(ttl)?).await?)
+            }
             Expiry::Session => PutLease::Session(session::lease(core, deadline).await?),
             _ => return Err(Error::unsupported("this kind of expiry")),
         })
@@ -197,7 +199,7 @@ impl EtcdStore {
             if lease == 0 {
                 return Ok(Some(entry.with_expiry(EntryExpiry::Never)));
             }
-            if core.session.lease() == Some(lease) {
+            if is_session(lease) {
                 return Ok(Some(entry.with_expiry(EntryExpiry::Session)));
             }
             if let Some((granted, left)) = core.client.time_to_live(deadline, lease).await? {

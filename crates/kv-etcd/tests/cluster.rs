@@ -1,4 +1,4 @@
-//! Three members, of which some are cut off, die and return.
+//! Three members, of which some are cut off, die, stand still and return.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // It is a test.
 
@@ -58,6 +58,38 @@ async fn a_member_without_its_peers_serves_nothing_and_hides_nothing() {
     }
     let next = majority.lock("l").await.unwrap();
     assert!(next.token() > guard.token());
+}
+
+#[tokio::test]
+async fn what_is_let_go_without_a_quorum_is_free_as_soon_as_there_is_one() {
+    let Some(cluster) = start(3).await else { return };
+    let namespace = namespace();
+    let leader = cluster.leader().await.unwrap().index();
+    // A leader would keep what it is asked for in its log until the others are there again.
+    let (ours, away): (Vec<_>, Vec<_>) = (1..=3).partition(|node| *node == 1 + leader % 3);
+    let endpoint = [cluster.node(ours[0]).endpoint()];
+    let store = open(&url(&cluster, &endpoint, &namespace, "?timeout=1s")).await;
+    let ttl = 6 * SECOND;
+    let options = || LockOptions::default().with_ttl(ttl);
+    let dropped = store.lock_with(&key("dropped"), options()).await.unwrap();
+    let unlocked = store.lock_with(&key("unlocked"), options()).await.unwrap();
+    for node in &away {
+        cluster.node(*node).kill().await.unwrap();
+    }
+    drop(dropped);
+    unlocked.unlock().await.unwrap_err();
+    // Longer than the time to live: without a leader no lease ends, and the next one counts anew.
+    tokio::time::sleep(ttl + 3 * SECOND).await;
+    for node in &away {
+        cluster.node(*node).start().await.unwrap();
+    }
+    until("there is a quorum again", 20 * SECOND, || is_healthy(&store)).await;
+    let begin = Instant::now();
+    for path in ["dropped", "unlocked"] {
+        let free = || async { store.lock_holder(&key(path)).await.is_ok_and(|holder| holder.is_none()) };
+        until(path, ttl / 2, free).await;
+    }
+    assert!(begin.elapsed() < ttl / 2, "{:?}", begin.elapsed());
 }
 
 #[tokio::test]

@@ -201,6 +201,12 @@ async fn session_keys_live_as_long_as_the_handle() {
     let session = PutOptions::default().with_expiry(Expiry::Session);
     one.put_with(&key("s"), "1".into(), session).await.unwrap();
     assert_eq!(one.session(), SessionState::Held);
+    for store in [&one, &two] {
+        let before = store.requests();
+        let entry = store.get_with(&key("s"), GetOptions::default().with_expiry()).await.unwrap().unwrap();
+        assert_eq!(entry.expiry, Some(EntryExpiry::Session), "every handle tells it from a time to live");
+        assert_eq!(store.requests() - before, 1);
+    }
     tokio::time::sleep(5 * SECOND).await;
     assert!(two.get("s").await.unwrap().is_some());
     one.close().await.unwrap();

@@ -5,20 +5,23 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use kv_backend::HoldState;
-use kv_core::{Compare, Error, ErrorKind, Fence, Hold, LockLoss, Result};
+use kv_core::{Error, ErrorKind, Fence, Hold, LockLoss, Result};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
 
-use crate::client::{Check, Field, Name, Range, Step, Tree};
+use crate::client::{Range, Step, Tree};
+use crate::fate::{self, Fate, PAUSE, Place};
 use crate::handle::{Handle, closed};
 use crate::lease::{Ended, margin};
-use crate::lock::gone;
 
 /// What a guard drives.
 pub(crate) struct Held {
     fence: Fence,
     state: Arc<HoldState>,
     unlocks: mpsc::UnboundedSender<oneshot::Sender<Result<()>>>,
+    /// Set once the holder has let go: it does nothing any more that the lock protects.
+    let_go: CancellationToken,
 }
 
 impl Held {
@@ -26,7 +29,7 @@ impl Held {
     pub(crate) fn start(
         core: &Arc<Handle>,
         fence: Fence,
-        name: Name,
+        place: Place,
         lease: i64,
         ttl: Duration,
         acked: Instant,
@@ -34,10 +37,17 @@ impl Held {
     ) -> Self {
         let state = Arc::new(state);
         let (unlocks, requests) = mpsc::unbounded_channel();
-        let created = i64::try_from(fence.token().get()).unwrap_or(i64::MAX);
-        let task = Task { core: Arc::clone(core), state: Arc::clone(&state), name, created, lease, ttl };
+        let let_go = CancellationToken::new();
+        let task = Task {
+            core: Arc::clone(core),
+            state: Arc::clone(&state),
+            place,
+            lease,
+            ttl,
+            let_go: let_go.clone(),
+        };
         core.tasks.spawn(task.run(acked + ttl / 3, requests));
-        Self { fence, state, unlocks }
+        Self { fence, state, unlocks, let_go }
     }
 }
 
@@ -65,6 +75,7 @@ impl Hold for Held {
             error.with_backend(crate::error::BACKEND).with_key(self.fence.key().as_str())
         };
         if let Some(loss) = self.state.loss() {
+            self.let_go.cancel();
             return Err(named(not_held(loss)));
         }
         let (reply, replied) = oneshot::channel();
@@ -76,6 +87,7 @@ impl Hold for Held {
 
     fn release(&self) {
         self.state.lose(LockLoss::Released);
+        self.let_go.cancel();
     }
 }
 
@@ -86,10 +98,10 @@ fn not_held(loss: LockLoss) -> Error {
 struct Task {
     core: Arc<Handle>,
     state: Arc<HoldState>,
-    name: Name,
-    created: i64,
+    place: Place,
     lease: i64,
     ttl: Duration,
+    let_go: CancellationToken,
 }
 
 impl Task {
@@ -119,34 +131,64 @@ impl Task {
             },
             loss = self.removed() => loss,
         };
-        if self.state.lose(loss) && loss != LockLoss::Closed {
-            tracing::warn!(name = %String::from_utf8_lossy(&self.name), %loss, "a lock was lost");
+        self.state.lose(loss);
+        let loss = self.state.loss().unwrap_or(loss);
+        if !matches!(loss, LockLoss::Released | LockLoss::Closed) {
+            tracing::warn!(name = %self.place.name.escape_ascii(), %loss, "a lock was lost");
+        }
+        if loss == LockLoss::Expired {
+            self.linger().await;
         }
         // The record goes with its lease, and only this lock lives by it.
-        self.core.leases.revoke_later(self.lease, self.ttl);
+        self.core.leases.revoke_later(self.lease);
+    }
+
+    /// Leaves the lock on the server for as long as the holder was promised to have for stopping, unless
+    /// it says that it has stopped. The lease may have been renewed although no answer came, or may last
+    /// a little longer than we take it to: to end it now would let the next holder in at once.
+    async fn linger(&self) {
+        tokio::select! {
+            () = tokio::time::sleep(self.state.margin()) => {}
+            () = self.let_go.cancelled() => {}
+            () = self.core.closing.cancelled() => {}
+        }
     }
 
     /// Deletes the record, if it is still ours.
     async fn unlock(&self) -> Result<()> {
         let tree = Tree {
-            when: vec![Check::new(self.name.clone(), Compare::Equal, Field::Created(self.created))],
-            then: vec![Step::Delete { range: Range::one(self.name.clone()), previous: false }],
+            when: self.place.stands(),
+            then: vec![Step::Delete { range: Range::one(self.place.name.clone()), previous: false }],
             or_else: Vec::new(),
         };
         let done = self.core.client.commit(self.core.deadline(None), tree).await?;
-        if done.succeeded { Ok(()) } else { Err(not_held(LockLoss::Removed)) }
+        if done.succeeded {
+            return Ok(());
+        }
+        fate::clear(&self.core, self.place.clone());
+        Err(not_held(LockLoss::Removed))
     }
 
-    /// Resolves once the record was removed from outside.
+    /// Resolves once the record was removed from outside, or written over, which removes its lease.
     async fn removed(&self) -> LockLoss {
-        match gone(&self.core, &self.name, self.created, self.created.saturating_add(1)).await {
-            Ok(()) => LockLoss::Removed,
-            Err(error) if *error.kind() == ErrorKind::PermissionDenied => LockLoss::PermissionDenied,
-            Err(error) => {
-                // The lease is still renewed, and the clock tells when that fails.
-                tracing::warn!(%error, "a lock's record cannot be watched");
-                std::future::pending().await
+        let mut since = Some(self.place.created.saturating_add(1));
+        loop {
+            match fate::fate(&self.core, &self.place, since).await {
+                Ok(Fate::Deleted) => return LockLoss::Removed,
+                Ok(Fate::Overwritten) => {
+                    fate::clear(&self.core, self.place.clone());
+                    return LockLoss::Removed;
+                }
+                Err(error) if *error.kind() == ErrorKind::PermissionDenied => {
+                    return LockLoss::PermissionDenied;
+                }
+                Err(error) => {
+                    // The lease is still renewed, and the clock tells when that fails.
+                    tracing::warn!(%error, "a lock's record cannot be watched; trying again");
+                    tokio::time::sleep(PAUSE).await;
+                }
             }
+            since = None;
         }
     }
 }

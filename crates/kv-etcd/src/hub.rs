@@ -328,6 +328,9 @@ impl Task {
         }
         if answer.created {
             sub.retried = false;
+            if sub.request.start == 0 {
+                sub.request.start = answer.revision.saturating_add(1);
+            }
             sub.seen = sub.seen.max(answer.revision);
             if let Some(started) = sub.started.take() {
                 // A caller that gave up cancels it.

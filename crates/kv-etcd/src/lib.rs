@@ -4,12 +4,14 @@
 //!
 //! `client` and `error` contain the native client; nothing else names it. `store` turns operations
 //! into requests, with `write`, `txn`, `condition` and `list`. `hub` is the one stream behind all
-//! watches, `past` says where they can be taken up, `watch` is what a reader of one sees. `lease`, `session`, `lock` and `hold` keep things alive; `handle` ends them.
+//! watches, `past` says where they can be taken up, `watch` is what a reader of one sees. `lease`, `session`, `lock` and
+//! `hold` keep things alive, `fate` is what becomes of a lock's record; `handle` ends them.
 
 mod client;
 mod condition;
 mod config;
 mod error;
+mod fate;
 mod handle;
 mod hold;
 mod hub;

@@ -11,20 +11,18 @@ use kv_core::{
 };
 use tokio::time::Instant;
 
-use crate::client::{Check, Done, Field, Name, Order, Range, Read, Record, Step, Tree};
+use crate::client::{Check, Done, Name, Order, Range, Read, Record, Step, Tree};
 use crate::config::TTL;
 use crate::error;
+use crate::fate::{self, PAUSE, Place};
 use crate::handle::{Handle, closed};
 use crate::hold::Held;
-use crate::hub::{Signal, Spec};
-use crate::lease::{Ended, Granted, margin};
+use crate::lease::{Ended, Granted, Purpose, margin};
 use crate::record;
 
 /// How many candidates a question about the latest or the first ones gets at a time. Entries below the
 /// lock's name that look like records make further questions necessary.
 const CANDIDATES: i64 = 64;
-/// The pause before a candidate asks again after a failure.
-const PAUSE: Duration = Duration::from_millis(500);
 
 /// See [`kv_core::Store::lock_with`].
 pub(crate) async fn lock(core: &Arc<Handle>, key: &Key, options: LockOptions) -> Result<LockGuard> {
@@ -37,9 +35,9 @@ pub(crate) async fn lock(core: &Arc<Handle>, key: &Key, options: LockOptions) ->
         LockWait::UpTo(wait) => Instant::now().checked_add(wait),
         _ => None,
     };
-    let candidate = Candidate { core, key, options: &options, ttl };
+    let candidate = Candidate { core, key, options: &options, ttl, until };
     tokio::select! {
-        locked = candidate.lock(until) => locked,
+        locked = candidate.lock() => locked,
         () = core.closing.cancelled() => Err(closed()),
     }
 }
@@ -55,7 +53,7 @@ pub(crate) async fn holder(core: &Arc<Handle>, key: &Key) -> Result<Option<LockH
         // Owners can be large, and what else lies below the name larger: only this one is read.
         let page = core.client.read(deadline, &Read::new(Range::one(first.name))).await?;
         let Some(record) = page.records.into_iter().next() else { continue };
-        if record.created == first.created {
+        if record.created == first.created && record::is_lock(&record) {
             let token = FencingToken::new(u64::try_from(record.created).unwrap_or(0));
             return Ok(Some(LockHolder::new(record.value, token)));
         }
@@ -139,46 +137,76 @@ struct Candidate<'a> {
     key: &'a Key,
     options: &'a LockOptions,
     ttl: Duration,
+    /// When the wait is over; `None`: never.
+    until: Option<Instant>,
 }
 
 impl Candidate<'_> {
-    async fn lock(&self, until: Option<Instant>) -> Result<LockGuard> {
+    async fn lock(&self) -> Result<LockGuard> {
+        let mut was_queued = false;
         loop {
-            let granted = self.core.leases.grant(self.deadline(), self.ttl).await?;
-            match self.queue(granted, until).await {
+            match self.queue(&mut was_queued).await {
                 Ok(Some(guard)) => return Ok(guard),
-                // The place in the queue was lost with its lease or by a hand from outside.
+                // The place in the queue was lost with its lease, or another program took it away.
                 Ok(None) => tracing::debug!(key = %self.key, "queueing for a lock anew"),
                 Err(error) if error::lease_gone(&error) => {}
+                // A wait that stood in the queue outlives outages.
+                Err(error) if was_queued && error.is_transient() && !self.is_over() => {
+                    tracing::debug!(%error, key = %self.key, "queueing for a lock anew failed; trying again");
+                    tokio::time::sleep(PAUSE.min(self.left())).await;
+                }
+                Err(error) if was_queued && error.is_transient() => return Err(locked()),
                 Err(error) => return Err(error),
+            }
+            if was_queued && self.is_over() {
+                return Err(locked());
             }
         }
     }
 
+    fn timeout(&self) -> Duration {
+        self.options.timeout.unwrap_or(self.core.timeout)
+    }
+
     fn deadline(&self) -> Deadline {
-        self.core.deadline(self.options.timeout)
+        Deadline::after(self.timeout())
+    }
+
+    fn left(&self) -> Duration {
+        self.until.map_or(Duration::MAX, |until| until.saturating_duration_since(Instant::now()))
+    }
+
+    fn is_over(&self) -> bool {
+        self.left().is_zero()
     }
 
     /// Queues and waits for its turn; `None` if the place was lost.
-    async fn queue(&self, granted: Granted<'_>, until: Option<Instant>) -> Result<Option<LockGuard>> {
+    async fn queue(&self, was_queued: &mut bool) -> Result<Option<LockGuard>> {
         let core = self.core;
+        // Up to its place in the queue it takes as long as one request. Only the first place may take
+        // longer than the wait, because a lock that is free is acquired however short that is.
+        let time = if *was_queued { self.timeout().min(self.left()) } else { self.timeout() };
+        let deadline = Deadline::after(time);
+        let granted = core.leases.grant(deadline, Purpose::Own, self.ttl).await?;
         let record = format!("{}/{:x}", core.namespace.native(self.key), granted.id);
         let name: Name = record.clone().into();
         let mut then =
             vec![Step::Put { name: name.clone(), value: self.options.owner.clone(), lease: granted.id }];
         then.extend(reads(core, self.key, Order::NewestFirst, 0, CANDIDATES));
         let tree = Tree { when: vec![Check::absent(name.clone())], then, or_else: Vec::new() };
-        let done = core.client.commit(self.deadline(), tree).await?;
+        let done = core.client.commit(deadline, tree).await?;
         if !done.succeeded || done.steps.is_empty() {
             return Err(error::nonsense("that a record exists which only we could make"));
         }
-        let token = done.revision;
-        let before = match nearest(core, self.key, Order::NewestFirst, &name, &done.steps[1..])? {
+        // One that does not wait has nothing to outlive.
+        *was_queued = self.options.wait != LockWait::Try;
+        let place = Place { name, created: done.revision };
+        let before = match nearest(core, self.key, Order::NewestFirst, &place.name, &done.steps[1..])? {
             Some(found) => found,
-            None => candidate(core, self.deadline(), self.key, Order::NewestFirst, token).await?,
+            None => candidate(core, deadline, self.key, Order::NewestFirst, place.created).await?,
         };
         if before.is_some() && self.options.wait == LockWait::Try {
-            return self.leave(granted).await;
+            return self.leave(granted, deadline).await;
         }
         let acked = Mutex::new(granted.sent_at);
         let last_acked = || acked.lock().unwrap_or_else(PoisonError::into_inner);
@@ -186,20 +214,23 @@ impl Candidate<'_> {
         let acks = |sent_at| *last_acked() = sent_at;
         let kept = core.leases.keep(granted.id, granted.ttl, first, acks, |_| {});
         let over = async {
-            match until {
+            match self.until {
                 Some(until) => tokio::time::sleep_until(until).await,
                 None => std::future::pending().await,
             }
         };
         tokio::select! {
-            // A lock that is free is had, however short the wait.
+            // A lock that is free is acquired, however short the wait.
             biased;
-            turn = self.turn(&name, token, before) => if !turn? { return Ok(None) },
+            turn = self.turn(&place, before) => if !turn? {
+                fate::clear(core, place);
+                return Ok(None);
+            },
             ended = kept => return match ended {
                 Ended::Gone => Ok(None),
                 Ended::Refused(error) => Err(error),
             },
-            () = over => return self.leave(granted).await,
+            () = over => return self.leave(granted, self.deadline()).await,
         }
         let state = HoldState::new(self.options.max_hold);
         let (ttl, acked) = (granted.ttl, *last_acked());
@@ -208,89 +239,72 @@ impl Candidate<'_> {
         if state.loss() == Some(LockLoss::Expired) {
             return Ok(None);
         }
-        let token = FencingToken::new(u64::try_from(token).unwrap_or(0));
+        let token = FencingToken::new(u64::try_from(place.created).unwrap_or(0));
         let fence = Fence::new(self.key.clone(), token, record);
-        let held = Held::start(core, fence, name, granted.keep(), ttl, acked, state);
+        let held = Held::start(core, fence, place, granted.keep(), ttl, acked, state);
         Ok(Some(LockGuard::new(held)))
     }
 
     /// Gives up, leaving no trace.
-    async fn leave(&self, granted: Granted<'_>) -> Result<Option<LockGuard>> {
+    async fn leave(&self, granted: Granted<'_>, deadline: Deadline) -> Result<Option<LockGuard>> {
         // If this fails it is tried again in the background, and the lease ends by itself at last.
-        if self.core.client.revoke(self.deadline(), granted.id).await.is_ok() {
+        if self.core.client.revoke(deadline, granted.id).await.is_ok() {
             granted.keep();
         }
-        Err(Error::new(ErrorKind::Locked))
+        Err(locked())
     }
 
     /// Waits until nobody is before us; `false` if our own record is gone.
-    async fn turn(&self, name: &Name, token: i64, mut before: Option<Record>) -> Result<bool> {
+    async fn turn(&self, own: &Place, before: Option<Record>) -> Result<bool> {
+        let Some(before) = before else { return Ok(true) };
+        tokio::select! {
+            turn = self.turn_behind(own, before) => turn,
+            ended = fate::fate(self.core, own, Some(own.created.saturating_add(1))) => ended.map(|_| false),
+        }
+    }
+
+    async fn turn_behind(&self, own: &Place, mut before: Record) -> Result<bool> {
         let core = self.core;
-        let mut from = token.saturating_add(1);
-        while let Some(rival) = before {
-            gone(core, &rival.name, rival.created, from).await?;
+        loop {
+            let rival = Place::of(&before);
+            if fate::fate(core, &rival, None).await? == fate::Fate::Overwritten {
+                fate::clear(core, rival);
+            }
             // The next one may be the rival of a rival that gave up.
             let found = loop {
-                match self.look(name, token).await {
+                match self.look(own).await {
                     Err(error) if error.is_transient() => tokio::time::sleep(PAUSE).await,
                     other => break other?,
                 }
             };
-            let Some((found, revision)) = found else { return Ok(false) };
-            (before, from) = (found, revision.saturating_add(1));
+            match found {
+                None => return Ok(false),
+                Some(None) => return Ok(true),
+                Some(Some(next)) => before = next,
+            }
         }
-        Ok(true)
     }
 
-    /// Who is before us now, and as of when; `None` if our own record is gone.
-    async fn look(&self, name: &Name, token: i64) -> Result<Option<(Option<Record>, i64)>> {
+    /// Who is before us now; `None` if our own record is gone.
+    async fn look(&self, own: &Place) -> Result<Option<Option<Record>>> {
         let core = self.core;
         let tree = Tree {
-            when: vec![Check::new(name.clone(), kv_core::Compare::Equal, Field::Created(token))],
-            then: reads(core, self.key, Order::NewestFirst, token, CANDIDATES),
+            when: own.stands(),
+            then: reads(core, self.key, Order::NewestFirst, own.created, CANDIDATES),
             or_else: Vec::new(),
         };
         let done = core.client.commit(self.deadline(), tree).await?;
         if !done.succeeded {
             return Ok(None);
         }
-        let found = match nearest(core, self.key, Order::NewestFirst, name, &done.steps)? {
+        let found = match nearest(core, self.key, Order::NewestFirst, &own.name, &done.steps)? {
             Some(found) => found,
-            None => candidate(core, self.deadline(), self.key, Order::NewestFirst, token).await?,
+            None => candidate(core, self.deadline(), self.key, Order::NewestFirst, own.created).await?,
         };
-        Ok(Some((found, done.revision)))
+        Ok(Some(found))
     }
 }
 
-/// Resolves once the record that was created at this revision is gone. Outages are waited out.
-pub(crate) async fn gone(core: &Handle, name: &Name, created: i64, mut from: i64) -> Result<()> {
-    loop {
-        let spec =
-            Spec { range: Range::one(name.clone()), start: from, seen: from - 1, puts: false, deletes: true };
-        match core.hub.watch(core.deadline(None), spec).await {
-            Ok(mut subscription) => loop {
-                match subscription.next().await {
-                    Signal::Changes(changes) if changes.iter().any(|change| change.deleted) => return Ok(()),
-                    Signal::Changes(_) => {}
-                    Signal::Overflow(_) | Signal::Gap(_) => break,
-                    Signal::Failed(error) if error.is_transient() => break,
-                    Signal::Failed(error) => return Err(error),
-                }
-            },
-            Err(error) if error.is_transient() => tokio::time::sleep(PAUSE).await,
-            Err(error) => return Err(error),
-        }
-        // What happened since is not known: the present state is.
-        from = loop {
-            let read = Read::new(Range::one(name.clone())).keys_only();
-            match core.client.read(core.deadline(None), &read).await {
-                Ok(page) if page.records.first().is_some_and(|record| record.created == created) => {
-                    break page.revision.saturating_add(1);
-                }
-                Ok(_) => return Ok(()),
-                Err(error) if error.is_transient() => tokio::time::sleep(PAUSE).await,
-                Err(error) => return Err(error),
-            }
-        };
-    }
+fn locked() -> Error {
+    Error::new(ErrorKind::Locked)
 }

@@ -5,6 +5,7 @@ use kv_core::{Compare, Error, ErrorKind, Fence, Key, Precondition, Result, Versi
 
 use crate::client::{Check, Done, Field, Name, Page, Range, Read, Record, Step};
 use crate::error;
+use crate::fate::Place;
 use crate::record;
 
 /// A revision to compare with; none is as large as what does not fit.
@@ -50,7 +51,7 @@ pub(crate) fn size(precondition: &Precondition) -> usize {
 pub(crate) struct Guards {
     /// Names that look like records, with the lease they would live by.
     suspects: Vec<(Name, i64)>,
-    fence: Option<(Name, i64)>,
+    fence: Option<Place>,
 }
 
 impl Guards {
@@ -69,10 +70,7 @@ impl Guards {
     }
 
     pub(crate) fn checks(&self) -> Vec<Check> {
-        let fence = self
-            .fence
-            .iter()
-            .map(|(name, token)| Check::new(name.clone(), Compare::Equal, Field::Created(*token)));
+        let fence = self.fence.iter().flat_map(Place::stands);
         let suspects = self
             .suspects
             .iter()
@@ -82,7 +80,8 @@ impl Guards {
 
     /// Reads that tell which guard refused.
     pub(crate) fn reads(&self) -> Vec<Step> {
-        let names = self.fence.iter().chain(&self.suspects).map(|(name, _)| name);
+        let fence = self.fence.iter().map(|place| &place.name);
+        let names = fence.chain(self.suspects.iter().map(|(name, _)| name));
         names.map(|name| Step::Read(Read::new(Range::one(name.clone())).keys_only())).collect()
     }
 
@@ -92,8 +91,12 @@ impl Guards {
             Done::Read(page) => page.records.first(),
             _ => None,
         });
-        if let Some((_, token)) = &self.fence {
-            let held = found.next().flatten().is_some_and(|record| record.created == *token);
+        if let Some(place) = &self.fence {
+            // A record that a native tool wrote over holds nothing any more.
+            let held = found
+                .next()
+                .flatten()
+                .is_some_and(|record| record.created == place.created && record::is_lock(record));
             if !held {
                 return Err(not_held());
             }
@@ -108,11 +111,12 @@ impl Guards {
     }
 }
 
-/// The record and the revision a fence stands for.
-fn fenced(fence: &Fence) -> Result<(Name, i64)> {
+/// The record a fence stands for.
+fn fenced(fence: &Fence) -> Result<Place> {
+    let name: Name = fence.record().into();
     let token = i64::try_from(fence.token().get()).ok().filter(|token| *token > 0);
-    match token {
-        Some(token) if !fence.record().is_empty() => Ok((fence.record().into(), token)),
+    match (token, record::spelt_lease(&name)) {
+        (Some(created), Some(_)) => Ok(Place { name, created }),
         _ => Err(not_held()),
     }
 }

@@ -542,8 +542,30 @@ pub(crate) const SHOWN: &[(&str, &[&str])] = &[
         ],
     ),
     ("`grace()` is how long", &["lock_grace_is_within_its_ttl"]),
-    ("After a loss by expiry", &["expired_lock_is_kept_through_its_grace"]),
+    (
+        "After a loss by expiry",
+        &[
+            "expired_lock_is_kept_through_its_grace",
+            "kv-etcd::an_expired_lock_is_given_away_only_after_its_grace",
+            "kv-etcd::a_holder_that_stood_still_gives_nothing_away_at_once",
+        ],
+    ),
     ("Dropping the guard, `unlock`", &["letting_go_of_an_expired_lock_ends_its_grace"]),
+    (
+        "A lock that was let go",
+        &[
+            "kv-etcd::what_is_let_go_during_an_outage_is_free_after_it",
+            "kv-etcd::what_is_let_go_without_a_quorum_is_free_as_soon_as_there_is_one",
+        ],
+    ),
+    (
+        "A lock's record that another",
+        &[
+            "kv-etcd::a_record_that_is_written_over_is_a_loss_and_leaves_nothing",
+            "kv-etcd::who_waits_behind_a_record_that_is_written_over_goes_on",
+            "kv-etcd::a_place_in_the_queue_that_is_written_over_is_taken_anew",
+        ],
+    ),
     ("**Two processes may still", &["fence_of_the_old_holder_is_refused"]),
     ("Only the resource", &["fence_of_the_old_holder_is_refused"]),
     (

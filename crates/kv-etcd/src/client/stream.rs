@@ -17,7 +17,7 @@ pub(crate) struct WatchRequest {
     /// Chosen by us, never 0: then the server would choose.
     pub(crate) id: i64,
     pub(crate) range: Range,
-    /// The first revision wanted.
+    /// The first revision wanted; 0: the next one.
     pub(crate) start: i64,
     pub(crate) puts: bool,
     pub(crate) deletes: bool,

@@ -29,7 +29,7 @@ pub(crate) enum Signal {
 #[derive(Clone, Debug)]
 pub(crate) struct Spec {
     pub(crate) range: Range,
-    /// The first revision wanted.
+    /// The first revision wanted; 0: what happens once the server has taken it.
     pub(crate) start: i64,
     /// A revision the cluster is known to have had; 0 if none is.
     pub(crate) seen: i64,

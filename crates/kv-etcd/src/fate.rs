@@ -1,0 +1,138 @@
+//! What becomes of one record of a lock: it is deleted, or a native tool writes over it.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use kv_core::{Compare, Result};
+
+use crate::client::{Change, Check, Field, Name, Range, Read, Record, Step, Tree};
+use crate::handle::Handle;
+use crate::hub::{Signal, Spec};
+use crate::record;
+
+/// The pause before the server is asked again after a failure.
+pub(crate) const PAUSE: Duration = Duration::from_millis(500);
+
+/// One record, which is this one only with this create revision.
+#[derive(Clone, Debug)]
+pub(crate) struct Place {
+    pub(crate) name: Name,
+    pub(crate) created: i64,
+}
+
+/// How a record ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Fate {
+    Deleted,
+    /// It is there and lives by its lease no more: for us it is an entry, for `etcdctl lock` a rival
+    /// that never goes. See [`clear`].
+    Overwritten,
+}
+
+impl Place {
+    pub(crate) fn of(record: &Record) -> Self {
+        Self { name: record.name.clone(), created: record.created }
+    }
+
+    /// The comparisons that hold as long as it stands.
+    pub(crate) fn stands(&self) -> Vec<Check> {
+        let created = Check::new(self.name.clone(), Compare::Equal, Field::Created(self.created));
+        let lease = record::spelt_lease(&self.name)
+            .map(|lease| Check::new(self.name.clone(), Compare::Equal, Field::Lease(lease)));
+        [created].into_iter().chain(lease).collect()
+    }
+
+    /// What is there under its name says how it ended; `None` while it stands.
+    fn fate(&self, found: Option<&Record>) -> Option<Fate> {
+        match found {
+            Some(found) if found.created != self.created => Some(Fate::Deleted),
+            Some(found) if record::is_lock(found) => None,
+            Some(_) => Some(Fate::Overwritten),
+            None => Some(Fate::Deleted),
+        }
+    }
+
+    fn changed(&self, change: &Change) -> Option<Fate> {
+        self.fate(Some(&change.record).filter(|_| !change.deleted))
+    }
+}
+
+/// Resolves once the record has ended. Outages are waited out.
+///
+/// With `since`, everything from that revision on is told. Without, the watch begins in the present and
+/// the state is read once it stands: that is a request more, but the server looks for changes of the
+/// past only ten times a second, and a lock changes hands in less.
+pub(crate) async fn fate(core: &Handle, place: &Place, mut since: Option<i64>) -> Result<Fate> {
+    loop {
+        let spec = Spec {
+            range: Range::one(place.name.clone()),
+            start: since.unwrap_or(0),
+            seen: since.map_or(0, |since| since.saturating_sub(1)),
+            puts: true,
+            deletes: true,
+        };
+        match watched(core, place, spec).await {
+            Ok(Some(fate)) => return Ok(fate),
+            Ok(None) => {}
+            Err(error) if error.is_transient() => tokio::time::sleep(PAUSE).await,
+            Err(error) => return Err(error),
+        }
+        // What happened since is not known: the present state is.
+        since = None;
+    }
+}
+
+/// One watch of it; `None` if that missed something.
+async fn watched(core: &Handle, place: &Place, spec: Spec) -> Result<Option<Fate>> {
+    let is_from_now = spec.start == 0;
+    let mut subscription = core.hub.watch(core.deadline(None), spec).await?;
+    if is_from_now {
+        let read = Read::new(Range::one(place.name.clone())).keys_only();
+        let page = core.client.read(core.deadline(None), &read).await?;
+        if let Some(fate) = place.fate(page.records.first()) {
+            return Ok(Some(fate));
+        }
+    }
+    loop {
+        match subscription.next().await {
+            Signal::Changes(changes) => {
+                if let Some(fate) = changes.iter().find_map(|change| place.changed(change)) {
+                    return Ok(Some(fate));
+                }
+            }
+            Signal::Overflow(_) | Signal::Gap(_) => return Ok(None),
+            Signal::Failed(error) => return Err(error),
+        }
+    }
+}
+
+/// Removes, in the background, what a native tool left of a record that it wrote over: without a lease
+/// it would keep `etcdctl lock` away for ever.
+pub(crate) fn clear(core: &Arc<Handle>, place: Place) {
+    let core = Arc::clone(core);
+    core.tasks.clone().spawn(async move {
+        let name = place.name;
+        let mut when = vec![Check::new(name.clone(), Compare::Equal, Field::Created(place.created))];
+        when.extend(
+            record::spelt_lease(&name)
+                .map(|lease| Check::new(name.clone(), Compare::NotEqual, Field::Lease(lease))),
+        );
+        let then = vec![Step::Delete { range: Range::one(name.clone()), previous: false }];
+        loop {
+            let is_last = core.closing.is_cancelled();
+            let tree = Tree { when: when.clone(), then: then.clone(), or_else: Vec::new() };
+            match core.client.commit(core.deadline(None), tree).await {
+                Ok(_) => return,
+                Err(error) if is_last || !error.is_transient() => {
+                    tracing::warn!(
+                        %error,
+                        name = %name.escape_ascii(),
+                        "the record of a lock that another program wrote over cannot be removed"
+                    );
+                    return;
+                }
+                Err(_) => drop(tokio::time::timeout(PAUSE, core.closing.cancelled()).await),
+            }
+        }
+    });
+}

@@ -1,5 +1,7 @@
 #![doc = include_str!("../README.md")]
 
+#[cfg(unix)]
+mod child;
 mod cli;
 mod commands;
 mod exit;
@@ -79,10 +81,16 @@ async fn dispatch(cli: Cli, registry: Registry) -> Result<u8, Failure> {
         Command::Urls => return Output::stdout().text(urls::HELP).map(|()| 0),
         _ => {}
     }
+    let mut global = global;
+    if matches!(command, Command::Diff(_) | Command::Sync(_)) {
+        // They name their stores themselves, and need none beside.
+        global.store = Some("mem:".to_owned());
+    }
     let session = Session::new(registry, global)?;
     let done = match command {
         // It runs until its command ends, and passes signals on to it.
         Command::Lock(args) if !args.holder => commands::lock::run(&session, args).await,
+        Command::Watch(args) if !args.command.is_empty() => commands::on_change::run(&session, args).await,
         command => Ending::listen()?.or(other(command, &session)).await.map(|()| 0),
     };
     session.close().await;
@@ -94,12 +102,17 @@ async fn other(command: Command, session: &Session) -> Result<(), Failure> {
         Command::Get(args) => commands::get::run(session, args).await,
         Command::Put(args) => commands::put::run(session, args).await,
         Command::Del(args) => commands::del::run(session, args).await,
+        Command::Touch(args) => commands::touch::run(session, args).await,
+        Command::Wait(args) => commands::wait::run(session, args).await,
         Command::Ls(args) => commands::ls::run(session, args).await,
         Command::Tree(args) => commands::tree::run(session, args).await,
         Command::Watch(args) => commands::watch::run(session, args).await,
         Command::Lock(args) => commands::holder::run(session, args).await,
         Command::Import(args) => commands::import::run(session, args).await,
         Command::Export(args) => commands::export::run(session, args).await,
+        Command::Diff(args) => commands::sync::diff(session, args).await,
+        Command::Sync(args) => commands::sync::run(session, args).await,
+        Command::Ping(args) => commands::ping::run(session, args).await,
         Command::Capabilities => commands::capabilities::run(session).await,
         Command::Doctor(args) => commands::doctor::run(session, args).await,
         Command::Completions { shell } => commands::completions::run(shell),

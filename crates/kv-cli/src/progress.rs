@@ -20,13 +20,16 @@ impl Progress {
         let on = on && std::env::var_os("TERM").is_none_or(|term| term != "dumb");
         let target = if on { ProgressDrawTarget::stderr() } else { ProgressDrawTarget::hidden() };
         let bar = ProgressBar::with_draw_target(None, target).with_prefix(verb);
-        if let Ok(style) =
-            ProgressStyle::with_template("{spinner} {prefix} {pos} keys, {msg} ({per_sec}, {elapsed})")
-        {
-            bar.set_style(style);
-        }
+        set_style(&bar, "{spinner} {prefix} {pos} keys, {msg} ({per_sec}, {elapsed})");
         bar.enable_steady_tick(Duration::from_millis(200));
         Self { bar, keys: 0, bytes: 0 }
+    }
+
+    /// The same for so many keys, so that it can tell how much is left.
+    pub(crate) fn of(self, total: u64) -> Self {
+        self.bar.set_length(total);
+        set_style(&self.bar, "{spinner} {prefix} {pos} of {len} keys, {msg} ({per_sec}, {eta} left)");
+        self
     }
 
     /// One key with this many bytes of value is done.
@@ -50,6 +53,12 @@ impl Progress {
     /// A line on standard error that does not tear the bar.
     pub(crate) fn say(&self, line: &str) {
         self.bar.suspend(|| crate::output::say(line));
+    }
+}
+
+fn set_style(bar: &ProgressBar, template: &str) {
+    if let Ok(style) = ProgressStyle::with_template(template) {
+        bar.set_style(style);
     }
 }
 

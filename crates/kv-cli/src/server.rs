@@ -1,6 +1,6 @@
 //! What a URL says about its servers: which product, and each member by itself.
 
-use kv_core::{ErrorKind, StoreUrl};
+use kv_core::{ErrorKind, Prefix, StoreUrl};
 
 /// A product, the name of its scheme, and the port it has as shipped.
 const PRODUCTS: [(&str, &str, u16); 3] =
@@ -29,6 +29,32 @@ pub(crate) fn doubt(url: &StoreUrl, kind: &ErrorKind) -> Option<String> {
         )),
         _ => None,
     }
+}
+
+/// Whether two URLs name places of one store of which the one holds the other, with this prefix below
+/// both: copying from one to the other would copy the copies.
+pub(crate) fn overlap(one: &StoreUrl, other: &StoreUrl, prefix: &Prefix) -> bool {
+    let place = |url: &StoreUrl| {
+        let namespace = url.path().trim_matches('/').to_owned();
+        [namespace.as_str(), prefix.as_str()].into_iter().filter(|part| !part.is_empty()).fold(
+            String::from("/"),
+            |mut path, part| {
+                path.push_str(part);
+                path.push('/');
+                path
+            },
+        )
+    };
+    let product = |url: &StoreUrl| url.scheme().split('+').next().unwrap_or_default().to_owned();
+    let same_server = product(one) == product(other)
+        && if one.has_authority() {
+            one.hosts().iter().any(|host| other.hosts().contains(host))
+        } else {
+            // Without hosts the path is the store itself.
+            return product(one) == product(other) && !one.path().is_empty() && one.path() == other.path();
+        };
+    let (one, other) = (place(one), place(other));
+    same_server && (one.starts_with(&other) || other.starts_with(&one))
 }
 
 /// Each host of a URL that names several, and the same URL with that host alone.
@@ -65,6 +91,27 @@ mod tests {
             ("sled:path", ErrorKind::Protocol),
         ] {
             assert_eq!(doubted(url, kind), "");
+        }
+    }
+
+    #[test]
+    fn places_that_hold_each_other() {
+        let overlaps = |one: &str, other: &str, prefix: &str| {
+            let (one, other) = (StoreUrl::parse(one).unwrap(), StoreUrl::parse(other).unwrap());
+            overlap(&one, &other, &Prefix::new(prefix).unwrap())
+        };
+        assert!(overlaps("etcd://h:1/a", "etcd+tls://x,h:1/a/b", ""));
+        assert!(overlaps("etcd://h:1", "etcd://h:1/a", ""));
+        assert!(overlaps("sled:a", "sled:a?history=7", ""));
+        for (one, other, prefix) in [
+            ("etcd://h:1/a", "etcd://h:1/ab", ""),
+            ("etcd://h:1/a", "etcd://h:2/a", ""),
+            ("etcd://h:1/a", "consul://h:1/a", ""),
+            ("etcd://h:1/a", "etcd://h:1/a/b", "x"),
+            ("sled:a", "sled:b", ""),
+            ("mem:", "mem:", ""),
+        ] {
+            assert!(!overlaps(one, other, prefix), "{one} {other} {prefix}");
         }
     }
 

@@ -1,6 +1,6 @@
 //! What every command has: the store it is about, opened when it is needed, and how to answer.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use etcetera::BaseStrategy;
@@ -41,6 +41,7 @@ pub(crate) struct Session {
     timeout: Option<Duration>,
     output: Option<Format>,
     store: OnceCell<Arc<dyn Store>>,
+    others: Mutex<Vec<Arc<dyn Store>>>,
 }
 
 impl Session {
@@ -58,7 +59,7 @@ impl Session {
             Some(url) => complete(url)?,
             None => default_url()?,
         };
-        Ok(Self { registry, url, timeout, output, store: OnceCell::new() })
+        Ok(Self { registry, url, timeout, output, store: OnceCell::new(), others: Mutex::default() })
     }
 
     /// The form of output that was asked for, if one was.
@@ -111,7 +112,7 @@ impl Session {
 
     /// Opens another store with the same drivers.
     pub(crate) async fn open_other(&self, url: &str) -> Result<Arc<dyn Store>, Error> {
-        self.in_time(Operation::Open, self.registry.open(url)).await
+        self.in_time_at(url, Operation::Open, self.registry.open(url)).await
     }
 
     /// The store's URL, fit to be shown.
@@ -126,23 +127,25 @@ impl Session {
 
     /// The same, waiting this long if another process has its directory.
     pub(crate) async fn store_within(&self, wait: Wait) -> Result<&Arc<dyn Store>, Failure> {
-        self.store.get_or_try_init(|| self.open(wait)).await
+        self.store.get_or_try_init(|| self.open(&self.url, wait)).await
     }
 
-    /// Closes the store, if it was opened. Whatever the command did is done: what goes wrong now is
-    /// told and changes nothing.
+    /// Another store, opened in the same way and closed with the first.
+    pub(crate) async fn other(&self, url: &str) -> Result<Arc<dyn Store>, Failure> {
+        let store = self.open(url, Wait::Timeout).await?;
+        self.others.lock().unwrap_or_else(PoisonError::into_inner).push(store.clone());
+        Ok(store)
+    }
+
+    /// Closes the stores that were opened.
     pub(crate) async fn close(&self) {
-        let Some(store) = self.store.get() else { return };
-        match tokio::time::timeout(FAREWELL, store.close()).await {
-            Ok(Ok(())) => {}
-            Ok(Err(error)) => say(&format!("kv: warning: {error}")),
-            Err(_) => {
-                say(&format!("kv: warning: closing the store took more than {FAREWELL:?}; left it open"))
-            }
+        let others = std::mem::take(&mut *self.others.lock().unwrap_or_else(PoisonError::into_inner));
+        for store in self.store.get().into_iter().chain(&others) {
+            farewell(&**store).await;
         }
     }
 
-    async fn open(&self, wait: Wait) -> Result<Arc<dyn Store>, Failure> {
+    async fn open(&self, url: &str, wait: Wait) -> Result<Arc<dyn Store>, Failure> {
         let patience = match wait {
             Wait::Timeout => Some(self.timeout.unwrap_or(PATIENCE)),
             Wait::UpTo(patience) => Some(patience),
@@ -151,7 +154,7 @@ impl Session {
         let begin = Instant::now();
         let mut told = false;
         loop {
-            let error = match self.open_once().await {
+            let error = match self.open_once(url).await {
                 Ok(store) => return Ok(store),
                 Err(error) => error,
             };
@@ -171,10 +174,10 @@ impl Session {
         }
     }
 
-    async fn open_once(&self) -> Result<Arc<dyn Store>, Error> {
+    async fn open_once(&self, url: &str) -> Result<Arc<dyn Store>, Error> {
         // A store has a connect timeout of its own, which its URL sets and whose words are better.
-        let open = self.in_time(Operation::Open, self.registry.open(&self.url));
-        let shown = StoreUrl::parse(&self.url)?.to_string();
+        let open = self.in_time_at(url, Operation::Open, self.registry.open(url));
+        let shown = StoreUrl::parse(url)?.to_string();
         self.request(Operation::Open, &shown, open).await
     }
 
@@ -184,14 +187,33 @@ impl Session {
         operation: Operation,
         work: impl Future<Output = Result<T, Error>>,
     ) -> Result<T, Error> {
+        self.in_time_at(&self.url, operation, work).await
+    }
+
+    /// The same of the store at another URL.
+    async fn in_time_at<T>(
+        &self,
+        url: &str,
+        operation: Operation,
+        work: impl Future<Output = Result<T, Error>>,
+    ) -> Result<T, Error> {
         let Some(timeout) = self.timeout else { return work.await };
         match tokio::time::timeout(timeout, work).await {
             Ok(done) => done,
             Err(_) => Err(Error::new(ErrorKind::Timeout)
                 .with_operation(operation)
-                .with_endpoint(StoreUrl::parse(&self.url)?.to_string())
-                .with_detail(format!("not done within {timeout:?}"))),
+                .with_endpoint(StoreUrl::parse(url)?.to_string())
+                .with_detail(format!("not done within {}", duration(timeout)))),
         }
+    }
+}
+
+/// Closes a store. Whatever the command did is done: what goes wrong now is told and changes nothing.
+async fn farewell(store: &dyn Store) {
+    match tokio::time::timeout(FAREWELL, store.close()).await {
+        Ok(Ok(())) => {}
+        Ok(Err(error)) => say(&format!("kv: warning: {error}")),
+        Err(_) => say(&format!("kv: warning: closing the store took more than {FAREWELL:?}; left it open")),
     }
 }
 
@@ -221,7 +243,7 @@ fn in_use_advice(patience: Duration) -> String {
 }
 
 /// Takes what a URL leaves out from the variables of the native tools, and says so.
-fn complete(url: String) -> Result<String, Failure> {
+pub(crate) fn complete(url: String) -> Result<String, Failure> {
     let variable = |name: &str| std::env::var(name).ok();
     let Some(completed) = native::complete(&url, variable)? else { return Ok(url) };
     let shown = StoreUrl::parse(&completed.url)?;

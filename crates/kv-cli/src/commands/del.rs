@@ -3,13 +3,13 @@
 use std::io::{self, BufRead, IsTerminal, Write};
 
 use futures_util::TryStreamExt;
-use kv_core::{DeleteOptions, DeleteTreeOptions, ListOptions, Operation, Precondition, Prefix};
+use kv_core::{DeleteOptions, DeleteTreeOptions, ErrorKind, ListOptions, Operation, Precondition, Prefix};
 use serde::Serialize;
 
 use super::shown;
 use crate::cli::Del;
 use crate::exit::Failure;
-use crate::output::{Format, Output, say};
+use crate::output::{Format, JsonItems, Output, for_reader, say};
 use crate::session::Session;
 
 #[derive(Serialize)]
@@ -26,26 +26,57 @@ struct DeletedTree<'d> {
 
 pub(crate) async fn run(session: &Session, args: Del) -> Result<(), Failure> {
     if args.tree {
-        return tree(session, &super::prefix(&args.key, Operation::DeleteTree)?, args.yes).await;
+        let [prefix] = args.keys.as_slice() else {
+            return Err(Failure::Usage("--tree deletes what is below one prefix".to_owned()));
+        };
+        return tree(session, &super::prefix(prefix, Operation::DeleteTree)?, args.yes).await;
     }
-    let key = super::key(&args.key, Operation::Delete)?;
+    let keys = super::keys(&args.keys, Operation::Delete)?;
+    if args.if_version.is_some() && keys.len() > 1 {
+        return Err(Failure::Usage("--if-version is for one key: each has a version of its own".to_owned()));
+    }
     let mut options = DeleteOptions::default().with_precondition(match args.if_version {
         Some(version) => Precondition::At(version),
         None if args.if_present => Precondition::Present,
         None => Precondition::Any,
     });
     options.timeout = session.timeout();
-    let done = session.store().await?.delete_with(&key, options);
-    let done = session.request(Operation::Delete, key.as_str(), done).await?;
     let mut out = Output::stdout();
-    match session.output() {
-        Some(Format::Json | Format::Jsonl) => {
-            out.json(&Deleted { key: key.as_str(), existed: done.existed })?;
+    let several = keys.len() > 1;
+    let mut items = match session.output() {
+        Some(format) if several && format != Format::Table => Some(JsonItems::begin(format, &mut out)?),
+        _ => None,
+    };
+    let mut missing = Vec::new();
+    for key in &keys {
+        let done = session.store().await?.delete_with(key, options.clone());
+        let existed = match session.request(Operation::Delete, key.as_str(), done).await {
+            Ok(done) => done.existed,
+            // The others are deleted all the same.
+            Err(error) if several && *error.kind() == ErrorKind::NotFound => {
+                missing.push(format!("{key:?}"));
+                false
+            }
+            Err(error) => return Err(error.into()),
+        };
+        let deleted = Deleted { key: key.as_str(), existed };
+        let words = if existed { "deleted" } else { "was not there" };
+        match (&mut items, session.output()) {
+            (Some(items), _) => items.item(&mut out, &deleted)?,
+            (None, Some(Format::Json | Format::Jsonl)) => out.json(&deleted)?,
+            (None, _) if several => out.line(&format!("{}: {words}", for_reader(key.as_str())))?,
+            (None, _) => out.line(words)?,
         }
-        Some(Format::Table) | None if done.existed => out.line("deleted")?,
-        Some(Format::Table) | None => out.line("was not there")?,
+        out.flush()?;
     }
-    out.flush()
+    if let Some(items) = items {
+        items.end(&mut out)?;
+    }
+    out.flush()?;
+    if missing.is_empty() {
+        return Ok(());
+    }
+    Err(Failure::NotFound(format!("del: {} did not exist", missing.join(", "))))
 }
 
 async fn tree(session: &Session, prefix: &Prefix, yes: bool) -> Result<(), Failure> {

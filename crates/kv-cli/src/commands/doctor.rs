@@ -150,7 +150,7 @@ pub(crate) async fn run(session: &Session, args: Doctor) -> Result<(), Failure> 
     report.end()
 }
 
-fn scratch_key() -> Result<Key, Error> {
+pub(super) fn scratch_key() -> Result<Key, Error> {
     Key::new(&format!("kv-doctor/{}", super::lock::default_owner().replace(['/', ':'], "-")))
 }
 

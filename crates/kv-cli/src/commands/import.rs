@@ -3,14 +3,15 @@
 use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 
-use kv_core::{Capabilities, ErrorKind, Expiry, Key, Operation, Power, PutOptions, PutResult};
+use kv_core::{ErrorKind, Key, Operation, PutOptions, PutResult};
 use serde::Serialize;
 use tokio::task::{JoinError, JoinSet};
 
-use crate::cli::{Import, Lifetime};
+use super::expiry;
+use crate::cli::Import;
 use crate::exit::{self, Failure};
-use crate::formats::{LeftOut, Opened, Row, RowExpiry};
-use crate::output::{Format, Output, duration};
+use crate::formats::{LeftOut, Opened, Row};
+use crate::output::{Format, Output};
 use crate::progress::Progress;
 use crate::session::Session;
 
@@ -56,8 +57,11 @@ pub(crate) async fn run(session: &Session, args: Import) -> Result<(), Failure> 
         match row {
             Row::LeftOut { name, what } => work.left_out(name, what),
             Row::Refused { name, why } => work.refuse(&name, &why),
-            Row::Entry { key, value, expiry } => match lifetime(expiry, args.expiry, declared) {
-                Err(why) => work.refuse(&format!("{key:?}"), &why),
+            Row::Entry { key, value, expiry } => match expiry::of_row(expiry, args.expiry, declared) {
+                Err(why) => {
+                    let why = format!("{why}; --expiry none makes it permanent");
+                    work.refuse(&format!("{key:?}"), &why);
+                }
                 Ok(expiry) => {
                     // Two rows for one key are put one after the other, so that the later one stays.
                     while work.puts.len() >= IN_FLIGHT || work.busy.contains(&key) {
@@ -87,37 +91,6 @@ pub(crate) async fn run(session: &Session, args: Import) -> Result<(), Failure> 
         None => reader.await.map_err(reader_died).and_then(|read| read),
     };
     work.finish(read, session.output(), args.skip_refused)
-}
-
-/// The expiry a row is put with, or why this store cannot keep it.
-fn lifetime(expiry: RowExpiry, wanted: Lifetime, declared: &Capabilities) -> Result<Expiry, String> {
-    const OTHERWISE: &str = "--expiry none makes it permanent";
-    let (granted, remaining) = match expiry {
-        _ if wanted == Lifetime::None => return Ok(Expiry::Never),
-        RowExpiry::Never => return Ok(Expiry::Never),
-        RowExpiry::Session => {
-            return Err(format!("it ends with a session, and that of an import ends at once; {OTHERWISE}"));
-        }
-        RowExpiry::Ttl { granted, remaining } => (granted, remaining),
-    };
-    let ttl = match wanted {
-        Lifetime::Granted => granted.or(remaining),
-        _ => remaining.or(granted),
-    };
-    let Some(ttl) = ttl else { return Ok(Expiry::Never) };
-    let limits = &declared.limits.ttl;
-    if !declared.has(Power::Ttl) {
-        return Err(format!("it expires, which this store cannot do; {OTHERWISE}"));
-    }
-    if ttl > limits.max {
-        return Err(format!(
-            "it expires after {}, and this store keeps at most {}; {OTHERWISE}",
-            duration(ttl),
-            duration(limits.max)
-        ));
-    }
-    // No earlier than it would have.
-    Ok(Expiry::Ttl(ttl.max(limits.min)))
 }
 
 struct Work {
@@ -255,12 +228,12 @@ fn left_out_words(what: LeftOut, number: u64, names: &[String]) -> String {
 }
 
 /// A number of things.
-fn count(number: u64, thing: &str) -> String {
+pub(super) fn count(number: u64, thing: &str) -> String {
     format!("{number} {thing}{}", if number == 1 { "" } else { "s" })
 }
 
 /// Whether the store refused this one key or value, and the next may do.
-fn is_refusal(kind: &ErrorKind) -> bool {
+pub(super) fn is_refusal(kind: &ErrorKind) -> bool {
     matches!(
         kind,
         ErrorKind::InvalidKey { .. }

@@ -12,6 +12,11 @@ use crate::output::{Format, JsonEntry, JsonItems, Output, for_reader};
 use crate::session::Session;
 
 #[derive(Serialize)]
+struct Count {
+    count: u64,
+}
+
+#[derive(Serialize)]
 #[serde(untagged)]
 enum JsonItem<'i> {
     Entry(JsonEntry<'i>),
@@ -55,6 +60,14 @@ pub(crate) async fn run(session: &Session, args: Ls) -> Result<(), Failure> {
     let mut listing = session.request(Operation::List, prefix.as_str(), listing).await?;
 
     let mut out = Output::stdout();
+    if args.count {
+        let count = listing.try_fold(0, |count, _| std::future::ready(Ok(count + 1))).await?;
+        match session.output() {
+            None | Some(Format::Table) => out.line(&format!("{count}"))?,
+            Some(Format::Json | Format::Jsonl) => out.json(&Count { count })?,
+        }
+        return out.flush();
+    }
     match session.output() {
         None | Some(Format::Table) => {
             if args.long {

@@ -4,6 +4,7 @@ pub(crate) mod capabilities;
 pub(crate) mod completions;
 pub(crate) mod del;
 pub(crate) mod doctor;
+mod expiry;
 pub(crate) mod export;
 pub(crate) mod get;
 pub(crate) mod holder;
@@ -14,8 +15,17 @@ pub(crate) mod lock;
 #[path = "lock_unsupported.rs"]
 pub(crate) mod lock;
 pub(crate) mod ls;
+#[cfg(unix)]
+pub(crate) mod on_change;
+#[cfg(not(unix))]
+#[path = "on_change_unsupported.rs"]
+pub(crate) mod on_change;
+pub(crate) mod ping;
 pub(crate) mod put;
+pub(crate) mod sync;
+pub(crate) mod touch;
 pub(crate) mod tree;
+pub(crate) mod wait;
 pub(crate) mod watch;
 
 use kv_core::{Key, Operation, Prefix};
@@ -25,6 +35,11 @@ use crate::exit::Failure;
 /// The key an argument names.
 fn key(argument: &str, operation: Operation) -> Result<Key, Failure> {
     Ok(Key::new(argument).map_err(|error| error.with_operation(operation))?)
+}
+
+/// The keys several arguments name; all of them are keys before any of them is used.
+fn keys(arguments: &[String], operation: Operation) -> Result<Vec<Key>, Failure> {
+    arguments.iter().map(|argument| key(argument, operation)).collect()
 }
 
 /// The prefix an argument names.

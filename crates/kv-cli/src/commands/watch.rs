@@ -54,6 +54,16 @@ impl<'e> JsonEvent<'e> {
 }
 
 pub(crate) async fn run(session: &Session, args: Watch) -> Result<(), Failure> {
+    let watch = begin(session, &args).await?;
+    tokio::select! {
+        biased;
+        done = write(watch, args.count) => done,
+        () = reader::gone() => Err(Failure::BrokenPipe),
+    }
+}
+
+/// Begins the watch that was asked for.
+pub(super) async fn begin(session: &Session, args: &Watch) -> Result<kv_core::Watch, Failure> {
     if session.output() == Some(Format::Table) {
         return Err(Failure::Usage("watch writes JSON lines; leave out --output".to_owned()));
     }
@@ -91,18 +101,19 @@ pub(crate) async fn run(session: &Session, args: Watch) -> Result<(), Failure> {
             other => format!("kv: watching {:?}", other.path()),
         });
     }
-    tokio::select! {
-        biased;
-        done = write(watch, args.count) => done,
-        () = reader::gone() => Err(Failure::BrokenPipe),
-    }
+    Ok(watch)
+}
+
+/// The next event. Cancel-safe.
+pub(super) async fn next(watch: &mut kv_core::Watch) -> Result<WatchEvent, Failure> {
+    Ok(watch.next().await.unwrap_or_else(|| Err(ended_silently()))?)
 }
 
 /// Writes this many events, or all there will be.
 async fn write(mut watch: kv_core::Watch, mut left: Option<u64>) -> Result<(), Failure> {
     let mut out = Output::stdout();
     while left != Some(0) {
-        let event = watch.next().await.unwrap_or_else(|| Err(ended_silently()))?;
+        let event = next(&mut watch).await?;
         let Some(line) = JsonEvent::new(&event) else {
             say("kv: warning: the store sent an event this kv does not know");
             continue;

@@ -11,6 +11,7 @@ mod common;
 mod locks;
 mod refusals;
 mod stores;
+mod sync;
 mod transfer;
 mod trees;
 mod values;

@@ -52,6 +52,15 @@ fn ls_can_tell_more_and_speak_json() {
 }
 
 #[test]
+fn ls_can_count() {
+    let place = planted();
+    assert_eq!(place.kv(["ls", "--count"]).ok().text(), "5\n");
+    assert_eq!(place.kv(["ls", "-r", "--count"]).ok().text(), "6\n");
+    assert_eq!(place.kv(["ls", "-r", "a", "--count", "-o", "json"]).ok().json(), json!({"count": 2}));
+    assert_eq!(place.kv(["ls", "nothing", "--count"]).ok().text(), "0\n");
+}
+
+#[test]
 fn tree_draws() {
     let place = planted();
     let drawn = "\

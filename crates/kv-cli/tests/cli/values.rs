@@ -106,6 +106,101 @@ fn put_tells_what_it_did_in_json() {
 }
 
 #[test]
+fn several_keys_are_read_in_their_order() {
+    let place = Place::new();
+    for key in ["b", "a", "c/d"] {
+        place.kv(["put", key, &format!("of {key}")]).ok();
+    }
+    let run = place.kv(["get", "c/d", "a", "b"]).ok();
+    assert_eq!(
+        run.json_lines(),
+        [
+            json!({"key": "c/d", "value": "of c/d"}),
+            json!({"key": "a", "value": "of a"}),
+            json!({"key": "b", "value": "of b"}),
+        ]
+    );
+    let run = place.kv(["get", "a", "b", "-o", "json"]).ok().json();
+    assert_eq!(run[1], json!({"key": "b", "value": "of b", "version": 1, "created": 1}));
+    assert!(place.kv(["get", "a", "b", "-o", "table"]).ok().text().contains("\n\nkey      b\n"));
+    // What is there is printed, and what is not is told.
+    let run = place.kv(["get", "nothing", "a", "c"]);
+    assert_eq!((run.code, run.json()), (3, json!({"key": "a", "value": "of a"})), "{run:?}");
+    assert_eq!(run.err, "kv: get: there is no \"nothing\", \"c\"\n");
+    place.kv(["get", "a", "b", "--hex"]).fails(2, &["one key"]);
+    place.kv(["get", "a", ".."]).fails(2, &["invalid key"]);
+}
+
+#[test]
+fn several_keys_are_deleted() {
+    let place = Place::new();
+    for key in ["a", "b", "c", "d"] {
+        place.kv(["put", key, ""]).ok();
+    }
+    assert_eq!(place.kv(["del", "a", "x", "b"]).ok().text(), "a: deleted\nx: was not there\nb: deleted\n");
+    let run = place.kv(["del", "x", "c", "--if-present", "-o", "json"]);
+    assert_eq!(run.json(), json!([{"key": "x", "existed": false}, {"key": "c", "existed": true}]));
+    assert!(run.code == 3 && run.err.contains("\"x\" did not exist"), "{run:?}");
+    place.kv(["del", "d", "..", "--if-present"]).fails(2, &["invalid key"]);
+    place.kv(["del", "d", "e", "--if-version", "1"]).fails(2, &["one key"]);
+    place.kv(["del", "--tree", "d", "e"]).fails(2, &["one prefix"]);
+    assert_eq!(place.kv(["ls"]).ok().text(), "d\n");
+}
+
+#[test]
+fn a_touch_renews_what_was_granted() {
+    let place = Place::new();
+    place.kv(["put", "a", "value", "--ttl", "1h"]).ok();
+    place.kv(["put", "b", "for good"]).ok();
+    let expiry = |key: &str| place.kv(["get", key, "--meta", "-o", "json"]).ok().json()["expiry"].clone();
+    let before = expiry("a")["remaining_seconds"].as_f64().unwrap();
+    let run = place.kv(["touch", "a", "b"]).ok();
+    assert_eq!(run.text(), "a: version 3, for 1 h\nb: version 4, for good\n");
+    assert!(expiry("a")["remaining_seconds"].as_f64().unwrap() + 1.0 > before);
+    assert_eq!(expiry("a")["ttl_seconds"], 3600.0);
+    assert_eq!(place.kv(["get", "a"]).ok().text(), "value");
+    let run = place.kv(["touch", "b", "--ttl", "2h", "-o", "json"]).ok().json();
+    assert_eq!(run, json!([{"key": "b", "version": 5, "granted_ttl_seconds": 7200.0}]));
+    place.kv(["touch", "b", "--permanent"]).ok();
+    assert_eq!(expiry("b"), json!({"kind": "never"}));
+    place.kv(["touch", "nothing"]).fails(3, &["no such key"]);
+    place.kv(["touch", "b", "--ttl", "0s"]).fails(2, &["time to live"]);
+}
+
+#[test]
+fn a_wait_ends_when_the_key_is_as_it_should_be() {
+    let place = Place::new();
+    place.kv(["put", "a", "x"]).ok();
+    place.kv(["wait", "a"]).ok();
+    place.kv(["wait", "a", "--value", "x"]).ok();
+    place.kv(["wait", "b", "--absent"]).ok();
+    assert_eq!(place.kv(["wait", "a", "--after", "0", "-o", "json"]).ok().json()["value"], "x");
+    for args in [&["a", "--absent"][..], &["a", "--value", "y"], &["a", "--after", "1"], &["b"]] {
+        let run = place.start_all(&[&["wait"], args, &["--wait", "200ms"]].concat()).end();
+        assert_eq!((run.code, run.text()), (5, ""), "{run:?}");
+        let state =
+            if args[0] == "a" { "it is at version 1, after 200 ms" } else { "it does not exist, after" };
+        assert!(run.err.contains(state), "{run:?}");
+        // Nobody else can use the store meanwhile.
+        assert!(run.err.contains("no other process can use this store"), "{run:?}");
+    }
+    // But a time to live can end.
+    place.kv(["put", "a", "x", "--ttl", "500ms"]).ok();
+    assert_eq!(place.kv(["wait", "a", "--absent", "--wait", "50s"]).code, 0);
+    place.kv(["wait", "a", "--absent", "--value", "x"]).fails(2, &["cannot be used with"]);
+}
+
+#[test]
+fn a_ping_tells_how_long_reads_take() {
+    let place = Place::new();
+    let run = place.kv(["ping", "-n", "5", "-o", "json"]).ok().json();
+    assert_eq!(run["requests"], 5);
+    assert!(run["min_ms"].as_f64().unwrap() <= run["max_ms"].as_f64().unwrap(), "{run}");
+    assert!(place.kv(["ping"]).ok().text().starts_with("20 reads: min "));
+    place.kv(["--store", "etcd://127.0.0.1:1", "ping"]).fails(6, &["unavailable"]);
+}
+
+#[test]
 fn a_negative_number_is_a_value() {
     let place = Place::new();
     for value in ["-100", "-1.5"] {

@@ -82,6 +82,41 @@ fn a_watch_ends_when_nobody_reads_it_any_more() {
     assert_eq!(watch.end().code, 141);
 }
 
+/// One command at a time, with the change in its environment and the value on its input.
+#[test]
+fn a_command_runs_for_each_change() {
+    let place = Place::new();
+    place.kv(["put", "app/a", "one"]).ok();
+    place.kv_with(["put", "app/b", "-"], b"\0two").ok();
+    place.kv(["del", "app/a"]).ok();
+    let script = "mkdir busy && printf '%s %s %s ' $KV_EVENT $KV_KEY $KV_VERSION >> log && cat >> log && \
+                  echo >> log && sleep 0.1 && rmdir busy";
+    let run = place.kv(["watch", "app", "--from", "0", "--count", "3", "--", "sh", "-c", script]).ok();
+    assert_eq!(run.text(), "");
+    let log = std::fs::read(place.path("log")).unwrap();
+    let expected = b"put app/a 1 one\nput app/b 2 \0two\ndelete app/a 3 \n";
+    assert_eq!(String::from_utf8_lossy(&log), String::from_utf8_lossy(expected));
+
+    // One that fails is told and the next runs; a value that is not read is no failure.
+    let run = place.kv(["watch", "app", "--from", "0", "--count", "2", "--", "sh", "-c", "exit 3"]);
+    assert_eq!((run.code, run.err.lines().count()), (0, 2), "{run:?}");
+    assert!(run.err.starts_with("kv: the command ended with code 3 for put \"app/a\""), "{run:?}");
+    place.kv(["watch", "app", "--from", "0", "--", "./nowhere"]).fails(127, &["cannot run"]);
+}
+
+#[test]
+fn a_signal_ends_the_watch_and_its_command() {
+    let place = Place::new();
+    place.kv(["put", "app/a", "one"]).ok();
+    let watch =
+        place.start(["watch", "app", "--initial", "--", "sh", "-c", "echo $$ > pid; exec sleep 1000"]);
+    let pid = || std::fs::read_to_string(place.path("pid")).unwrap_or_default();
+    crate::common::wait_for("the command to start", || pid().ends_with('\n'));
+    watch.signal("TERM");
+    assert_eq!(watch.end().code, 143);
+    assert!(!crate::common::is_alive(&pid()));
+}
+
 #[test]
 fn a_version_that_is_still_to_come_is_told() {
     let place = Place::new();

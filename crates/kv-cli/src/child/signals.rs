@@ -1,4 +1,4 @@
-//! The signals `kv lock` passes on.
+//! The signals that are passed on to a command.
 
 use std::future::poll_fn;
 use std::task::Poll;
@@ -12,18 +12,18 @@ const PASSED_ON: [Signal; 6] =
     [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP, Signal::SIGQUIT, Signal::SIGUSR1, Signal::SIGUSR2];
 
 /// The number of a signal, as exit codes use it.
-pub(super) fn number(signal: Signal) -> u8 {
+pub(crate) fn number(signal: Signal) -> u8 {
     u8::try_from(signal as i32).unwrap_or_default()
 }
 
 /// The signals this process gets, but those it was told to ignore, as by `nohup`: the command
 /// ignores them too.
-pub(super) struct Signals {
+pub(crate) struct Signals {
     all: Vec<(Signal, unix::Signal)>,
 }
 
 impl Signals {
-    pub(super) fn listen() -> Result<Self, Failure> {
+    pub(crate) fn listen() -> Result<Self, Failure> {
         let ignored = ignored();
         let all = PASSED_ON
             .into_iter()
@@ -35,7 +35,7 @@ impl Signals {
     }
 
     /// The next signal. Cancel-safe.
-    pub(super) async fn next(&mut self) -> Signal {
+    pub(crate) async fn next(&mut self) -> Signal {
         poll_fn(|cx| {
             for (signal, received) in &mut self.all {
                 if received.poll_recv(cx).is_ready() {

@@ -1,17 +1,12 @@
 //! `kv lock KEY -- COMMAND`: the command runs while the lock is held, and not a moment longer.
 
-mod group;
-mod signals;
-mod terminal;
-
 use std::convert::Infallible;
 use std::pin::pin;
 use std::time::{Duration, Instant};
 
 use kv_core::{ErrorKind, Key, LockGuard, LockHolder, LockLoss, LockOptions, LockWait, Operation, Store};
 
-use self::group::Group;
-use self::signals::Signals;
+use crate::child::{Group, Signals, number};
 use crate::cli::Lock;
 use crate::exit::Failure;
 use crate::output::{bytes_words, say};
@@ -50,7 +45,7 @@ pub(crate) async fn run(session: &Session, args: Lock) -> Result<u8, Failure> {
     let mut signals = Signals::listen()?;
     let guard = tokio::select! {
         biased;
-        signal = signals.next() => return Err(Failure::Signal(signals::number(signal))),
+        signal = signals.next() => return Err(Failure::Signal(number(signal))),
         guard = acquire(session, &args, &key) => guard?,
     };
     let end = hold(&guard, &args, &mut signals).await;
@@ -152,7 +147,7 @@ async fn hold(guard: &LockGuard, args: &Lock, signals: &mut Signals) -> Result<E
         ("KV_LOCK_TOKEN", guard.token().to_string()),
         (LOCK_PIDS, lock_pids()),
     ];
-    let mut group = Group::spawn(&args.command, environment)?;
+    let mut group = Group::spawn(&args.command, environment, None)?;
     let mut lost = pin!(guard.lost());
     let mut too_long = pin!(elapsed(args.max_hold));
     let end = loop {

@@ -1,11 +1,12 @@
 //! A command in a process group of its own: everything it starts is signalled with it and ends with it.
 
 use std::ffi::OsString;
-use std::io;
+use std::io::{self, Write};
 use std::os::unix::process::CommandExt;
-use std::process::Command;
+use std::process::{Command, Stdio};
 use std::time::Duration;
 
+use bytes::Bytes;
 use nix::errno::Errno;
 use nix::sys::signal::{Signal, killpg};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
@@ -24,7 +25,7 @@ const EVERY: Duration = Duration::from_millis(50);
 
 /// A running command and everything it started, but what left the group on purpose. Dropping this
 /// takes back the terminal and ends nothing.
-pub(super) struct Group {
+pub(crate) struct Group {
     leader: Pid,
     /// The leader's exit code, once it has ended.
     exit: Option<u8>,
@@ -35,9 +36,12 @@ pub(super) struct Group {
 
 impl Group {
     /// Starts a command, with the terminal if we have it.
-    pub(super) fn spawn<const N: usize>(
+    ///
+    /// `input` becomes its standard input, in place of ours; a command need not read it.
+    pub(crate) fn spawn<const N: usize>(
         command: &[OsString],
         environment: [(&str, String); N],
+        input: Option<Bytes>,
     ) -> Result<Self, Failure> {
         let (program, arguments) =
             command.split_first().ok_or_else(|| Failure::Usage("there is no command to run".to_owned()))?;
@@ -45,12 +49,16 @@ impl Group {
         let changes = unix::signal(SignalKind::child())
             .map_err(|error| Failure::io("cannot watch over a command", error))?;
         adopt_orphans()?;
-        let child = Command::new(program)
-            .args(arguments)
-            .envs(environment)
-            .process_group(0)
-            .spawn()
-            .map_err(|source| not_started(program, source))?;
+        let mut started = Command::new(program);
+        started.args(arguments).envs(environment).process_group(0);
+        if input.is_some() {
+            started.stdin(Stdio::piped());
+        }
+        let mut child = started.spawn().map_err(|source| not_started(program, source))?;
+        if let (Some(input), Some(mut pipe)) = (input, child.stdin.take()) {
+            // A thread of its own: the command reads when it likes, or never and ends.
+            std::thread::spawn(move || drop(pipe.write_all(&input)));
+        }
         let leader = Pid::from_raw(i32::try_from(child.id()).map_err(|_| {
             Failure::io("cannot watch over a command", io::Error::other("its process id is out of range"))
         })?);
@@ -58,7 +66,7 @@ impl Group {
     }
 
     /// Sends a signal to all of the group.
-    pub(super) fn signal(&mut self, signal: Signal) {
+    pub(crate) fn signal(&mut self, signal: Signal) {
         // Looked at first: a group of which nothing is left may have lent its number to another.
         if self.reap() {
             match killpg(self.leader, signal) {
@@ -69,7 +77,7 @@ impl Group {
     }
 
     /// Waits for the command itself to end; what it started may go on. Cancel-safe.
-    pub(super) async fn leader(&mut self) -> u8 {
+    pub(crate) async fn leader(&mut self) -> u8 {
         loop {
             let left = self.reap();
             match self.exit {
@@ -81,7 +89,7 @@ impl Group {
     }
 
     /// Ends everything that is left, with TERM and after this time with KILL.
-    pub(super) async fn end(&mut self, grace: Duration) {
+    pub(crate) async fn end(&mut self, grace: Duration) {
         for (signal, patience) in [(Signal::SIGTERM, grace), (Signal::SIGKILL, AFTER_KILL)] {
             self.signal(signal);
             // What is stopped hears TERM only when it goes on.

@@ -1,0 +1,68 @@
+//! Commands about what lies below a prefix.
+
+use clap::Args;
+use kv_core::Version;
+
+#[derive(Args, Debug)]
+pub(crate) struct Ls {
+    /// The prefix [default: the whole namespace]
+    #[arg(default_value = "", hide_default_value = true)]
+    pub(crate) prefix: String,
+    /// List all keys below, not one level
+    #[arg(long, short)]
+    pub(crate) recursive: bool,
+    /// Show versions and sizes; reads the values
+    #[arg(long, short)]
+    pub(crate) long: bool,
+    /// At most this many
+    #[arg(long, value_name = "N")]
+    pub(crate) limit: Option<usize>,
+    /// Begin behind this key, or with a slash at its end behind everything below it
+    #[arg(long, value_name = "KEY")]
+    pub(crate) start_after: Option<String>,
+    /// Settle for a possibly older state
+    #[arg(long)]
+    pub(crate) stale: bool,
+    /// Print how many there are, and nothing else
+    #[arg(long, conflicts_with = "long")]
+    pub(crate) count: bool,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct Tree {
+    /// The prefix [default: the whole namespace]
+    #[arg(default_value = "", hide_default_value = true)]
+    pub(crate) prefix: String,
+    /// Draw at most this many levels
+    #[arg(long, short, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
+    pub(crate) depth: Option<u16>,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct Watch {
+    /// The prefix, watched strictly below itself, or with --key the key [default: everything]
+    #[arg(default_value = "", hide_default_value = true)]
+    pub(crate) target: String,
+    /// Watch the one key, not what lies below it
+    #[arg(long)]
+    pub(crate) key: bool,
+    /// Begin with the first change after this version
+    #[arg(long, value_name = "VERSION", conflicts_with = "initial")]
+    pub(crate) from: Option<Version>,
+    /// Begin with the entries there are
+    #[arg(long)]
+    pub(crate) initial: bool,
+    /// Puts only
+    #[arg(long, conflicts_with = "deletes")]
+    pub(crate) puts: bool,
+    /// Deletes only
+    #[arg(long)]
+    pub(crate) deletes: bool,
+    /// End after this many lines
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    pub(crate) count: Option<u64>,
+    /// Run this command for each change, one at a time: the change is in KV_EVENT, KV_KEY and
+    /// KV_VERSION, the value on its standard input
+    #[arg(last = true, value_name = "COMMAND")]
+    pub(crate) command: Vec<std::ffi::OsString>,
+}

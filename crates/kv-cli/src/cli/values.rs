@@ -1,0 +1,121 @@
+//! Commands about single keys.
+
+use std::time::Duration;
+
+use clap::Args;
+use kv_core::Version;
+
+use crate::input::{duration, positive_duration};
+
+#[derive(Args, Debug)]
+pub(crate) struct Get {
+    /// The key; several are printed as JSON lines
+    #[arg(required = true, value_name = "KEY")]
+    pub(crate) keys: Vec<String>,
+    /// Show version, creation, expiry and size too
+    #[arg(long)]
+    pub(crate) meta: bool,
+    /// Print the value in hex digits
+    #[arg(long, conflicts_with = "base64")]
+    pub(crate) hex: bool,
+    /// Print the value in base64
+    #[arg(long)]
+    pub(crate) base64: bool,
+    /// Settle for a possibly older state
+    #[arg(long)]
+    pub(crate) stale: bool,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct Put {
+    /// The key
+    pub(crate) key: String,
+    /// The value; `-` reads standard input, `@FILE` a file
+    #[arg(allow_negative_numbers = true)]
+    pub(crate) value: String,
+    /// Take VALUE as it is, also `-` and `@…`
+    #[arg(long)]
+    pub(crate) raw: bool,
+    /// The value is given in hex digits
+    #[arg(long, conflicts_with = "base64")]
+    pub(crate) hex: bool,
+    /// The value is given in base64
+    #[arg(long)]
+    pub(crate) base64: bool,
+    /// The key goes this long after the put, such as 30s
+    #[arg(long, value_name = "TIME", value_parser = duration)]
+    pub(crate) ttl: Option<Duration>,
+    #[command(flatten)]
+    pub(crate) condition: PutCondition,
+}
+
+#[derive(Args, Debug)]
+#[group(multiple = false)]
+pub(crate) struct PutCondition {
+    /// Only if the key does not exist
+    #[arg(long)]
+    pub(crate) if_absent: bool,
+    /// Only if the key exists
+    #[arg(long)]
+    pub(crate) if_present: bool,
+    /// Only if the key is at this version
+    #[arg(long, value_name = "VERSION")]
+    pub(crate) if_version: Option<Version>,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct Del {
+    /// The key, or several; or with --tree the prefix, `/` for the whole namespace
+    #[arg(required = true, value_name = "KEY")]
+    pub(crate) keys: Vec<String>,
+    /// Delete everything strictly below the prefix, lock records included
+    #[arg(long, conflicts_with_all = ["if_present", "if_version"])]
+    pub(crate) tree: bool,
+    /// Do not ask; needed for the whole namespace
+    #[arg(long, short, requires = "tree")]
+    pub(crate) yes: bool,
+    /// Fail if the key does not exist
+    #[arg(long, conflicts_with = "if_version")]
+    pub(crate) if_present: bool,
+    /// Only if the key is at this version
+    #[arg(long, value_name = "VERSION")]
+    pub(crate) if_version: Option<Version>,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct Touch {
+    /// The key, or several
+    #[arg(required = true, value_name = "KEY")]
+    pub(crate) keys: Vec<String>,
+    /// Give it this time to live, in place of the one it was put with
+    #[arg(long, value_name = "TIME", value_parser = duration, conflicts_with = "permanent")]
+    pub(crate) ttl: Option<Duration>,
+    /// Let it never expire
+    #[arg(long)]
+    pub(crate) permanent: bool,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct Wait {
+    /// The key
+    pub(crate) key: String,
+    #[command(flatten)]
+    pub(crate) state: Awaited,
+    /// Wait at most this long [default: for ever]
+    #[arg(long, value_name = "TIME", value_parser = positive_duration)]
+    pub(crate) wait: Option<Duration>,
+}
+
+#[derive(Args, Debug)]
+#[group(multiple = false)]
+pub(crate) struct Awaited {
+    /// Until the key does not exist
+    #[arg(long)]
+    pub(crate) absent: bool,
+    /// Until it has this value
+    #[arg(long, value_name = "VALUE", allow_negative_numbers = true)]
+    pub(crate) value: Option<String>,
+    /// Until it is at a later version than this
+    #[arg(long, value_name = "VERSION")]
+    pub(crate) after: Option<Version>,
+}

@@ -1,0 +1,13 @@
+//! `kv watch PREFIX -- COMMAND` where there are no process groups.
+
+use kv_core::Error;
+
+use crate::cli::Watch;
+use crate::exit::Failure;
+use crate::session::Session;
+
+/// Refuses.
+#[allow(clippy::unused_async, reason = "it is asynchronous where it works")]
+pub(crate) async fn run(_session: &Session, _args: Watch) -> Result<u8, Failure> {
+    Err(Error::unsupported("running a command for each change, on a system without process groups").into())
+}

@@ -7,6 +7,7 @@ mod deadline;
 mod handle;
 mod hold;
 mod hub;
+mod lock_feed;
 mod lock_table;
 mod lock_watch;
 mod namespace;

@@ -12,7 +12,7 @@ use kv_core::{FencingToken, LockHolder, LockLoss};
 use crate::clock::Timestamp;
 use crate::handle::HandleId;
 use crate::hold::HoldState;
-use crate::lock_watch::{HolderFeed, LockWatchers};
+use crate::lock_feed::{HolderFeed, LockWatchers};
 use crate::ttl::TtlQueue;
 use crate::wakes::Wakes;
 
@@ -340,6 +340,9 @@ impl LockTable {
         (was_held, wakes)
     }
 }
+
+#[cfg(test)]
+mod watch_tests;
 
 #[cfg(test)]
 mod tests {

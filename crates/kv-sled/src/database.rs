@@ -201,6 +201,8 @@ fn begin(config: &SledConfig) -> Result<Begun> {
         Entered::Shared(database) => return Ok(Begun::Shared(database)),
         Entered::Own(busy) => busy,
     };
+    // Before anything is left there, and again when nobody else can change it.
+    open::check_contents(&dir)?;
     let lock = DirLock::acquire(&dir, config.wait)?;
     // sled lets go of its own lock a moment after it was closed.
     wait_until_unlocked(&dir.join("db"), RELEASE)?;

@@ -1,6 +1,6 @@
 //! One process has a directory at a time: the lock, and who holds it.
 
-use std::fs::{File, OpenOptions};
+use std::fs::File;
 use std::io::{Read, Seek, Write};
 use std::path::Path;
 use std::thread;
@@ -10,6 +10,7 @@ use fs4::{FileExt, TryLockError};
 use kv_core::{Error, ErrorKind, Result};
 
 use crate::error::from_io;
+use crate::{ancestry, private};
 
 /// Its name in the directory. The file stays when the lock is released: removing it could remove
 /// somebody else's lock.
@@ -28,22 +29,16 @@ pub(crate) struct DirLock {
 }
 
 impl DirLock {
-    /// Takes the lock, waiting so long for it. Blocks.
+    /// Takes the lock, waiting so long for it, but not for a process that started this one: that one is
+    /// likely to wait for this one. Blocks.
     ///
     /// # Errors
     ///
-    /// `InUse` with the process id of the holder.
+    /// `InUse` with the process id of the holder; `InvalidConfig` for a lock file that leads elsewhere.
     pub(crate) fn acquire(dir: &Path, wait: Duration) -> Result<Self> {
-        let path = dir.join(LOCK_FILE);
-        let mut file = OpenOptions::new()
-            .create(true)
-            .truncate(false)
-            .read(true)
-            .write(true)
-            .open(&path)
-            .map_err(from_io)?;
-        if !poll_lock(&file, wait)? {
-            return Err(in_use(holder(&mut file), wait));
+        let file = private::lock_file(&dir.join(LOCK_FILE))?;
+        if !poll_lock(&file, wait, || holder(&file).is_some_and(ancestry::is_ancestor))? {
+            return Err(in_use(holder(&file), wait));
         }
         let mut locked = Locked(file);
         write_holder(&mut locked.0).map_err(from_io)?;
@@ -56,7 +51,7 @@ impl DirLock {
 pub(crate) fn wait_until_unlocked(path: &Path, wait: Duration) -> Result<()> {
     match File::open(path) {
         Ok(file) => {
-            if poll_lock(&file, wait)? {
+            if poll_lock(&file, wait, || false)? {
                 drop(Locked(file));
             }
             // What sled says if it is still locked is clear enough.
@@ -67,10 +62,12 @@ pub(crate) fn wait_until_unlocked(path: &Path, wait: Duration) -> Result<()> {
     }
 }
 
-/// Whether the file is locked now, which it is not if somebody else still has it after `wait`.
-fn poll_lock(file: &File, wait: Duration) -> Result<bool> {
+/// Whether the file is locked now, which it is not if somebody else still has it after `wait`, or if two
+/// looks in a row say that waiting is `hopeless`: one alone can come between two holders.
+fn poll_lock(file: &File, wait: Duration, hopeless: impl Fn() -> bool) -> Result<bool> {
     let deadline = Instant::now().checked_add(wait);
     let mut pause = FIRST_POLL;
+    let mut was_hopeless = false;
     loop {
         match FileExt::try_lock(file) {
             Ok(()) => return Ok(true),
@@ -80,6 +77,11 @@ fn poll_lock(file: &File, wait: Duration) -> Result<bool> {
         if deadline.is_some_and(|deadline| Instant::now() >= deadline) {
             return Ok(false);
         }
+        let is_hopeless = hopeless();
+        if is_hopeless && was_hopeless {
+            return Ok(false);
+        }
+        was_hopeless = is_hopeless;
         thread::sleep(pause);
         pause = (pause * 2).min(POLL);
     }
@@ -107,18 +109,29 @@ fn write_holder(file: &mut File) -> std::io::Result<()> {
 }
 
 /// The process id in a lock file; unknown where it cannot be read, as on Windows while it is locked.
-fn holder(file: &mut File) -> Option<u32> {
+fn holder(mut file: &File) -> Option<u32> {
     let mut text = String::new();
     file.rewind().ok()?;
-    file.read_to_string(&mut text).ok()?;
+    file.take(32).read_to_string(&mut text).ok()?;
     text.trim().parse().ok()
 }
 
 fn in_use(holder: Option<u32>, waited: Duration) -> Error {
+    let error = Error::new(ErrorKind::InUse { holder });
+    if let Some(holder) = holder.filter(|holder| ancestry::is_ancestor(*holder)) {
+        let who = match ancestry::name(holder) {
+            Some(name) => format!("process {holder} ({name})"),
+            None => format!("process {holder}"),
+        };
+        return error.with_detail(format!(
+            "{who} started this process and has the directory itself, so waiting for it would not help: \
+             a sled directory is for one process at a time. Use a server such as etcd or Consul for both"
+        ));
+    }
     let advice = "one process at a time can have a sled directory: end the other one, wait for it \
                   (?wait=10s), or use a server such as etcd or Consul for several processes";
     let detail = if waited.is_zero() { advice.to_owned() } else { format!("after {waited:?}: {advice}") };
-    Error::new(ErrorKind::InUse { holder }).with_detail(detail)
+    error.with_detail(detail)
 }
 
 #[cfg(test)]

@@ -7,9 +7,7 @@ use kv_core::{Error, ErrorKind};
 /// A failure of sled.
 pub(crate) fn from_sled(error: sled::Error) -> Error {
     let kind = match &error {
-        sled::Error::Io(error) => {
-            return from_io_kind(error.kind(), error.raw_os_error()).with_source(copy(error));
-        }
+        sled::Error::Io(error) => return of_io(error).with_source(copy(error)),
         // Said of pages that are not where they should be, of a settings file that makes no sense
         // and of a tree that is not there: all of them files that are not what was written.
         sled::Error::Corruption { .. }
@@ -22,13 +20,17 @@ pub(crate) fn from_sled(error: sled::Error) -> Error {
 
 /// A failure of the file system.
 pub(crate) fn from_io(error: io::Error) -> Error {
-    from_io_kind(error.kind(), error.raw_os_error()).with_source(error)
+    of_io(&error).with_source(error)
 }
 
-fn from_io_kind(kind: io::ErrorKind, os: Option<i32>) -> Error {
+fn of_io(error: &io::Error) -> Error {
     // EIO has no kind of its own.
     const EIO: i32 = 5;
-    Error::new(match kind {
+    if Error::out_of_files(error).is_some() {
+        // Whether something was written before is for the caller to say.
+        return Error::new(ErrorKind::Unavailable).with_detail(Error::OUT_OF_FILES);
+    }
+    Error::new(match error.kind() {
         io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded | io::ErrorKind::FileTooLarge => {
             ErrorKind::NoSpace
         }
@@ -37,7 +39,7 @@ fn from_io_kind(kind: io::ErrorKind, os: Option<i32>) -> Error {
         io::ErrorKind::UnexpectedEof | io::ErrorKind::NotFound | io::ErrorKind::InvalidData => {
             ErrorKind::Corrupt
         }
-        _ if cfg!(unix) && os == Some(EIO) => ErrorKind::Corrupt,
+        _ if cfg!(unix) && error.raw_os_error() == Some(EIO) => ErrorKind::Corrupt,
         _ => ErrorKind::Unavailable,
     })
 }
@@ -60,6 +62,8 @@ mod tests {
             (io(io::ErrorKind::ReadOnlyFilesystem), ErrorKind::PermissionDenied),
             (io(io::ErrorKind::UnexpectedEof), ErrorKind::Corrupt),
             (io(io::ErrorKind::Interrupted), ErrorKind::Unavailable),
+            (sled::Error::Io(io::Error::from_raw_os_error(24)), ErrorKind::Unavailable),
+            (sled::Error::Io(io::Error::from_raw_os_error(28)), ErrorKind::NoSpace),
             (sled::Error::Io(io::Error::from_raw_os_error(5)), ErrorKind::Corrupt),
             (sled::Error::Corruption { at: None, bt: () }, ErrorKind::Corrupt),
             (sled::Error::ReportableBug("x".to_owned()), ErrorKind::Corrupt),

@@ -1,5 +1,6 @@
 #![doc = include_str!("../README.md")]
 
+mod ancestry;
 mod cache;
 mod client;
 mod commit;
@@ -14,6 +15,7 @@ mod lock;
 mod lock_view;
 mod name;
 mod open;
+mod private;
 mod record;
 mod space;
 mod stage;

@@ -12,6 +12,7 @@ use crate::client::{Batch, Client, ClientOptions};
 use crate::config::{Durability, EngineConfig, Verify};
 use crate::error::from_io;
 use crate::name::Namespaces;
+use crate::private;
 use crate::record::{self, Event, Left, META, Meta, Record, corrupt, unseal};
 use crate::view::{read_value, scan_events};
 
@@ -32,7 +33,7 @@ pub(crate) fn directory(path: &Path) -> Result<PathBuf> {
     if path.exists() && !path.is_dir() {
         return Err(not_a_directory());
     }
-    fs::create_dir_all(path).map_err(|error| match error.kind() {
+    private::make_directory(path).map_err(|error| match error.kind() {
         std::io::ErrorKind::NotADirectory | std::io::ErrorKind::AlreadyExists => not_a_directory(),
         // Where nobody can make one, such as below /proc. Nothing that was stored is missing.
         std::io::ErrorKind::NotFound => {
@@ -45,24 +46,34 @@ pub(crate) fn directory(path: &Path) -> Result<PathBuf> {
     path.canonicalize().map_err(from_io)
 }
 
-/// Refuses a directory with something else in it: nobody wants a database in their home directory.
-fn check_contents(dir: &Path) -> Result<()> {
-    if dir.join(MARKER).exists() || dir.join("db").exists() {
-        return Ok(());
-    }
+/// Whether something of this name in a directory is a part of a store.
+fn is_ours(name: &str) -> bool {
+    [crate::dirlock::LOCK_FILE, MARKER, "db", "conf", "blobs"].contains(&name) || name.contains("snap.")
+}
+
+/// Refuses a directory with something else in it: nobody wants a database in their home directory. Nor with
+/// links in it, which lead somewhere else. Changes nothing.
+pub(crate) fn check_contents(dir: &Path) -> Result<()> {
+    let (mut is_store, mut foreign) = (false, None);
     for entry in fs::read_dir(dir).map_err(from_io)? {
-        let name = entry.map_err(from_io)?.file_name();
-        let known = [crate::dirlock::LOCK_FILE, "lost+found", "conf", "blobs"];
-        if !name.to_str().is_some_and(|name| known.contains(&name) || name.contains("snap.")) {
-            return Err(Error::invalid_config(format!(
-                "{} holds something else ({}): name an empty directory or one that does not exist",
-                dir.display(),
-                name.display()
-            ))
-            .with_operation(Operation::Open));
+        let entry = entry.map_err(from_io)?;
+        let name = entry.file_name();
+        if name.to_str().is_some_and(is_ours) {
+            private::check_is_no_link(&entry)?;
+        } else if name != "lost+found" {
+            foreign = Some(name.clone());
         }
+        is_store |= name == MARKER || name == "db";
     }
-    Ok(())
+    match foreign {
+        Some(name) if !is_store => Err(Error::invalid_config(format!(
+            "{} holds something else ({}): name an empty directory or one that does not exist",
+            dir.display(),
+            name.display()
+        ))
+        .with_operation(Operation::Open)),
+        _ => Ok(()),
+    }
 }
 
 /// Opens the database in a locked directory and checks it.
@@ -74,6 +85,10 @@ pub(crate) fn open(dir: &Path, config: EngineConfig) -> Result<(Client, Meta)> {
         cache_bytes: config.page_cache_bytes(),
         clean_every: if power { CLEAN_EVERY_POWER } else { CLEAN_EVERY },
     };
+    if !marked {
+        // Only once: whoever lets others in afterwards has a reason.
+        private::close_directory(dir)?;
+    }
     let client = Client::open(dir, options)?;
     let meta = match client.get(META)? {
         Some(bytes) => {
@@ -114,6 +129,7 @@ fn set_up(dir: &Path, client: &Client, meta: &Meta) -> Result<()> {
     client.flush()?;
     client.sync()?;
     fs::write(dir.join(MARKER), format!("kv-sled format {}\n", record::FORMAT)).map_err(from_io)?;
+    private::close_files(dir, is_ours).map_err(from_io)?;
     File::open(dir.join(MARKER)).and_then(|file| file.sync_all()).map_err(from_io)?;
     sync_directory(dir)
 }

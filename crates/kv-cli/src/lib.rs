@@ -83,7 +83,14 @@ async fn dispatch(cli: Cli, registry: Registry) -> Result<u8, Failure> {
     }
     let mut global = global;
     if matches!(command, Command::Diff(_) | Command::Sync(_)) {
-        // They name their stores themselves, and need none beside.
+        // They name their stores themselves, and need none beside; the variable is for other commands.
+        let given =
+            global.store.as_deref().filter(|given| std::env::var("KV_STORE").as_deref() != Ok(*given));
+        if given.is_some() {
+            return Err(Failure::Usage(
+                "diff and sync take two stores as arguments, and no --store".to_owned(),
+            ));
+        }
         global.store = Some("mem:".to_owned());
     }
     let session = Session::new(registry, global)?;

@@ -6,7 +6,7 @@ use std::io::{self, BufWriter, IsTerminal, StdoutLock, Write};
 use std::time::Duration;
 
 use clap::ValueEnum;
-use comfy_table::{Table, presets};
+use comfy_table::{ContentArrangement, Table, presets};
 use kv_core::text::escape;
 use kv_core::{Entry, EntryExpiry};
 use serde::Serialize;
@@ -69,6 +69,11 @@ impl Output {
     pub(crate) fn table(&mut self, mut table: Table) -> Result<(), Failure> {
         for column in table.column_iter_mut() {
             column.set_padding((0, 2));
+        }
+        // What is too long for a terminal goes on below itself, and not below the first column.
+        let stdout = io::stdout();
+        if let Some((width, _)) = to_person().then(|| terminal_size::terminal_size_of(&stdout)).flatten() {
+            table.set_content_arrangement(ContentArrangement::Dynamic).set_width(width.0);
         }
         for line in table.lines() {
             self.line(line.trim_end())?;

@@ -7,7 +7,7 @@ use serde::Serialize;
 
 use crate::cli::Ping;
 use crate::exit::Failure;
-use crate::output::{Format, Output};
+use crate::output::{Format, Output, duration};
 use crate::session::Session;
 
 #[derive(Serialize)]
@@ -42,10 +42,10 @@ pub(crate) async fn run(session: &Session, args: Ping) -> Result<(), Failure> {
         Some(Format::Json | Format::Jsonl) => out.json(&times)?,
         Some(Format::Table) | None => {
             let Times { requests, min_ms, p50_ms, p99_ms, max_ms } = times;
+            let [min, p50, p99, max] =
+                [min_ms, p50_ms, p99_ms, max_ms].map(|ms| duration(Duration::from_secs_f64(ms / 1e3)));
             let reads = if requests == 1 { "read" } else { "reads" };
-            out.line(&format!(
-                "{requests} {reads}: min {min_ms:.2} ms, p50 {p50_ms:.2} ms, p99 {p99_ms:.2} ms, max {max_ms:.2} ms"
-            ))?;
+            out.line(&format!("{requests} {reads}: min {min}, p50 {p50}, p99 {p99}, max {max}"))?;
         }
     }
     out.flush()
@@ -55,7 +55,7 @@ impl Times {
     /// Of the times of this many requests, shortest first.
     fn new(requests: u32, sorted: &[Duration]) -> Self {
         let ms =
-            |time: Option<&Duration>| (time.copied().unwrap_or_default().as_secs_f64() * 1e5).round() / 100.0;
+            |time: Option<&Duration>| (time.copied().unwrap_or_default().as_secs_f64() * 1e6).round() / 1e3;
         // The time that this share of the requests took at most.
         let share = |percent: usize| ms(sorted.get((sorted.len() * percent).div_ceil(100).saturating_sub(1)));
         Self {

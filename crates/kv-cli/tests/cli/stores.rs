@@ -119,6 +119,41 @@ fn the_doctor_says_what_fails_and_with_which_code() {
     assert_eq!(run.err, "kv: not everything is well\n");
 }
 
+/// Nor anything else than text, on a terminal that shows nothing else or where it was asked for.
+#[test]
+fn no_colours_where_they_are_not_wanted() {
+    let place = Place::new();
+    fs::create_dir(place.path("tree")).unwrap();
+    for number in 0..300 {
+        fs::write(place.path("tree").join(number.to_string()), "x").unwrap();
+    }
+    for (kind, line) in [
+        ("dumb", "kv help; kv frobnicate; kv get nothing; kv import tree -vv; kv capabilities"),
+        ("xterm", "export NO_COLOR=1; kv help; kv frobnicate; kv get nothing; kv export"),
+    ] {
+        let Some(run) = place.on_terminal(kind, 80, line) else { return };
+        assert!(run.text().contains("Usage:") && run.text().contains("unrecognized subcommand"), "{run:?}");
+        assert!(!run.text().contains('\u{1b}'), "{run:?}");
+    }
+    let run = place.on_terminal("xterm", 80, "kv import tree -vv 2>said").unwrap();
+    assert!(run.text().contains("imported 300 keys"), "{run:?}");
+    let said = fs::read_to_string(place.path("said")).unwrap();
+    assert!(!said.contains('\u{1b}') && said.lines().all(|line| line.starts_with("kv: ")), "{said:?}");
+}
+
+#[test]
+fn a_table_fits_its_terminal() {
+    let place = Place::new();
+    for columns in [80, 60] {
+        let Some(run) = place.on_terminal("xterm", columns, "kv capabilities") else { return };
+        for line in run.text().lines() {
+            assert!(line.trim_end().chars().count() <= usize::from(columns), "{columns}: {line}");
+        }
+        let words: Vec<_> = run.text().split_whitespace().collect();
+        assert!(words.windows(2).any(|words| words == ["lock_fifo", "yes"]), "{run:?}");
+    }
+}
+
 #[test]
 fn verbose_tells_each_request_with_its_time() {
     let place = Place::new();

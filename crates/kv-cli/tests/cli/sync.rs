@@ -133,6 +133,7 @@ fn places_that_make_no_sense() {
     place.kv(["sync", &a, &a]).fails(2, &["within each other"]);
     place.kv(["sync", "etcd://h/a", "etcd://h/a/b"]).fails(2, &["within each other"]);
     place.kv(["sync", "nosuch://h", &a]).fails(2, &["nosuch"]);
+    place.kv(["sync", &a, "mem:", "--store", &a]).fails(2, &["no --store"]);
     place.kv(["diff", &a, ""]).fails(2, &["scheme"]);
     place.kv(["sync", &a, "mem:", ".."]).fails(2, &["invalid key"]);
 }

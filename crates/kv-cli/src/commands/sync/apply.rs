@@ -10,7 +10,7 @@ use kv_core::{
 use serde::Serialize;
 use tokio::task::JoinSet;
 
-use super::Pair;
+use super::pair::Pair;
 use super::steps::Step;
 use crate::commands::expiry;
 use crate::commands::import::{count, is_refusal};

@@ -2,62 +2,20 @@
 //! them.
 
 mod apply;
+mod pair;
 mod steps;
 
-use std::sync::Arc;
-
-use kv_core::{Operation, Prefix, Store, StoreUrl};
 use serde::Serialize;
 
 use self::apply::Apply;
-use self::steps::{Step, Steps};
+use self::pair::Pair;
+use self::steps::Step;
 use super::import::count;
 use crate::cli::{Diff, Sync};
 use crate::exit::{self, Failure};
 use crate::output::{Format, JsonItems, Output, for_reader, say};
 use crate::progress::Progress;
-use crate::server;
-use crate::session::{self, Session};
-
-/// Two stores and what of them is compared.
-struct Pair {
-    source: Arc<dyn Store>,
-    destination: Arc<dyn Store>,
-    prefix: Prefix,
-    timeout: Option<std::time::Duration>,
-}
-
-impl Pair {
-    async fn open(
-        session: &Session,
-        source: String,
-        destination: String,
-        prefix: &str,
-        apart: bool,
-    ) -> Result<Self, Failure> {
-        let prefix = super::prefix(prefix, Operation::List)?;
-        let (source, destination) = (session::complete(source)?, session::complete(destination)?);
-        if apart && server::overlap(&StoreUrl::parse(&source)?, &StoreUrl::parse(&destination)?, &prefix) {
-            return Err(Failure::Usage(
-                "the source and the destination lie within each other: a copy would be copied again"
-                    .to_owned(),
-            ));
-        }
-        let source = session.other(&source).await?;
-        let destination = session.other(&destination).await?;
-        Ok(Self { source, destination, prefix, timeout: session.timeout() })
-    }
-
-    async fn steps(&self) -> Result<Steps, Failure> {
-        Steps::begin(&*self.source, &*self.destination, &self.prefix, self.timeout).await
-    }
-
-    /// Why the destination cannot have this value, as far as its size tells.
-    fn too_large(&self, bytes: usize) -> Option<String> {
-        let limit = self.destination.capabilities().limits.max_value;
-        (bytes > limit).then(|| format!("too large: {bytes} bytes, the limit is {limit}"))
-    }
-}
+use crate::session::Session;
 
 /// How many keys are in which state.
 #[derive(Debug, Default, Serialize)]

@@ -5,6 +5,7 @@
 mod backend;
 mod bench;
 mod capabilities;
+mod check;
 mod ci;
 mod conformance;
 mod executables;
@@ -32,7 +33,7 @@ enum Command {
     Images(images::Args),
     Conformance(conformance::Args),
     Test(test::Args),
-    Check(ci::CheckArgs),
+    Check(check::Args),
     Ci(ci::Args),
     Tidy(tidy::Args),
     Bench(bench::Args),
@@ -43,7 +44,7 @@ fn main() -> ExitCode {
         Command::Images(args) => images::run(&args),
         Command::Conformance(args) => conformance::run(args),
         Command::Test(args) => test::run(args),
-        Command::Check(args) => ci::check(args),
+        Command::Check(args) => check::run(args),
         Command::Ci(args) => ci::run(args),
         Command::Tidy(args) => tidy::run(args),
         Command::Bench(args) => bench::run(&args),

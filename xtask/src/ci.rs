@@ -12,7 +12,7 @@ pub(crate) struct Args {}
 
 pub(crate) fn run(_: Args) -> Result<ExitCode> {
     job::run(async {
-        let good = check::all(true, false).await?;
+        let good = check::all().await?;
         let tests = test::all(true).await?;
         println!("{tests}");
         Ok(if good && tests.failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })

@@ -7,7 +7,8 @@ mod semver;
 
 use std::process::{ExitCode, Stdio};
 
-use anyhow::Result;
+use anyhow::{Result, bail};
+use clap::builder::PossibleValuesParser;
 
 use crate::{job, tidy};
 
@@ -20,6 +21,9 @@ pub(crate) struct Args {
     /// Also what takes long: the oldest versions of dependencies, and changes since the last release
     #[arg(long)]
     nightly: bool,
+    /// Only these checks, separated by commas, such as `tidy,features`
+    #[arg(long, value_name = "NAMES", value_delimiter = ',', value_parser = names(), conflicts_with = "nightly")]
+    only: Vec<String>,
 }
 
 /// How a check ended.
@@ -29,29 +33,62 @@ enum Ended {
     Skipped(String),
 }
 
+/// Every check by name, and whether it is left to the nightly tier.
+const CHECKS: [(&str, bool); 9] = [
+    ("tidy", false),
+    ("format", false),
+    ("clippy", false),
+    ("features", false),
+    ("documentation", false),
+    ("dependencies", false),
+    ("packages", false),
+    ("minimal", true),
+    ("semver", true),
+];
+
+fn names() -> PossibleValuesParser {
+    CHECKS.map(|(name, _)| name).into()
+}
+
 pub(crate) fn run(args: Args) -> Result<ExitCode> {
     job::run(async move {
-        let good = all(args.require, args.nightly).await?;
-        Ok(if good { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+        let wanted = |name: &str, nightly: bool| match args.only.is_empty() {
+            true => args.nightly || !nightly,
+            false => args.only.iter().any(|only| only == name),
+        };
+        Ok(if some(args.require, wanted).await? { ExitCode::SUCCESS } else { ExitCode::FAILURE })
     })
 }
 
-/// Makes all checks and says how each ended; whether all were good.
-pub(crate) async fn all(require: bool, nightly: bool) -> Result<bool> {
-    let mut checks = vec![
-        ("tidy", tidy_tree()?),
-        ("format", cargo(&["fmt", "--all", "--check"], &[]).await?),
-        ("clippy", clippy().await?),
-        ("features", features::each().await?),
-        ("documentation", documentation().await?),
-        ("dependencies", deny(require).await?),
-        ("packages", package().await?),
-    ];
-    if nightly {
-        checks.push(("oldest dependencies", minimal::check().await?));
-        checks.push(("changes since releases", semver::check(require).await?));
+/// Makes every check that each change must pass; whether all were good.
+pub(crate) async fn all() -> Result<bool> {
+    some(true, |_, nightly| !nightly).await
+}
+
+/// Makes the checks that are wanted and says how each ended.
+async fn some(require: bool, wanted: impl Fn(&str, bool) -> bool) -> Result<bool> {
+    let mut ended = Vec::new();
+    for (name, nightly) in CHECKS {
+        if wanted(name, nightly) {
+            ended.push((name, one(name, require).await?));
+        }
     }
-    Ok(print(checks))
+    Ok(print(ended))
+}
+
+async fn one(name: &str, require: bool) -> Result<Ended> {
+    match name {
+        "tidy" => tidy_tree(),
+        "format" => cargo(&["fmt", "--all", "--check"], &[]).await,
+        "clippy" => clippy().await,
+        "features" => features::each().await,
+        "documentation" => documentation().await,
+        "dependencies" => deny(require).await,
+        "packages" => package().await,
+        "minimal" => minimal::check().await,
+        "semver" => semver::check(require).await,
+        other => bail!("no check is called `{other}`"),
+    }
 }
 
 /// Says how each check ended; whether all were good.

@@ -5,6 +5,7 @@ mod child;
 mod cli;
 mod commands;
 mod exit;
+mod faults;
 mod formats;
 mod input;
 mod log;

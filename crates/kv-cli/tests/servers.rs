@@ -89,7 +89,9 @@ fn the_first_steps(place: &Place) {
     place.kv(["put", "a", "x", "--ttl", "0s"]).fails(2, &["time to live"]);
 
     let doctor = place.kv(["doctor", "--write", "-o", "json"]).ok().json();
-    assert!(doctor.as_array().unwrap().iter().all(|check| check["outcome"] == "ok"), "{doctor}");
+    // Where the server is old, there are notes on its faults.
+    let well = |check: &serde_json::Value| check["outcome"] == "ok" || check["outcome"] == "note";
+    assert!(doctor.as_array().unwrap().iter().all(well), "{doctor}");
     let rows = place.kv(["export"]).ok();
     assert_eq!(rows.text(), "{\"key\":\"app/greeting\",\"value\":\"bye\"}\n");
     the_last_of_many_rows_for_one_key_stays(place);

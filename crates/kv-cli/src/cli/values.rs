@@ -61,6 +61,9 @@ pub(crate) struct PutCondition {
     /// Only if the key is at this version
     #[arg(long, value_name = "VERSION")]
     pub(crate) if_version: Option<Version>,
+    /// Only if the key has this value
+    #[arg(long, value_name = "VALUE", allow_negative_numbers = true)]
+    pub(crate) if_value: Option<String>,
 }
 
 #[derive(Args, Debug)]
@@ -69,17 +72,20 @@ pub(crate) struct Del {
     #[arg(required = true, value_name = "KEY")]
     pub(crate) keys: Vec<String>,
     /// Delete everything strictly below the prefix, lock records included
-    #[arg(long, conflicts_with_all = ["if_present", "if_version"])]
+    #[arg(long, conflicts_with_all = ["if_present", "if_version", "if_value"])]
     pub(crate) tree: bool,
     /// Do not ask; needed for the whole namespace
     #[arg(long, short, requires = "tree")]
     pub(crate) yes: bool,
     /// Fail if the key does not exist
-    #[arg(long, conflicts_with = "if_version")]
+    #[arg(long, conflicts_with_all = ["if_version", "if_value"])]
     pub(crate) if_present: bool,
     /// Only if the key is at this version
-    #[arg(long, value_name = "VERSION")]
+    #[arg(long, value_name = "VERSION", conflicts_with = "if_value")]
     pub(crate) if_version: Option<Version>,
+    /// Only if the key has this value
+    #[arg(long, value_name = "VALUE", allow_negative_numbers = true)]
+    pub(crate) if_value: Option<String>,
 }
 
 #[derive(Args, Debug)]

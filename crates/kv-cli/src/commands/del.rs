@@ -35,10 +35,11 @@ pub(crate) async fn run(session: &Session, args: Del) -> Result<(), Failure> {
     if args.if_version.is_some() && keys.len() > 1 {
         return Err(Failure::Usage("--if-version is for one key: each has a version of its own".to_owned()));
     }
-    let mut options = DeleteOptions::default().with_precondition(match args.if_version {
-        Some(version) => Precondition::At(version),
-        None if args.if_present => Precondition::Present,
-        None => Precondition::Any,
+    let mut options = DeleteOptions::default().with_precondition(match (args.if_version, args.if_value) {
+        (Some(version), _) => Precondition::At(version),
+        (None, Some(value)) => Precondition::Value(value.into()),
+        (None, None) if args.if_present => Precondition::Present,
+        (None, None) => Precondition::Any,
     });
     options.timeout = session.timeout();
     let mut out = Output::stdout();

@@ -11,7 +11,8 @@ use kv_core::{
 use serde::Serialize;
 
 use crate::cli::Doctor;
-use crate::exit::Failure;
+use crate::exit::{self, Failure};
+use crate::faults;
 use crate::output::{Format, JsonItems, Output};
 use crate::session::Session;
 
@@ -24,6 +25,8 @@ enum Outcome {
     Ok,
     Failed,
     Skipped,
+    /// Nothing failed, and it is worth knowing.
+    Note,
 }
 
 #[derive(Serialize)]
@@ -77,6 +80,10 @@ impl<'s> Report<'s> {
         self.show(&Check { check, outcome: Outcome::Skipped, ms: None, detail: detail.to_owned() })
     }
 
+    fn note(&mut self, check: &'static str, detail: String) -> Result<(), Failure> {
+        self.show(&Check { check, outcome: Outcome::Note, ms: None, detail })
+    }
+
     fn show(&mut self, check: &Check) -> Result<(), Failure> {
         if let Some(items) = &mut self.items {
             items.item(&mut self.out, check)?;
@@ -85,6 +92,7 @@ impl<'s> Report<'s> {
                 Outcome::Ok => "ok",
                 Outcome::Failed => "FAILED",
                 Outcome::Skipped => "skipped",
+                Outcome::Note => "note",
             };
             let ms = check.ms.map_or_else(String::new, |ms| format!("{ms:.1} ms"));
             self.out.line(&format!("{mark:<8} {:<13} {ms:>10}  {}", check.check, check.detail))?;
@@ -126,8 +134,23 @@ pub(crate) async fn run(session: &Session, args: Doctor) -> Result<(), Failure> 
         }
     };
     let (took, server) = timed(session.in_time(Operation::Server, store.server())).await;
-    let server = server.map(|server| format!("{} {}", server.product, server.version));
-    report.add("server", took, server.map_err(Failure::from))?;
+    let known = match &server {
+        Ok(server) => faults::known(&server.product, &server.version),
+        Err(_) => Vec::new(),
+    };
+    match server {
+        // Who may use the keys need not be told what the server is.
+        Err(error) if *error.kind() == ErrorKind::PermissionDenied => {
+            report.note("server", format!("its version is not known: {error}"))?;
+        }
+        server => {
+            let server = server.map(|server| format!("{} {}", server.product, server.version));
+            report.add("server", took, server.map_err(Failure::from))?;
+        }
+    }
+    for words in known {
+        report.note("server", words)?;
+    }
 
     let scratch = scratch_key()?;
     let (took, done) = timed(read(&**store, &scratch, Consistency::Linearizable, session.timeout())).await;
@@ -159,9 +182,15 @@ async fn members(session: &Session, report: &mut Report<'_>) -> Result<(), Failu
     for (host, url) in session.members() {
         let (took, done) = timed(member(session, &url)).await;
         let done = done.map(|words| format!("{host}: {words}"));
-        report.add("member", took, done.map_err(|error| error.with_endpoint(host).into()))?;
+        // In one line: what caused it stands beside the first failure already.
+        report.add("member", took, done.map_err(|error| one_line(&error.with_endpoint(host))))?;
     }
     Ok(())
+}
+
+fn one_line(error: &Error) -> Failure {
+    let code = exit::of_kind(error.kind());
+    Failure::Incomplete { message: error.to_string(), code }
 }
 
 async fn member(session: &Session, url: &str) -> Result<String, Error> {

@@ -69,6 +69,10 @@ pub(crate) async fn run(session: &Session, args: Export) -> Result<(), Failure> 
     if args.consul {
         sink.write(b"\n]\n")?;
     }
+    if progress.keys() == 0 {
+        // An empty file is mistaken for a good one.
+        progress.say(&format!("kv: nothing was exported: there are no keys below {}", super::shown(&prefix)));
+    }
     if gone > 0 {
         progress.say(&format!("kv: left out {gone} keys that went while they were exported"));
     }

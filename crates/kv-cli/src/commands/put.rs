@@ -54,6 +54,7 @@ fn precondition(condition: &PutCondition) -> Precondition {
         PutCondition { if_absent: true, .. } => Precondition::Absent,
         PutCondition { if_present: true, .. } => Precondition::Present,
         PutCondition { if_version: Some(version), .. } => Precondition::At(*version),
-        PutCondition { if_version: None, .. } => Precondition::Any,
+        PutCondition { if_value: Some(value), .. } => Precondition::Value(value.clone().into()),
+        PutCondition { if_version: None, if_value: None, .. } => Precondition::Any,
     }
 }

@@ -102,8 +102,14 @@ fn conditions_that_do_not_hold() {
     place.kv(["put", "a", "two", "--if-version", "1"]).ok();
     place.kv(["put", "a", "three", "--if-version", "1"]).fails(4, &["precondition", "version 2"]);
     place.kv(["del", "a", "--if-version", "1"]).fails(4, &["version 2"]);
+    place.kv(["put", "a", "-3", "--if-value", "one"]).fails(4, &["version 2"]);
+    place.kv(["del", "a", "--if-value", "one"]).fails(4, &["version 2"]);
+    place.kv(["put", "a", "-3", "--if-value", "two"]).ok();
+    place.kv(["put", "a", "two", "--if-value", "-3"]).ok();
     assert_eq!(place.kv(["get", "a"]).ok().text(), "two");
-    assert_eq!(place.kv(["del", "a", "--if-version", "2"]).ok().text(), "deleted\n");
+    place.kv(["put", "b", "x"]).ok();
+    assert_eq!(place.kv(["del", "b", "--if-value", "x"]).ok().text(), "deleted\n");
+    assert_eq!(place.kv(["del", "a", "--if-version", "4"]).ok().text(), "deleted\n");
     // Deleting what is not there is no failure unless it had to be there.
     assert_eq!(place.kv(["del", "a"]).ok().text(), "was not there\n");
     assert_eq!(place.kv(["del", "a", "-o", "json"]).ok().json()["existed"], false);

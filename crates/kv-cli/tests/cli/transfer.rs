@@ -285,7 +285,9 @@ fn what_consul_exports_is_imported() {
     assert_eq!(place.kv(["export"]).ok().text(), "{\"key\":\"dc1/app/port\",\"value\":\"8080\"}\n");
     let back = place.kv(["export", "dc1", "--relative", "--consul"]).ok().json();
     assert_eq!(back, json!([{"key": "app/port", "flags": 0, "value": "ODA4MA=="}]));
-    assert_eq!(place.kv(["export", "nothing", "--consul"]).ok().json(), json!([]));
+    let run = place.kv(["export", "nothing", "--consul"]);
+    assert_eq!((run.code, run.json()), (0, json!([])), "{run:?}");
+    assert_eq!(run.err, "kv: nothing was exported: there are no keys below \"nothing\"\n");
 }
 
 #[test]

@@ -12,6 +12,10 @@
 //! the leader may count from a quarter of the timeout and one heartbeat before the last one it passed.
 
 mod connect;
+mod diagnosis;
+#[cfg(feature = "zookeeper-client")]
+mod held;
+mod runtime;
 mod zookeeper_async;
 #[cfg(feature = "zookeeper-client")]
 mod zookeeper_client;
@@ -317,16 +321,31 @@ impl Client {
     }
 
     /// Ends everything: locks are reported lost, the session is closed.
-    pub(crate) async fn close(&self) {
+    ///
+    /// # Errors
+    ///
+    /// `Unavailable` if something lives by the session and the servers could not be told.
+    pub(crate) async fn close(&self) -> Result<()> {
+        let at_stake = self.at_stake();
         // First of all: what would become held from here on is refused.
         let before = self.current.send_replace(Current::Closed);
         for hold in self.holds() {
             hold.lose(LockLoss::Closed);
         }
         self.cell.close();
-        if let Current::Live(live) = before {
-            live.session.close().await;
+        let Current::Live(live) = before else { return Ok(()) };
+        if live.session.close().await || !at_stake {
+            return Ok(());
         }
+        Err(Error::new(ErrorKind::Unavailable)
+            .maybe_applied()
+            .with_backend(BACKEND)
+            .with_endpoint(self.config.servers().join(","))
+            .with_detail(format!(
+                "no server could be told that the session is over: its keys and locks stay there for up to \
+                 the session timeout of {:?}",
+                live.session.timeout()
+            )))
     }
 
     /// Whether a key or a lock lives by the session now.
@@ -424,7 +443,10 @@ async fn keep(client: Weak<Client>, mut live: Arc<Live>) {
             tokio::time::sleep(RECONNECT).await;
         };
         live = Live::new(session, sent_at, live.epoch + 1);
-        let Some(strong) = client.upgrade() else { return live.session.close().await };
+        let Some(strong) = client.upgrade() else {
+            live.session.close().await;
+            return;
+        };
         let taken = strong.current.send_if_modified(|current| {
             let open = !matches!(current, Current::Closed);
             if open {
@@ -433,7 +455,8 @@ async fn keep(client: Weak<Client>, mut live: Arc<Live>) {
             open
         });
         if !taken {
-            return live.session.close().await;
+            live.session.close().await;
+            return;
         }
     }
 }

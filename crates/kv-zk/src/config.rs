@@ -4,7 +4,8 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use kv_core::{Driver, Error, Host, Operation, Prefix, Result, Secret, Store, StoreUrl};
+use kv_backend::{Plaintext, TlsOptions, check_times, parse_endpoint, take_times, user_and_password};
+use kv_core::{Driver, Error, Operation, Prefix, Result, Secret, Store, StoreUrl};
 
 use crate::error::BACKEND;
 use crate::store::ZkStore;
@@ -66,14 +67,6 @@ pub(crate) enum Credentials {
     Sasl { user: String, password: Secret },
 }
 
-/// What TLS needs, as the text of PEM files.
-#[derive(Clone)]
-#[cfg_attr(not(feature = "zookeeper-client"), allow(dead_code, reason = "only that client uses it"))]
-pub(crate) struct Tls {
-    pub(crate) ca: String,
-    pub(crate) identity: Option<(String, Secret)>,
-}
-
 /// How a ZooKeeper store is opened. `Debug` shows no secret.
 ///
 /// ```
@@ -93,8 +86,8 @@ pub struct ZkConfig {
     pub(crate) client: ZkClient,
     user: Option<(String, Secret)>,
     sasl: bool,
-    plaintext_credentials: bool,
-    tls: Option<TlsFiles>,
+    pub(crate) plaintext: Plaintext,
+    tls: Option<TlsOptions>,
     pub(crate) timeout: Duration,
     pub(crate) connect_timeout: Duration,
     pub(crate) session_timeout: Duration,
@@ -102,12 +95,6 @@ pub struct ZkConfig {
     pub(crate) ttl_sweep: Duration,
     pub(crate) barrier_reads: bool,
     pub(crate) lock_layout: LockLayout,
-}
-
-#[derive(Clone, Default)]
-struct TlsFiles {
-    ca: Option<String>,
-    identity: Option<(String, Secret)>,
 }
 
 impl ZkConfig {
@@ -121,7 +108,7 @@ impl ZkConfig {
             client: ZkClient::default(),
             user: None,
             sasl: false,
-            plaintext_credentials: false,
+            plaintext: Plaintext::default(),
             tls: None,
             timeout: Duration::from_secs(5),
             connect_timeout: Duration::from_secs(5),
@@ -166,10 +153,10 @@ impl ZkConfig {
     }
 
     /// The same, sending credentials over a connection that anybody on the way can read. Without it,
-    /// credentials without TLS are refused.
+    /// credentials without TLS are refused for all addresses but loopback ones.
     #[must_use]
     pub fn with_plaintext_credentials(mut self) -> Self {
-        self.plaintext_credentials = true;
+        self.plaintext = Plaintext::new(true);
         self
     }
 
@@ -271,34 +258,20 @@ impl ZkConfig {
         let mut params = url.params();
         let hosts = url.hosts().iter().map(|host| host.authority(DEFAULT_PORT));
         let mut config = Self::new(hosts).with_namespace(url.namespace()?);
-        config.user = match (url.user(), params.secret("password")?) {
-            (Some(user), Some(password)) => Some((user.to_owned(), password)),
-            (Some(_), None) => {
-                return Err(refused(
-                    "the URL names a user and no password: add password_file= or password_env=",
-                ));
-            }
-            (None, Some(_)) => return Err(refused("the URL has a password and no user: zk://USER@HOST")),
-            (None, None) => None,
-        };
-        for (name, field) in [
-            ("timeout", &mut config.timeout),
-            ("connect_timeout", &mut config.connect_timeout),
-            ("session_timeout", &mut config.session_timeout),
-            ("max_session_timeout", &mut config.max_session_timeout),
-            ("ttl_sweep", &mut config.ttl_sweep),
-        ] {
-            if let Some(duration) = params.duration(name)? {
-                *field = duration;
-            }
-        }
-        for (name, field) in [
-            ("barrier_reads", &mut config.barrier_reads),
-            ("plaintext_credentials", &mut config.plaintext_credentials),
-        ] {
-            if let Some(flag) = params.flag(name)? {
-                *field = flag;
-            }
+        config.user = user_and_password(url, &mut params)?;
+        take_times(
+            &mut params,
+            [
+                ("timeout", &mut config.timeout),
+                ("connect_timeout", &mut config.connect_timeout),
+                ("session_timeout", &mut config.session_timeout),
+                ("max_session_timeout", &mut config.max_session_timeout),
+                ("ttl_sweep", &mut config.ttl_sweep),
+            ],
+        )?;
+        config.plaintext = Plaintext::take(&mut params)?;
+        if let Some(flag) = params.flag("barrier_reads")? {
+            config.barrier_reads = flag;
         }
         config.sasl = match params.text("auth")?.as_deref() {
             None | Some("digest") => false,
@@ -311,31 +284,11 @@ impl ZkConfig {
             Some(_) => return Err(refused("lock_layout is curator or kazoo")),
         };
         let client = params.text("client")?;
-        let mut file = |name: &str| -> Result<Option<String>> {
-            let Some(path) = params.text(name)? else { return Ok(None) };
-            match std::fs::read_to_string(&path) {
-                Ok(text) => Ok(Some(text)),
-                Err(error) => {
-                    Err(refused(format!("the file {path} of {name}= cannot be read")).with_source(error))
-                }
-            }
-        };
-        let (ca, cert, key) = (file("ca")?, file("cert")?, file("key")?);
+        config.tls = TlsOptions::take(&mut params, url.scheme() == TLS_SCHEME, TLS_SCHEME, &[])?;
         params.finish()?;
-        if url.scheme() == TLS_SCHEME {
-            config.tls.get_or_insert_default();
+        if config.tls.is_some() {
             config.client = ZkClient::ZookeeperClient;
-        } else if ca.is_some() || cert.is_some() || key.is_some() {
-            return Err(refused("ca, cert and key are for zk+tls://"));
         }
-        if let Some(ca) = ca {
-            config = config.with_ca(ca);
-        }
-        config = match (cert, key) {
-            (Some(cert), Some(key)) => config.with_identity(cert, Secret::new(key)),
-            (None, None) => config,
-            _ => return Err(refused("cert and key are given together or not at all")),
-        };
         match client.as_deref() {
             None => {}
             Some("zookeeper-client") => config.client = ZkClient::ZookeeperClient,
@@ -352,18 +305,16 @@ impl ZkConfig {
             return Err(refused("ZooKeeper needs at least one server"));
         }
         for host in &self.hosts {
-            parse_host(host)?;
+            parse_endpoint(host)?;
         }
         self.namespace.check_namespace().map_err(|error| error.with_operation(Operation::Open))?;
-        for (name, time) in [
+        check_times([
             ("timeout", self.timeout),
             ("connect_timeout", self.connect_timeout),
+            ("session_timeout", self.session_timeout),
+            ("max_session_timeout", self.max_session_timeout),
             ("ttl_sweep", self.ttl_sweep),
-        ] {
-            if time.is_zero() {
-                return Err(refused(format!("{name} must be more than zero")));
-            }
-        }
+        ])?;
         if self.session_timeout < MIN_SESSION_TIMEOUT {
             return Err(refused(format!("session_timeout must be at least {MIN_SESSION_TIMEOUT:?}")));
         }
@@ -390,32 +341,21 @@ impl ZkConfig {
         if self.sasl && self.user.is_none() {
             return Err(refused("auth=sasl needs a user and a password"));
         }
-        if self.user.is_some() && self.tls.is_none() && !self.plaintext_credentials {
-            return Err(refused(
-                "without TLS the password would travel in the clear: use zk+tls://, or say \
-                 plaintext_credentials=true",
-            ));
-        }
         if self.user.as_ref().is_some_and(|(user, _)| user.is_empty() || user.contains(':')) {
             return Err(refused("the user's name is empty or has a colon"));
         }
         let Some(tls) = &self.tls else { return Ok(()) };
-        if !tls.ca.as_ref().is_some_and(|pem| pem.contains("BEGIN CERTIFICATE")) {
+        if tls.ca.is_none() {
             return Err(refused("TLS needs ca=FILE: the certificate authorities to trust, in PEM form"));
         }
-        if let Some((certificate, key)) = &tls.identity
-            && !(certificate.contains("BEGIN CERTIFICATE") && key.expose().contains("PRIVATE KEY"))
-        {
-            return Err(refused("the client's certificate or key is not in PEM form"));
-        }
-        Ok(())
+        tls.check()
     }
 
     /// The servers, each as `host:port`.
     pub(crate) fn servers(&self) -> Vec<String> {
         self.hosts
             .iter()
-            .filter_map(|host| parse_host(host).ok())
+            .filter_map(|host| parse_endpoint(host).ok())
             .map(|host| host.authority(DEFAULT_PORT))
             .collect()
     }
@@ -429,18 +369,8 @@ impl ZkConfig {
         })
     }
 
-    pub(crate) fn tls(&self) -> Option<Tls> {
-        let tls = self.tls.clone()?;
-        Some(Tls { ca: tls.ca?, identity: tls.identity })
-    }
-}
-
-/// A host as the URL parser understands it, so that code and URL take the same.
-fn parse_host(host: &str) -> Result<Host> {
-    let url = StoreUrl::parse(&format!("zk://{host}"))?;
-    match url.hosts() {
-        [host] if url.user().is_none() && url.path().is_empty() => Ok(host.clone()),
-        _ => Err(refused("a server is HOST or HOST:PORT")),
+    pub(crate) fn tls(&self) -> Option<&TlsOptions> {
+        self.tls.as_ref()
     }
 }
 
@@ -456,7 +386,7 @@ impl fmt::Debug for ZkConfig {
             .field("client", &self.client.name())
             .field("user", &self.user)
             .field("sasl", &self.sasl)
-            .field("tls", &self.tls.is_some())
+            .field("tls", &self.tls)
             .field("timeout", &self.timeout)
             .field("connect_timeout", &self.connect_timeout)
             .field("session_timeout", &self.session_timeout)
@@ -499,7 +429,6 @@ mod tests {
             "zk:",
             "zk:///app",
             "zk://u@h/",
-            "zk://u:p@h/",
             "zk://h/?password=x",
             "zk://h/?timeot=5s",
             "zk://h/?timeout=0s",

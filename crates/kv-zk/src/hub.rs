@@ -151,6 +151,10 @@ impl Hub {
                 let _ = quiet.send(Err(closed()));
             }
         }
+        // What was under way is held up by nobody.
+        self.jobs = FuturesUnordered::new();
+        self.arms = FuturesUnordered::new();
+        self.nodes.clear();
         // Watches that are added from now on learn it too.
         while let Some(command) = commands.recv().await {
             if let Command::Add { feed, quiet, .. } = command {

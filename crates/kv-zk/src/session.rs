@@ -180,9 +180,10 @@ pub(crate) trait Session: fmt::Debug + Send + Sync + 'static {
     /// All or none. Answers the state of each node that was set or made with a value.
     async fn multi(&self, ops: &[MultiOp]) -> Result<Vec<Option<Stat>>, MultiFault>;
 
-    /// Ends the session: the server drops its ephemeral nodes. Waits until that was sent, and
-    /// releases every task and socket.
-    async fn close(&self);
+    /// Ends the session: the server drops its ephemeral nodes. Waits for the server's answer, and
+    /// releases every task and socket. Says whether the server knows: false if it could not be told, and
+    /// the session lives there until its timeout.
+    async fn close(&self) -> bool;
 }
 
 /// Deleted in vain where the client has no sync. It lies in the server's own tree, where nobody has

@@ -74,7 +74,7 @@ impl ZkStore {
             let ttl = match ttl {
                 Ok(ttl) => ttl,
                 Err(error) => {
-                    client.close().await;
+                    let _ = client.close().await;
                     return Err(error.with_endpoint(config.servers().join(",")));
                 }
             };
@@ -180,7 +180,11 @@ impl Drop for Inner {
         let client = Arc::clone(&self.core.client);
         if !client.is_closed() {
             // Where the runtime is gone the session ends by its timeout.
-            self.core.runtime.spawn(async move { client.close().await });
+            self.core.runtime.spawn(async move {
+                if let Err(error) = client.close().await {
+                    tracing::debug!(%error, "a store that was dropped could not be closed in order");
+                }
+            });
         }
     }
 }
@@ -266,8 +270,8 @@ impl Store for ZkStore {
     }
 
     async fn close(&self) -> Result<()> {
-        self.core().client.close().await;
-        Ok(())
+        let closed = self.core().client.close().await;
+        closed.map_err(|error| error.with_operation(Operation::Close))
     }
 
     fn as_transact(&self) -> Option<&dyn Transact> {

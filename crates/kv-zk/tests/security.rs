@@ -58,7 +58,21 @@ async fn connect(url: &str) -> Result<ZkStore> {
     ZkStore::connect(config).await
 }
 
-common::on_each_client!(what_credentials_create_is_theirs);
+common::on_each_client!(what_credentials_create_is_theirs, credentials_go_to_no_other_machine_in_the_clear,);
+
+/// They are refused before a connection is made: the address is one of no machine.
+async fn credentials_go_to_no_other_machine_in_the_clear(client: &str) {
+    LazyLock::force(&LOG);
+    let (begin, none) = (std::time::Instant::now(), "192.0.2.1:2181");
+    let url = |more: &str| format!("zk://ann:{PASSWORD}@127.0.0.1:9,{none}/?client={client}{more}");
+    let error = connect(&url("")).await.unwrap_err();
+    assert!(matches!(error.kind(), ErrorKind::InvalidConfig { .. }), "{error}");
+    let text = error.to_string();
+    assert!(text.contains("plaintext_credentials=true") && text.contains(none), "{text}");
+    assert!(begin.elapsed() < std::time::Duration::from_millis(900), "{:?}", begin.elapsed());
+    let error = connect(&url("&plaintext_credentials=true&connect_timeout=1s")).await.unwrap_err();
+    assert_eq!(error.kind(), &ErrorKind::Unavailable, "{error}");
+}
 
 async fn what_credentials_create_is_theirs(client: &str) {
     LazyLock::force(&LOG);
@@ -66,11 +80,9 @@ async fn what_credentials_create_is_theirs(client: &str) {
     let cluster = servers.start().await.unwrap();
     let (plain, namespace) = (cluster.url().unwrap(), namespace());
     let secure = plain.replace("zk://", &format!("zk://ann:{PASSWORD}@"));
-    // Refused without saying that the password may travel in the clear.
-    let error = connect(&with(&secure, client, &namespace, "")).await.unwrap_err();
-    assert!(error.to_string().contains("plaintext_credentials"), "{error}");
+    // To this machine the password may travel in the clear.
+    let ann = connect(&with(&secure, client, &namespace, "")).await.unwrap();
     let open = "plaintext_credentials=true";
-    let ann = connect(&with(&secure, client, &namespace, open)).await.unwrap();
     ann.put("a/b", "hers").await.unwrap();
     ann.put("a", "hers too").await.unwrap();
     let guard = ann.lock("l").await.unwrap();
@@ -145,12 +157,7 @@ mod sasl {
         let (plain, namespace) = (cluster.url().unwrap(), namespace());
         let url = |user: &str, password: &str| {
             let base = plain.replace("zk://", &format!("zk://{user}:{password}@"));
-            with(
-                &base,
-                "zookeeper-client",
-                &namespace,
-                "auth=sasl&plaintext_credentials=true&connect_timeout=5s",
-            )
+            with(&base, "zookeeper-client", &namespace, "auth=sasl&connect_timeout=5s")
         };
         let ann = connect(&url("ann", PASSWORD)).await.unwrap();
         ann.put("a/b", "hers").await.unwrap();
@@ -261,18 +268,97 @@ ssl.hostnameVerification=false
         for refused in [another.get("a").await.map(drop), another.put("a", "x").await.map(drop)] {
             assert_eq!(refused.unwrap_err().kind(), &ErrorKind::PermissionDenied);
         }
-        // Another authority; no certificate of ours; no TLS at all.
-        let plain = with(&cluster.url().unwrap(), "zookeeper-client", &namespace, "connect_timeout=3s");
-        for refused in [tls(&other, &identity), tls(&ca, "connect_timeout=3s"), plain] {
+        // Another authority; no certificate of ours.
+        for (refused, words) in [
+            (tls(&other, &identity), "the server's certificate was not issued by a certificate authority"),
+            (tls(&ca, "connect_timeout=3s"), "the server asks for a client certificate"),
+        ] {
             let error = connect(&refused).await.unwrap_err();
             assert_eq!(error.kind(), &ErrorKind::Unavailable, "{refused}: {error}");
+            assert!(error.to_string().contains(words), "{refused}: {error}");
         }
+        // No TLS at all.
+        let plain = with(&cluster.url().unwrap(), "zookeeper-client", &namespace, "connect_timeout=3s");
+        let error = connect(&plain).await.unwrap_err();
+        assert_eq!(error.kind(), &ErrorKind::Unavailable, "{error}");
         drop(cluster);
         // A certificate of somebody else.
         let Some(cluster) = server(&ours, "elsewhere.example").await else { return };
         let url = cluster.url().unwrap().replace("zk://", "zk+tls://");
         let error =
             connect(&with(&url, "zookeeper-client", &namespace, &format!("ca={ca}&{identity}"))).await;
-        assert_eq!(error.unwrap_err().kind(), &ErrorKind::Unavailable);
+        let error = error.unwrap_err();
+        assert_eq!(error.kind(), &ErrorKind::Unavailable);
+        assert!(error.to_string().contains("the server's certificate is not for this host"), "{error}");
+    }
+
+    /// A server that speaks TLS with this certificate, and nothing else.
+    async fn speaks(params: CertificateParams, issuer: Option<&CertifiedIssuer<'static, KeyPair>>) -> String {
+        use tokio_rustls::TlsAcceptor;
+        use tokio_rustls::rustls::ServerConfig;
+        use tokio_rustls::rustls::pki_types::PrivateKeyDer;
+
+        let key = KeyPair::generate().unwrap();
+        let certificate = match issuer {
+            Some(issuer) => params.signed_by(&key, issuer).unwrap(),
+            None => params.self_signed(&key).unwrap(),
+        };
+        let key = PrivateKeyDer::try_from(key.serialize_der()).unwrap();
+        let config = ServerConfig::builder()
+            .with_no_client_auth()
+            .with_single_cert(vec![certificate.der().clone()], key)
+            .unwrap();
+        let acceptor = TlsAcceptor::from(Arc::new(config));
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap().to_string();
+        tokio::spawn(async move {
+            while let Ok((stream, _)) = listener.accept().await {
+                let _ = acceptor.accept(stream).await;
+            }
+        });
+        address
+    }
+
+    /// A server with TLS before 1.2: it answers with the alert of its time.
+    async fn speaks_of_old() -> String {
+        use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap().to_string();
+        tokio::spawn(async move {
+            while let Ok((mut stream, _)) = listener.accept().await {
+                let _ = stream.read(&mut [0; 4096]).await;
+                // TLS 1.0: fatal, protocol version.
+                let _ = stream.write_all(&[0x15, 3, 1, 0, 2, 2, 70]).await;
+            }
+        });
+        address
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn what_is_wrong_with_a_certificate_is_named() {
+        let files = Files(std::env::temp_dir().join(namespace()));
+        std::fs::create_dir_all(&files.0).unwrap();
+        let ours = authority();
+        let ca = files.write("ca", &ours.pem());
+        let local = || CertificateParams::new(vec!["127.0.0.1".to_owned()]).unwrap();
+        let elsewhere = CertificateParams::new(vec!["elsewhere.example".to_owned()]).unwrap();
+        let (mut expired, mut early) = (local(), local());
+        expired.not_after = rcgen::date_time_ymd(2020, 1, 1);
+        early.not_before = rcgen::date_time_ymd(4000, 1, 1);
+        for (address, words) in [
+            (speaks(elsewhere, Some(&ours)).await, "is not for this host"),
+            (speaks(expired, Some(&ours)).await, "has expired"),
+            (speaks(early, Some(&ours)).await, "is not valid yet"),
+            (speaks(local(), None).await, "was not issued by a certificate authority of ca="),
+            (speaks_of_old().await, "no TLS version or cipher in common"),
+        ] {
+            let begin = std::time::Instant::now();
+            let error = connect(&format!("zk+tls://{address}/t?ca={ca}")).await.unwrap_err();
+            let text = error.to_string();
+            assert_eq!(error.kind(), &ErrorKind::Unavailable, "{text}");
+            assert!(text.contains(words) && text.contains(&address), "{words}: {text}");
+            assert!(begin.elapsed() < std::time::Duration::from_secs(4), "{words}: {:?}", begin.elapsed());
+        }
     }
 }

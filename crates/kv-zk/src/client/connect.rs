@@ -9,6 +9,7 @@ use futures_util::future;
 use kv_core::{Error, ErrorKind, Result};
 use tokio::time::Instant;
 
+use super::diagnosis::{self, Asked};
 use super::zookeeper_async;
 #[cfg(feature = "zookeeper-client")]
 use super::zookeeper_client;
@@ -20,14 +21,41 @@ use crate::session::{Reply, Session, caught_up};
 /// may take to resolve.
 const PROBE: Duration = Duration::from_secs(1);
 
+/// After how long without a session it is looked at what the servers are.
+const PATIENCE: Duration = Duration::from_secs(1);
+
 /// A session that the leader knows, and when the request was sent that showed it. Requests are
 /// counted there.
 pub(super) async fn connect(
     config: &ZkConfig,
     requests: &Arc<AtomicU64>,
 ) -> Result<(Arc<dyn Session>, Instant)> {
-    let servers = reachable(&config.servers()).await?;
-    let failed = |fault: Fault| match fault {
+    let servers = reachable(config).await?;
+    let asked = || servers.iter().map(|server| Asked { name: &server.name, address: server.address });
+    let strangers = async {
+        tokio::time::sleep(PATIENCE).await;
+        let found = future::join_all(asked().map(|asked| unfit(config, asked))).await;
+        // One that is good may still give a session.
+        match found.into_iter().collect::<Option<Vec<_>>>() {
+            Some(found) => describe(found),
+            None => future::pending().await,
+        }
+    };
+    let fault = tokio::select! {
+        session = session(config, &servers, requests) => match session {
+            Ok(session) => return Ok(session),
+            Err(fault) => fault,
+        },
+        error = strangers => return Err(error),
+    };
+    if let Fault::Unsent | Fault::ConnectionLost | Fault::Protocol(_) = fault {
+        let found = future::join_all(asked().map(|asked| unfit(config, asked))).await;
+        let found: Vec<Unfit> = found.into_iter().flatten().collect();
+        if !found.is_empty() {
+            return Err(describe(found));
+        }
+    }
+    Err(match fault {
         Fault::Unsent | Fault::ConnectionLost => fault
             .into_error()
             .not_applied()
@@ -35,10 +63,42 @@ pub(super) async fn connect(
         Fault::AuthFailed => fault.into_error(),
         Fault::BadRequest(what) => Error::invalid_config(what).with_backend(BACKEND),
         fault => fault.into_error().not_applied(),
-    };
+    })
+}
+
+/// Why an address gives no session.
+struct Unfit {
+    kind: ErrorKind,
+    what: String,
+}
+
+async fn unfit(config: &ZkConfig, asked: Asked<'_>) -> Option<Unfit> {
+    #[cfg(feature = "zookeeper-client")]
+    if let Some(tls) = config.tls() {
+        let what = diagnosis::handshake(asked, tls).await?;
+        return Some(Unfit { kind: ErrorKind::Unavailable, what });
+    }
+    #[cfg(not(feature = "zookeeper-client"))]
+    let _ = config;
+    let what = diagnosis::stranger(asked).await?;
+    Some(Unfit { kind: ErrorKind::Protocol, what })
+}
+
+fn describe(found: Vec<Unfit>) -> Error {
+    let kind = found.first().map_or(ErrorKind::Unavailable, |found| found.kind.clone());
+    let mut words: Vec<String> = found.into_iter().map(|found| found.what).collect();
+    words.dedup();
+    Error::new(kind).not_applied().with_backend(BACKEND).with_detail(words.join("; "))
+}
+
+async fn session(
+    config: &ZkConfig,
+    servers: &[Server],
+    requests: &Arc<AtomicU64>,
+) -> Reply<(Arc<dyn Session>, Instant)> {
     match config.client {
         ZkClient::ZookeeperAsync => {
-            let addresses: Vec<SocketAddr> = servers.into_iter().map(|server| server.address).collect();
+            let addresses: Vec<SocketAddr> = servers.iter().map(|server| server.address).collect();
             let credentials = config.credentials().and_then(|credentials| match credentials {
                 Credentials::Digest(secret) => Some(secret),
                 Credentials::Sasl { .. } => None,
@@ -49,28 +109,31 @@ pub(super) async fn connect(
                 credentials,
                 Arc::clone(requests),
             );
-            proven(connecting.await.map_err(failed)?).await.map_err(failed)
+            proven(connecting.await?).await
         }
         #[cfg(feature = "zookeeper-client")]
         ZkClient::ZookeeperClient => {
+            let (credentials, tls) = (config.credentials(), config.tls());
+            // Credentials in the clear go to the addresses that were looked at and no others.
+            let by_address = credentials.is_some() && tls.is_none();
             let mut names: Vec<String> = Vec::new();
             for server in servers {
-                if !names.contains(&server.name) {
-                    names.push(server.name);
+                let name = if by_address { server.address.to_string() } else { server.name.clone() };
+                if !names.contains(&name) {
+                    names.push(name);
                 }
             }
-            let (credentials, tls) = (config.credentials(), config.tls());
             let connecting = zookeeper_client::FullSession::connect(
                 &names,
                 config.session_timeout,
                 credentials.as_ref(),
-                tls.as_ref(),
+                tls,
                 Arc::clone(requests),
             );
-            proven(connecting.await.map_err(failed)?).await.map_err(failed)
+            proven(connecting.await?).await
         }
         #[cfg(not(feature = "zookeeper-client"))]
-        ZkClient::ZookeeperClient => Err(Error::invalid_config("the feature zookeeper-client is off")),
+        ZkClient::ZookeeperClient => Err(Fault::BadRequest("the feature zookeeper-client is off".to_owned())),
     }
 }
 
@@ -90,8 +153,10 @@ struct Server {
 ///
 /// # Errors
 ///
-/// `Unavailable` if none does, saying why.
-async fn reachable(names: &[String]) -> Result<Vec<Server>> {
+/// `Unavailable` if none does, saying why; `InvalidConfig` if credentials would travel in the clear.
+async fn reachable(config: &ZkConfig) -> Result<Vec<Server>> {
+    let names = &config.servers();
+    let in_the_clear = config.credentials().is_some() && config.tls().is_none();
     let mut servers = Vec::new();
     let mut reasons = Vec::new();
     // At once: one name server that does not answer must not use up the time of the others.
@@ -99,6 +164,11 @@ async fn reachable(names: &[String]) -> Result<Vec<Server>> {
     for (name, resolved) in names.iter().zip(future::join_all(resolving).await) {
         match resolved {
             Ok(Ok(addresses)) => {
+                let addresses: Vec<SocketAddr> = addresses.collect();
+                if in_the_clear {
+                    config.plaintext.check(name, addresses.iter().map(SocketAddr::ip))?;
+                }
+                let addresses = addresses.into_iter();
                 servers.extend(addresses.map(|address| Server { name: name.clone(), address }));
             }
             Ok(Err(error)) => reasons.push(format!("{name}: {error}")),

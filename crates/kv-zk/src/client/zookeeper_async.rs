@@ -30,12 +30,13 @@ use std::time::Duration;
 use async_trait::async_trait;
 use bytes::Bytes;
 use kv_core::Secret;
-use tokio::runtime::{Builder, Handle, Runtime};
+use tokio::runtime::Handle;
 use tokio::sync::{oneshot, watch};
 use zookeeper_async::{
     Acl, CreateMode, Permission, WatchedEvent, WatchedEventType, ZkResult, ZkState, ZooKeeper,
 };
 
+use super::runtime::OwnedRuntime;
 use crate::error::Fault;
 use crate::session::{AclEntry, Fired, Link, Mode, MultiFault, MultiOp, OneShot, Reply, Session, Stat};
 
@@ -59,7 +60,7 @@ pub(crate) struct AsyncSession {
     shared: Arc<Shared>,
     zk: Arc<ZooKeeper>,
     handle: Handle,
-    runtime: Mutex<Option<Runtime>>,
+    runtime: Mutex<Option<OwnedRuntime>>,
     timeout: Duration,
     requests: Arc<AtomicU64>,
 }
@@ -83,15 +84,9 @@ impl AsyncSession {
         credentials: Option<Secret>,
         requests: Arc<AtomicU64>,
     ) -> Reply<Self> {
-        let runtime = Builder::new_multi_thread()
-            .worker_threads(1)
-            .thread_name("kv-zk")
-            .enable_all()
-            .build()
-            .map_err(|error| Fault::BadRequest(format!("no thread for the session: {error}")))?;
-        let handle = runtime.handle().clone();
         // From here on the runtime ends with this guard, whatever happens.
-        let runtime = OwnedRuntime(Some(runtime));
+        let runtime = OwnedRuntime::start()?;
+        let handle = runtime.handle().clone();
         let shared = Arc::new(Shared {
             link: watch::Sender::new(Link::Down),
             connection: AtomicU64::new(0),
@@ -127,7 +122,7 @@ impl AsyncSession {
             Err(_) => return Err(Fault::ClientClosed),
         }
         drop(reached);
-        Ok(Self { shared, zk, handle, runtime: Mutex::new(runtime.keep()), timeout, requests })
+        Ok(Self { shared, zk, handle, runtime: Mutex::new(Some(runtime)), timeout, requests })
     }
 
     /// Runs one request on the session's own thread.
@@ -264,8 +259,6 @@ impl fmt::Debug for AsyncSession {
 impl Drop for AsyncSession {
     fn drop(&mut self) {
         self.shared.end(Fault::ClientClosed);
-        let runtime = self.runtime.lock().unwrap_or_else(PoisonError::into_inner).take();
-        drop(OwnedRuntime(runtime));
     }
 }
 
@@ -378,25 +371,27 @@ impl Session for AsyncSession {
         Err(MultiFault::Failed(Fault::Unimplemented))
     }
 
-    async fn close(&self) {
+    async fn close(&self) -> bool {
         let runtime = self.runtime.lock().unwrap_or_else(PoisonError::into_inner).take();
-        let Some(runtime) = OwnedRuntime(runtime).present() else { return };
-        if matches!(*self.shared.link.borrow(), Link::Up) {
-            let metrics = self.handle.metrics();
-            // The crate's connection, its watch dispatcher and its reader, which ends when the server
-            // hangs up: that is when the ephemeral nodes are gone.
-            let afterwards = metrics.num_alive_tasks().saturating_sub(3);
-            let _ = tokio::time::timeout(CLOSE, async {
+        let Some(runtime) = runtime else { return true };
+        let before = self.link().borrow().clone();
+        let told = match before {
+            Link::Over(_) => true,
+            Link::Down => false,
+            Link::Up => {
+                // The crate hangs up as soon as it has sent the end of the session, and does not wait for
+                // the server. So what tells is that the server answered the moment before.
+                let asked = self.request(|zk| async move { zk.exists("/", false).await });
+                let answered = tokio::time::timeout(CLOSE, asked).await;
+                let told = matches!(answered, Ok(Ok(_) | Err(Fault::NoAuth)));
                 let zk = Arc::clone(&self.zk);
-                let _ = self.handle.spawn(async move { zk.close().await }).await;
-                while metrics.num_alive_tasks() > afterwards {
-                    tokio::time::sleep(Duration::from_millis(2)).await;
-                }
-            })
-            .await;
-        }
+                let closing = self.handle.spawn(async move { zk.close().await });
+                told & matches!(tokio::time::timeout(CLOSE, closing).await, Ok(Ok(Ok(()))))
+            }
+        };
         self.shared.end(Fault::ClientClosed);
         drop(runtime);
+        told
     }
 }
 
@@ -413,27 +408,6 @@ async fn brake(mut link: watch::Receiver<Link>) {
             std::thread::sleep(brake);
             brake = (brake * 3 / 2).min(BRAKE_TO);
             tokio::task::yield_now().await;
-        }
-    }
-}
-
-/// A runtime that may be dropped anywhere, also within another one.
-struct OwnedRuntime(Option<Runtime>);
-
-impl OwnedRuntime {
-    fn keep(mut self) -> Option<Runtime> {
-        self.0.take()
-    }
-
-    fn present(self) -> Option<Self> {
-        self.0.is_some().then_some(self)
-    }
-}
-
-impl Drop for OwnedRuntime {
-    fn drop(&mut self) {
-        if let Some(runtime) = self.0.take() {
-            runtime.shutdown_background();
         }
     }
 }

@@ -65,6 +65,11 @@ pub(crate) async fn server() -> Option<Server> {
 }
 
 impl Server {
+    /// Where it is, for a store on this client crate.
+    pub(crate) fn url(&self, client: &str, namespace: &str) -> String {
+        with(&self.url, client, namespace, "")
+    }
+
     /// A store on this client crate.
     pub(crate) async fn open(&self, client: &str, namespace: &str, query: &str) -> ZkStore {
         open(&with(&self.url, client, namespace, query)).await

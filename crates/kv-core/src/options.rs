@@ -316,7 +316,7 @@ impl ListOptions {
 #[derive(Clone, Debug, Default)]
 #[non_exhaustive]
 pub struct DeleteTreeOptions {
-    /// Deadline of the call, in place of the store's default.
+    /// Deadline of each request it makes, in place of the store's default.
     pub timeout: Option<Duration>,
 }
 

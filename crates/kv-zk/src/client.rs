@@ -14,6 +14,8 @@
 mod connect;
 mod diagnosis;
 #[cfg(feature = "zookeeper-client")]
+mod flood;
+#[cfg(feature = "zookeeper-client")]
 mod held;
 mod runtime;
 mod zookeeper_async;

@@ -21,7 +21,7 @@ use futures_util::future::{Aborted, abortable};
 use futures_util::stream::FuturesUnordered;
 use futures_util::{FutureExt, StreamExt};
 use kv_core::{Entry, Key};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::mpsc;
 
 use self::node::{Arm, Done, Firing, Found, Known, Part, Seen, Tracked, Watching};
 use self::reads::{read_data, read_names};
@@ -30,7 +30,7 @@ use crate::core::{Core, version};
 use crate::error::Fault;
 use crate::mapping::{child, parent};
 use crate::session::{Fired, OneShot};
-use crate::watch::{Feed, Now, Started};
+use crate::watch::{Feed, Now, Quiet};
 
 /// How many requests the hub has in flight.
 const AT_ONCE: usize = 64;
@@ -44,7 +44,7 @@ pub(crate) enum Scope {
 }
 
 enum Command {
-    Add { id: u64, scope: Scope, feed: Arc<Feed>, quiet: Option<oneshot::Sender<Started>> },
+    Add { id: u64, scope: Scope, feed: Arc<Feed>, quiet: Option<Quiet> },
     Remove { id: u64 },
     Fetch { id: u64, key: Key },
 }
@@ -65,7 +65,7 @@ impl HubHandle {
     }
 
     /// Adds a watch. With `quiet` it begins with changes, after it says so there.
-    pub(crate) fn add(&self, scope: Scope, feed: Arc<Feed>, quiet: Option<oneshot::Sender<Started>>) -> u64 {
+    pub(crate) fn add(&self, scope: Scope, feed: Arc<Feed>, quiet: Option<Quiet>) -> u64 {
         let id = self.next.fetch_add(1, Ordering::Relaxed);
         if self.commands.send(Command::Add { id, scope, feed: Arc::clone(&feed), quiet }).is_err() {
             feed.fail(closed());
@@ -148,7 +148,7 @@ impl Hub {
         for (_, watch) in self.watches.drain() {
             watch.feed.fail(closed());
             if let Some(quiet) = watch.quiet {
-                let _ = quiet.send(Err(closed()));
+                quiet.begun(Err(closed()));
             }
         }
         // What was under way is held up by nobody.
@@ -160,7 +160,7 @@ impl Hub {
             if let Command::Add { feed, quiet, .. } = command {
                 feed.fail(closed());
                 if let Some(quiet) = quiet {
-                    let _ = quiet.send(Err(closed()));
+                    quiet.begun(Err(closed()));
                 }
             }
         }
@@ -449,10 +449,13 @@ impl Hub {
             self.read(&path, part);
         }
         for watch in watches {
-            if let Some(watch) = self.watches.get_mut(&watch)
-                && !again
-            {
-                watch.loading.remove(&(id, part));
+            if let Some(watch) = self.watches.get_mut(&watch) {
+                if !again {
+                    watch.loading.remove(&(id, part));
+                }
+                if let Some(quiet) = &watch.quiet {
+                    quiet.goes_on();
+                }
             }
             self.check_loaded(watch);
         }
@@ -582,13 +585,10 @@ impl Hub {
         ids.dedup();
         for id in ids {
             if let Some(watch) = self.watches.get_mut(&id) {
-                let error = || {
-                    let key = path.strip_prefix(self.core.layout.root()).unwrap_or(path);
-                    fault.clone().into_error().with_key(key.trim_start_matches('/'))
-                };
+                let error = || fault.clone().into_error().with_key(self.core.layout.shown(path));
                 watch.feed.fail(error());
                 if let Some(quiet) = watch.quiet.take() {
-                    let _ = quiet.send(Err(error()));
+                    quiet.begun(Err(error()));
                 }
             }
             self.leave(id);
@@ -602,9 +602,7 @@ impl Hub {
         }
         watch.loaded = true;
         match watch.quiet.take() {
-            Some(quiet) => {
-                let _ = quiet.send(Ok(()));
-            }
+            Some(quiet) => quiet.begun(Ok(())),
             None => watch.feed.complete_state(),
         }
     }

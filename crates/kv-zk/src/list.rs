@@ -267,6 +267,8 @@ impl Walk {
                 (Part::Below, false) => names(&core, &options, &step.path).await,
                 (Part::Below, true) => sub_prefix(&core, &options, &step.path).await,
             };
+            // Of a tree that is refused in parts, the error names the node.
+            let result = result.map_err(|error| error.with_key(core.layout.shown(&step.path)));
             (step, result)
         }));
     }

@@ -108,6 +108,11 @@ impl Layout {
         (!self.is_reserved(&key) && lock_record(&key).is_none()).then_some(key)
     }
 
+    /// A node as people know it, also where it is no key: its path below the namespace.
+    pub(crate) fn shown<'a>(&self, path: &'a str) -> &'a str {
+        path.strip_prefix(&self.root).unwrap_or(path).trim_start_matches('/')
+    }
+
     /// Whether the keys below this prefix are out of reach.
     pub(crate) fn is_reserved_prefix(&self, prefix: &Prefix) -> bool {
         self.root.is_empty() && prefix.as_str().split('/').next() == Some("zookeeper")

@@ -14,7 +14,6 @@ use kv_core::{
     SessionStates, Store, Transact, TtlRange, Txn, TxnResult, Watch, WatchOptions, WatchStart, WatchTarget,
 };
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::sync::oneshot;
 
 use crate::client::Client;
 use crate::config::ZkConfig;
@@ -24,7 +23,7 @@ use crate::hub::{HubHandle, Scope};
 use crate::mapping::Layout;
 use crate::marks::Access;
 use crate::session::Mode;
-use crate::watch::Feed;
+use crate::watch::{Feed, Quiet};
 
 /// The largest value. The server drops a connection whose request is above 1,048,575 bytes, and all
 /// requests on it fail.
@@ -325,12 +324,12 @@ impl ZkStore {
         };
         // What is never an entry is watched as a path nobody can write: nothing, until it is closed.
         let scope = scope.unwrap_or_else(|| Scope::Node("/zookeeper/kv.absent".to_owned()));
-        let (sender, begun) = oneshot::channel();
-        let id = self.inner.hub.add(scope, Arc::clone(&feed), quiet.then_some(sender));
+        let (quiet, begun) = quiet.then(Quiet::new).unzip();
+        let id = self.inner.hub.add(scope, Arc::clone(&feed), quiet);
         let watch = crate::watch::stream(self.inner.hub.clone(), id, feed);
-        if quiet {
+        if let Some(begun) = begun {
             // Dropping the watch on the way out takes it back.
-            deadline.run(async { begun.await.unwrap_or_else(|_| Err(crate::client::closed())) }).await?;
+            begun.wait(options.timeout.unwrap_or(core.timeout)).await?;
         }
         Ok(watch)
     }

@@ -2,11 +2,13 @@
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::stream::{FuturesUnordered, StreamExt};
 use kv_backend::Deadline;
-use kv_core::{Consistency, DeleteTreeOptions, Prefix, Result};
+use kv_core::text::duration;
+use kv_core::{Consistency, DeleteTreeOptions, Error, ErrorKind, Prefix, Result};
 
 use crate::core::{Core, optional};
 use crate::error::Fault;
@@ -29,7 +31,7 @@ enum Step {
 impl Core {
     pub(crate) async fn delete_tree(&self, prefix: &Prefix, options: DeleteTreeOptions) -> Result<u64> {
         self.client.check_open()?;
-        let deadline = self.deadline(options.timeout);
+        let timeout = options.timeout.unwrap_or(self.timeout);
         if self.layout.is_reserved_prefix(prefix) {
             return Ok(0);
         }
@@ -38,25 +40,26 @@ impl Core {
         // Whether a delete may have been carried out: an error then leaves some of it done.
         let begun = AtomicBool::new(false);
         // The last found is worked on first, so that few nodes are open at a time.
-        let mut waiting: Vec<(String, bool)> =
-            self.children(&root, deadline).await?.into_iter().map(|path| (path, true)).collect();
+        let first = self.children(&root, Deadline::after(timeout)).await?;
+        let mut waiting: Vec<(String, bool)> = first.into_iter().map(|path| (path, true)).collect();
         // Nodes whose children are under way, and how many of them.
         let mut open: HashMap<String, usize> = HashMap::new();
         let mut working = FuturesUnordered::new();
+        let mut failed: Option<Error> = None;
         loop {
-            while working.len() < AT_ONCE
+            while failed.is_none()
+                && working.len() < AT_ONCE
                 && let Some((path, descend)) = waiting.pop()
             {
-                working.push(self.sweep(path, descend, &begun, deadline));
+                working.push(self.sweep(path, descend, &begun, timeout));
             }
-            let Some(step) = working.next().await else { return Ok(count) };
-            let begun = || begun.load(Ordering::Relaxed);
-            match step.map_err(|error| if begun() { error.maybe_applied() } else { error })? {
-                Step::Open(path, children) => {
+            let Some(step) = working.next().await else { break };
+            match step {
+                Ok(Step::Open(path, children)) => {
                     open.insert(path, children.len());
                     waiting.extend(children.into_iter().map(|path| (path, true)));
                 }
-                Step::Closed(path, went) => {
+                Ok(Step::Closed(path, went)) => {
                     count += went;
                     let above = parent(&path).filter(|above| *above != root).unwrap_or_default();
                     if let Some(left) = open.get_mut(above) {
@@ -67,8 +70,17 @@ impl Core {
                         }
                     }
                 }
+                // What is under way is still counted.
+                Err(error) => failed = failed.or(Some(error)),
             }
         }
+        let Some(error) = failed else { return Ok(count) };
+        let silent = match error.kind() {
+            ErrorKind::Timeout => format!("no answer within {}; ", duration(timeout)),
+            _ => String::new(),
+        };
+        let error = error.with_detail(format!("{silent}{count} entries were deleted before"));
+        Err(if begun.load(Ordering::Relaxed) { error.maybe_applied() } else { error })
     }
 
     async fn children(&self, path: &str, deadline: Deadline) -> Result<Vec<String>> {
@@ -82,8 +94,20 @@ impl Core {
         Ok(paths.filter(|path| path != "/zookeeper").collect())
     }
 
-    /// Takes a node away, or finds the children that go first.
+    /// Takes a node away, or finds the children that go first. The time is for this node.
     async fn sweep(
+        &self,
+        path: String,
+        descend: bool,
+        begun: &AtomicBool,
+        timeout: Duration,
+    ) -> Result<Step> {
+        let name = self.layout.shown(&path).to_owned();
+        let step = self.step(path, descend, begun, Deadline::after(timeout)).await;
+        step.map_err(|error| error.with_key(name))
+    }
+
+    async fn step(
         &self,
         path: String,
         descend: bool,

@@ -5,13 +5,16 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use futures_util::stream;
+use kv_backend::Deadline;
 use kv_core::{
     DeleteCause, Deletion, Entry, Error, Key, Operation, Result, Version, Watch, WatchEvent, WatchFilter,
 };
-use tokio::sync::Notify;
+use tokio::sync::{Notify, oneshot};
 
+use crate::client::closed;
 use crate::error::BACKEND;
 use crate::hub::HubHandle;
 
@@ -273,8 +276,54 @@ pub(crate) fn decorate(error: Error) -> Error {
     error.with_operation(Operation::Watch).with_backend(BACKEND)
 }
 
-/// What a watch call answers.
-pub(crate) type Started = Result<()>;
+/// Says when a watch has begun that begins with changes.
+#[derive(Debug)]
+pub(crate) struct Quiet {
+    begun: oneshot::Sender<Result<()>>,
+    progress: Arc<Notify>,
+}
+
+/// Waits for that.
+#[derive(Debug)]
+pub(crate) struct Beginning {
+    begun: oneshot::Receiver<Result<()>>,
+    progress: Arc<Notify>,
+}
+
+impl Quiet {
+    pub(crate) fn new() -> (Self, Beginning) {
+        let (sender, begun) = oneshot::channel();
+        let progress = Arc::<Notify>::default();
+        (Self { begun: sender, progress: Arc::clone(&progress) }, Beginning { begun, progress })
+    }
+
+    pub(crate) fn begun(self, result: Result<()>) {
+        let _ = self.begun.send(result);
+    }
+
+    /// One of the requests it takes was answered.
+    pub(crate) fn goes_on(&self) {
+        self.progress.notify_one();
+    }
+}
+
+impl Beginning {
+    /// Waits until it has begun, as long as no request takes more time than this.
+    pub(crate) async fn wait(mut self, timeout: Duration) -> Result<()> {
+        loop {
+            let deadline = Deadline::after(timeout);
+            let answered = deadline.run(async {
+                tokio::select! {
+                    begun = &mut self.begun => Ok(Some(begun.unwrap_or_else(|_| Err(closed())))),
+                    () = self.progress.notified() => Ok(None),
+                }
+            });
+            if let Some(begun) = answered.await? {
+                return begun;
+            }
+        }
+    }
+}
 
 #[cfg(test)]
 mod tests {

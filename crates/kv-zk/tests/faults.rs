@@ -7,8 +7,8 @@ mod common;
 use std::time::{Duration, Instant};
 
 use common::{key, namespace, next, open, until, with};
-use futures_util::TryStreamExt;
 use futures_util::future::join_all;
+use futures_util::{StreamExt, TryStreamExt};
 use kv_testkit::{Cluster, Mode, Proxy, require_or_skip};
 use kv_zk::ZkStore;
 use kv_zk::kv_core::{
@@ -25,6 +25,7 @@ common::on_each_client!(
     a_record_whose_making_was_not_answered_is_found_again,
     a_wait_that_is_given_up_anywhere_leaves_no_record,
     a_delete_tree_that_was_begun_says_so,
+    what_takes_many_requests_has_a_deadline_for_each,
     many_lists_share_what_they_ask_ahead,
 );
 
@@ -285,10 +286,59 @@ async fn a_delete_tree_that_was_begun_says_so(client: &str) {
     }
     // Others may not even see what is below hers.
     ann.put("t/hers/deep", "x").await.unwrap();
+    let refused = anybody.list("t").await.unwrap().try_for_each(|_| async { Ok(()) }).await;
+    let error = refused.unwrap_err();
+    assert_eq!(error.kind(), &ErrorKind::PermissionDenied, "{error}");
+    assert!(error.to_string().contains("\"t/hers\""), "{error}");
     let error = anybody.delete_tree("t").await.unwrap_err();
     assert_eq!(error.kind(), &ErrorKind::PermissionDenied, "{error}");
     assert_eq!(error.applied(), Applied::Unknown, "{error}");
-    assert!(ann.keys("t").await.unwrap().len() < 101, "nothing went");
+    let went = 101 - ann.keys("t").await.unwrap().len();
+    assert!(went > 0, "nothing went");
+    let text = error.to_string();
+    assert!(text.contains("\"t/hers\"") && text.contains(&format!("{went} entries were deleted")), "{text}");
+}
+
+/// A large tree takes longer to watch and to delete than any one request may.
+async fn what_takes_many_requests_has_a_deadline_for_each(client: &str) {
+    const DELAY: Duration = Duration::from_millis(250);
+    let Some(cluster) = cluster().await else { return };
+    let (direct, behind, proxy) = both(&cluster, client, "timeout=2s&session_timeout=20s").await;
+    let tree = [("w", 300), ("t", 1200)];
+    let keys = tree.iter().flat_map(|(top, size)| (0..*size).map(move |at| format!("{top}/{at}")));
+    let puts = futures_util::stream::iter(keys.map(|key| {
+        let direct = direct.clone();
+        async move { direct.put(key, "x").await }
+    }));
+    puts.buffered(200).try_for_each(|_| async { Ok(()) }).await.unwrap();
+    proxy.set(Mode::Delay(DELAY)).await;
+    let begin = Instant::now();
+    let prefix = |name: &str| WatchTarget::from(name.parse::<Prefix>().unwrap());
+    let mut watch = behind.watch_with(prefix("w"), WatchOptions::default()).await.unwrap();
+    let took = begin.elapsed();
+    assert!(took > 2 * SECOND, "it took {took:?}, which shows nothing");
+    direct.put("w/7", "again").await.unwrap();
+    sees(&mut watch, "w/7", "again").await;
+    let begin = Instant::now();
+    let deleting = tokio::spawn({
+        let behind = behind.clone();
+        async move { behind.delete_tree("t").await }
+    });
+    until("half of it is gone", 20 * SECOND, || async { direct.keys("t").await.unwrap().len() < 600 }).await;
+    assert!(begin.elapsed() > 2 * SECOND, "it took {:?}, which shows nothing", begin.elapsed());
+    // A server that says nothing any more ends both.
+    proxy.set(Mode::Hold).await;
+    let begin = Instant::now();
+    let error = deleting.await.unwrap().unwrap_err();
+    assert_eq!((error.kind(), error.applied()), (&ErrorKind::Timeout, Applied::Unknown), "{error}");
+    let text = error.to_string();
+    assert!(text.contains("entries were deleted") && !text.contains("; 0 entries"), "{text}");
+    let error = behind.watch_with(prefix("t"), WatchOptions::default()).await.unwrap_err();
+    assert!(matches!(error.kind(), ErrorKind::Timeout | ErrorKind::Unavailable), "{error}");
+    assert!(begin.elapsed() < 8 * SECOND, "{:?}", begin.elapsed());
+    proxy.set(Mode::Forward).await;
+    until("it works again", 20 * SECOND, || async { behind.delete_tree("t").await.is_ok() }).await;
+    assert!(direct.keys("t").await.unwrap().is_empty());
 }
 
 /// A server answers in order: what one list asks ahead is what every other call waits behind.

@@ -6,7 +6,7 @@ mod common;
 #[path = "common/fake.rs"]
 mod fake;
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use common::{open, until};
 use fake::{EXISTS, Fake, GET_ACL, GET_CHILDREN, GET_DATA, NO_NODE, Request, data};
@@ -18,12 +18,14 @@ common::on_each_client!(
     counts_below_zero_are_errors_and_harm_no_other_call,
     data_that_is_cut_short_is_an_error,
     answers_that_do_not_fit_end_the_session,
+    events_without_end_hold_up_no_call_and_take_no_memory,
 );
 
 const SECOND: Duration = Duration::from_secs(1);
 
 async fn store(fake: &Fake, client: &str) -> ZkStore {
-    open(&format!("zk://{}/t?client={client}&timeout=2s&connect_timeout=5s", fake.address)).await
+    open(&format!("zk://{}/t?client={client}&timeout=2s&connect_timeout=5s&session_timeout=4s", fake.address))
+        .await
 }
 
 fn is(request: &Request, op: i32, path: &str) -> bool {
@@ -123,4 +125,42 @@ async fn answers_that_do_not_fit_end_the_session(client: &str) {
         let event = tokio::time::timeout(20 * SECOND, watch.next()).await.expect("an event").unwrap();
         assert_eq!(event.unwrap(), WatchEvent::Resync);
     }
+}
+
+fn resident() -> usize {
+    let statm = std::fs::read_to_string("/proc/self/statm").unwrap();
+    statm.split_whitespace().nth(1).unwrap().parse::<usize>().unwrap() * 4096
+}
+
+/// What the process takes can be told of one test at a time.
+static ONE_AT_A_TIME: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());
+
+/// Each call ends by its deadline, the session is given up, and what it took does not grow.
+async fn events_without_end_hold_up_no_call_and_take_no_memory(client: &str) {
+    let _alone = ONE_AT_A_TIME.lock().await;
+    let fake = Fake::start(|request| is(request, GET_DATA, "/t/good").then(|| vec![(0, data("good"))])).await;
+    let store = store(&fake, client).await;
+    assert_eq!(store.get("good").await.unwrap().unwrap().value, "good");
+    let before = resident();
+    let flood = tokio::spawn({
+        let store = store.clone();
+        async move { store.get(fake::FLOOD).await }
+    });
+    let (begin, mut most) = (Instant::now(), 0);
+    while begin.elapsed() < 4 * SECOND {
+        let call = Instant::now();
+        let _ = store.get("good").await;
+        assert!(call.elapsed() < 3 * SECOND, "a call of 2 s took {:?}", call.elapsed());
+        most = most.max(resident().saturating_sub(before));
+    }
+    let error = tokio::time::timeout(SECOND, flood).await.expect("an end").unwrap().unwrap_err();
+    check("flood", &error);
+    until("it works again", 20 * SECOND, || async { store.get("good").await.is_ok() }).await;
+    assert!(fake.connections() > 1, "the session was not given up");
+    // Not more than what arrives until it is noticed.
+    assert!(most < 1 << 30, "{most} bytes more");
+    let then = resident();
+    tokio::time::sleep(2 * SECOND).await;
+    assert!(resident() < then + (64 << 20), "it goes on: {} bytes in 2 s", resident() - then);
+    store.close().await.unwrap();
 }

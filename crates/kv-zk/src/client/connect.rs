@@ -114,6 +114,7 @@ async fn session(
         #[cfg(feature = "zookeeper-client")]
         ZkClient::ZookeeperClient => {
             let (credentials, tls) = (config.credentials(), config.tls());
+            let addresses: Vec<SocketAddr> = servers.iter().map(|server| server.address).collect();
             // Credentials in the clear go to the addresses that were looked at and no others.
             let by_address = credentials.is_some() && tls.is_none();
             let mut names: Vec<String> = Vec::new();
@@ -125,6 +126,7 @@ async fn session(
             }
             let connecting = zookeeper_client::FullSession::connect(
                 &names,
+                &addresses,
                 config.session_timeout,
                 credentials.as_ref(),
                 tls,

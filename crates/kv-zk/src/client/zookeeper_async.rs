@@ -382,11 +382,18 @@ impl Session for AsyncSession {
                 // The crate hangs up as soon as it has sent the end of the session, and does not wait for
                 // the server. So what tells is that the server answered the moment before.
                 let asked = self.request(|zk| async move { zk.exists("/", false).await });
-                let answered = tokio::time::timeout(CLOSE, asked).await;
-                let told = matches!(answered, Ok(Ok(_) | Err(Fault::NoAuth)));
+                let mut link = self.link();
+                let answered = tokio::select! {
+                    answered = tokio::time::timeout(CLOSE, asked) => {
+                        matches!(answered, Ok(Ok(_) | Err(Fault::NoAuth)))
+                    }
+                    _ = link.wait_for(|link| matches!(link, Link::Down)) => false,
+                };
                 let zk = Arc::clone(&self.zk);
                 let closing = self.handle.spawn(async move { zk.close().await });
-                told & matches!(tokio::time::timeout(CLOSE, closing).await, Ok(Ok(Ok(()))))
+                // Where it is not said at once, it cannot be.
+                let limit = if answered { CLOSE } else { CLOSE / 10 };
+                answered & matches!(tokio::time::timeout(limit, closing).await, Ok(Ok(Ok(()))))
             }
         };
         self.shared.end(Fault::ClientClosed);

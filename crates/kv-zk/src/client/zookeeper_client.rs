@@ -7,6 +7,7 @@
 
 use std::fmt;
 use std::future::Future;
+use std::net::SocketAddr;
 use std::panic::AssertUnwindSafe;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -22,6 +23,7 @@ use tokio::sync::watch;
 use zookeeper_client as native;
 use zookeeper_client::{Acl, Acls, AuthId, Client, CreateMode, CreateOptions, EventType, SessionState};
 
+use super::flood::{Guard, this_thread};
 use super::held::Held;
 use super::runtime::OwnedRuntime;
 use crate::config::Credentials;
@@ -36,7 +38,7 @@ pub(crate) struct FullSession {
     client: Mutex<Option<Client>>,
     held: Arc<Held>,
     shared: Arc<Shared>,
-    runtime: Mutex<Option<OwnedRuntime>>,
+    runtime: Arc<Mutex<Option<OwnedRuntime>>>,
     timeout: Duration,
     requests: Arc<AtomicU64>,
 }
@@ -51,9 +53,9 @@ struct Shared {
 
 impl Shared {
     /// From here on the crate's task may be ended, and none of its watchers is asked any more.
-    fn end(&self) {
+    fn end(&self, why: Fault) {
         *self.runs.write().unwrap_or_else(PoisonError::into_inner) = false;
-        self.say(Link::Over(Fault::ClientClosed));
+        self.say(Link::Over(why));
     }
 
     fn say(&self, now: Link) {
@@ -68,10 +70,11 @@ impl Shared {
 }
 
 impl FullSession {
-    /// A session with one of these servers (`host:port`), counting its requests. Has no deadline of
-    /// its own, and leaves nothing behind when dropped.
+    /// A session with one of these servers (`host:port`) at these addresses, counting its requests. Has
+    /// no deadline of its own, and leaves nothing behind when dropped.
     pub(crate) async fn connect(
         servers: &[String],
+        addresses: &[SocketAddr],
         timeout: Duration,
         credentials: Option<&Credentials>,
         tls: Option<&TlsOptions>,
@@ -94,17 +97,35 @@ impl FullSession {
             connector = connector.with_tls(tls_options(tls)?);
         }
         let runtime = OwnedRuntime::start()?;
-        // The crate's task runs where it was connected.
-        let connecting = runtime.handle().spawn(async move {
-            if secure { connector.secure_connect(&servers).await } else { connector.connect(&servers).await }
-        });
-        let client = connecting.await.map_err(|_| nonsense())??;
-        let timeout = client.session_timeout();
-        let mut states = client.state_watcher();
+        let handle = runtime.handle().clone();
+        let runtime = Arc::new(Mutex::new(Some(runtime)));
         let (link, native) = (watch::Sender::new(Link::Up), watch::Sender::new(Link::Up));
         let shared = Arc::new(Shared { link, native, runs: RwLock::new(true) });
+        let guard = Guard {
+            handle: handle.clone(),
+            thread: handle.spawn(async { this_thread() }).await.ok().flatten(),
+            servers: addresses.to_vec(),
+            requests: Arc::clone(&requests),
+        };
+        let (weak, ended) = (Arc::downgrade(&runtime), Arc::clone(&shared));
+        tokio::spawn(guard.keep(move || {
+            ended.end(endless());
+            if let Some(runtime) = weak.upgrade() {
+                drop(runtime.lock().unwrap_or_else(PoisonError::into_inner).take());
+            }
+        }));
+        // The crate's task runs where it was connected.
+        let connecting = handle.spawn(async move {
+            if secure { connector.secure_connect(&servers).await } else { connector.connect(&servers).await }
+        });
+        let client = connecting.await.map_err(|error| match error.is_panic() {
+            true => nonsense(),
+            false => endless(),
+        })??;
+        let timeout = client.session_timeout();
+        let mut states = client.state_watcher();
         let follow = Arc::clone(&shared);
-        runtime.handle().spawn(async move {
+        handle.spawn(async move {
             loop {
                 let now = match states.changed().await {
                     SessionState::SyncConnected | SessionState::ConnectedReadOnly => Link::Up,
@@ -125,7 +146,7 @@ impl FullSession {
             client: Mutex::new(Some(client)),
             held: Arc::default(),
             shared,
-            runtime: Mutex::new(Some(runtime)),
+            runtime,
             timeout,
             requests,
         })
@@ -190,7 +211,7 @@ impl Future for Armed {
 
 impl Drop for FullSession {
     fn drop(&mut self) {
-        self.shared.end();
+        self.shared.end(Fault::ClientClosed);
     }
 }
 
@@ -330,19 +351,20 @@ impl Session for FullSession {
     async fn close(&self) -> bool {
         let client = self.client.lock().unwrap_or_else(PoisonError::into_inner).take();
         let runtime = self.runtime.lock().unwrap_or_else(PoisonError::into_inner).take();
-        let (Some(client), Some(runtime)) = (client, runtime) else { return true };
+        let Some(client) = client else { return true };
         // The crate closes the session when its last handle goes.
         self.held.close();
         drop(client);
+        let Some(runtime) = runtime else { return false };
         let mut link = self.shared.native.subscribe();
         let up = matches!(*link.borrow(), Link::Up);
         let over = async move { link.wait_for(|link| matches!(link, Link::Over(_))).await.is_ok() };
         let mut over = Box::pin(over);
         let limit = if up { CLOSE } else { Duration::ZERO };
         let told = tokio::time::timeout(limit, over.as_mut()).await.is_ok();
-        self.shared.end();
-        if !told {
-            // The crate goes on trying, as long as a server can have the session.
+        self.shared.end(Fault::ClientClosed);
+        if !up && !told {
+            // The crate goes on looking for a server to tell, as long as one can have the session.
             let limit = self.timeout * 2;
             runtime.handle().clone().spawn(async move {
                 let _ = tokio::time::timeout(limit, over).await;
@@ -390,6 +412,10 @@ async fn contained<T>(request: impl Future<Output = Result<T, native::Error>>) -
         Ok(reply) => Ok(reply?),
         Err(_) => Err(nonsense()),
     }
+}
+
+fn endless() -> Fault {
+    Fault::Protocol("it sends without end what nobody asked for".to_owned())
 }
 
 fn nonsense() -> Fault {

@@ -5,13 +5,12 @@ use std::sync::Arc;
 
 use futures_util::future::AbortHandle;
 use kv_core::{Entry, Version};
-use tokio::sync::oneshot;
 
 use super::Scope;
 use crate::core::version;
 use crate::error::Fault;
 use crate::session::{Fired, OneShot, Stat};
-use crate::watch::{Feed, Started};
+use crate::watch::{Feed, Quiet};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) enum Part {
@@ -24,7 +23,7 @@ pub(super) struct Watching {
     pub(super) scope: Scope,
     pub(super) feed: Arc<Feed>,
     /// Set until the state is known of a watch that begins with changes.
-    pub(super) quiet: Option<oneshot::Sender<Started>>,
+    pub(super) quiet: Option<Quiet>,
     /// What must be read before the state is known.
     pub(super) loading: HashSet<(u64, Part)>,
     pub(super) loaded: bool,

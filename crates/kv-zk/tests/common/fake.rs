@@ -32,6 +32,9 @@ pub(crate) const GET_CHILDREN: i32 = 8;
 pub(crate) const SYNC: i32 = 9;
 const PING: i32 = 11;
 
+/// A read of this name is answered by watch events, of nodes nobody watches, and there is no end to them.
+pub(crate) const FLOOD: &str = "flood";
+
 /// How a request is answered: an error code, and what follows the header.
 pub(crate) type Answer = (i32, Vec<u8>);
 
@@ -160,6 +163,9 @@ async fn serve(
         let path = request.get(8..12).map(|length| i32::from_be_bytes(length.try_into().unwrap()));
         let path = path.and_then(|length| request.get(12..12 + usize::try_from(length).ok()?));
         let path = String::from_utf8_lossy(path.unwrap_or_default()).into_owned();
+        if path.ends_with(FLOOD) && op == GET_DATA {
+            return flood(stream).await;
+        }
         let answers = if op == PING { None } else { script(&Request { connection, op, path: path.clone() }) };
         let answers = answers.unwrap_or_else(|| {
             vec![match (op, path.as_str()) {
@@ -180,5 +186,18 @@ async fn serve(
             };
             say(&mut stream, &[xid, &zxid.to_be_bytes(), &error.to_be_bytes(), &body]).await?;
         }
+    }
+}
+
+async fn flood(mut stream: TcpStream) -> std::io::Result<()> {
+    let name = b"/t/nobody";
+    // From nobody's request, by no transaction, no error; changed data, connected.
+    let mut event = [&[255; 12][..], &[0; 4], &3_i32.to_be_bytes(), &3_i32.to_be_bytes()].concat();
+    event.extend(i32::try_from(name.len()).unwrap().to_be_bytes());
+    event.extend(name);
+    let frame = [&i32::try_from(event.len()).unwrap().to_be_bytes()[..], &event].concat();
+    let frames = frame.repeat(2000);
+    loop {
+        stream.write_all(&frames).await?;
     }
 }

@@ -19,6 +19,7 @@ mod signals;
 mod urls;
 
 use std::process::ExitCode;
+use std::time::Instant;
 
 use clap::Parser;
 use kv_core::Registry;
@@ -94,6 +95,7 @@ async fn dispatch(cli: Cli, registry: Registry) -> Result<u8, Failure> {
         }
         global.store = Some("mem:".to_owned());
     }
+    let begin = Instant::now();
     let session = Session::new(registry, global)?;
     let done = match command {
         // It runs until its command ends, and passes signals on to it.
@@ -102,6 +104,7 @@ async fn dispatch(cli: Cli, registry: Registry) -> Result<u8, Failure> {
         command => Ending::listen()?.or(other(command, &session)).await.map(|()| 0),
     };
     session.close().await;
+    tracing::info!("all of it took {}", output::duration(begin.elapsed()));
     done.map_err(|failure| session.advised(failure))
 }
 

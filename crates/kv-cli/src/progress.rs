@@ -4,6 +4,28 @@ use std::time::Duration;
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
+/// What to say if a command is broken off before it has ended: by a signal, or by a failure.
+pub(crate) struct Unfinished(Option<String>);
+
+impl Unfinished {
+    pub(crate) fn begin(words: impl Into<String>) -> Self {
+        Self(Some(words.into()))
+    }
+
+    /// It has ended, and what came of it is told elsewhere.
+    pub(crate) fn finish(mut self) {
+        self.0 = None;
+    }
+}
+
+impl Drop for Unfinished {
+    fn drop(&mut self) {
+        if let Some(words) = self.0.take() {
+            crate::output::say(&format!("kv: broken off: {words}"));
+        }
+    }
+}
+
 /// How far an import or export has come.
 pub(crate) struct Progress {
     bar: ProgressBar,

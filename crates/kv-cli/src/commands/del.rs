@@ -3,13 +3,16 @@
 use std::io::{self, BufRead, IsTerminal, Write};
 
 use futures_util::TryStreamExt;
-use kv_core::{DeleteOptions, DeleteTreeOptions, ErrorKind, ListOptions, Operation, Precondition, Prefix};
+use kv_core::{
+    DeleteOptions, DeleteTreeOptions, ErrorKind, Guarantee, ListOptions, Operation, Precondition, Prefix,
+};
 use serde::Serialize;
 
 use super::shown;
 use crate::cli::Del;
 use crate::exit::Failure;
 use crate::output::{Format, JsonItems, Output, for_reader, say};
+use crate::progress::Unfinished;
 use crate::session::Session;
 
 #[derive(Serialize)]
@@ -108,8 +111,15 @@ async fn tree(session: &Session, prefix: &Prefix, yes: bool) -> Result<(), Failu
     }
     let mut options = DeleteTreeOptions::default();
     options.timeout = session.timeout();
+    let unfinished = Unfinished::begin(match store.capabilities().guarantees(Guarantee::DeleteTreeAtomic) {
+        true => "either all of it was deleted or nothing",
+        false => "some of it may be deleted",
+    });
     let deleted = store.delete_tree_with(prefix, options);
-    let deleted = session.request(Operation::DeleteTree, prefix.as_str(), deleted).await?;
+    let deleted = session.request(Operation::DeleteTree, prefix.as_str(), deleted).await;
+    // An error says itself what may have happened.
+    unfinished.finish();
+    let deleted = deleted?;
     let mut out = Output::stdout();
     match session.output() {
         Some(Format::Json | Format::Jsonl) => {

@@ -13,7 +13,7 @@ use crate::cli::Export;
 use crate::exit::Failure;
 use crate::formats::{consul, jsonl};
 use crate::output::{Output, to_person, write_failed};
-use crate::progress::Progress;
+use crate::progress::{Progress, Unfinished};
 use crate::session::Session;
 
 /// How many keys are asked at a time when they expire.
@@ -43,6 +43,10 @@ pub(crate) async fn run(session: &Session, args: Export) -> Result<(), Failure> 
         .boxed_local();
 
     let mut sink = Sink::open(args.file)?;
+    let unfinished = match &sink {
+        Sink::New { path, .. } => Some(Unfinished::begin(format!("{path:?} was not written"))),
+        _ => None,
+    };
     let mut progress = Progress::begin("exported", !sink.is_stdout() || !to_person());
     let mut gone = 0_u64;
     if args.consul {
@@ -76,7 +80,11 @@ pub(crate) async fn run(session: &Session, args: Export) -> Result<(), Failure> 
     if gone > 0 {
         progress.say(&format!("kv: left out {gone} keys that went while they were exported"));
     }
-    sink.finish(&progress)
+    sink.finish(&progress)?;
+    if let Some(unfinished) = unfinished {
+        unfinished.finish();
+    }
+    Ok(())
 }
 
 /// The entry with its expiry, which a list does not tell. `None` where the key has gone since: one that

@@ -1,5 +1,6 @@
 //! `kv watch PREFIX -- COMMAND`: a command for each change, one at a time.
 
+use std::pin::pin;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -10,6 +11,7 @@ use crate::child::{Group, Signals, number};
 use crate::cli::Watch;
 use crate::exit::{Failure, SIGNALLED};
 use crate::output::say;
+use crate::reader;
 use crate::session::Session;
 
 /// How long what a command left behind has between TERM and KILL.
@@ -29,11 +31,13 @@ pub(crate) async fn run(session: &Session, args: Watch) -> Result<u8, Failure> {
         signal = signals.next() => return Err(Failure::Signal(number(signal))),
         watch = watch::begin(session, &args) => watch?,
     };
+    let mut gone = pin!(reader::gone());
     let mut left = args.count;
     while left != Some(0) {
         let event = tokio::select! {
             biased;
             signal = signals.next() => return Err(Failure::Signal(number(signal))),
+            () = &mut gone => return Err(Failure::BrokenPipe),
             event = watch::next(&mut watch) => event?,
         };
         let Some((what, environment, input)) = described(event) else { continue };

@@ -305,6 +305,24 @@ fn sources_that_are_none() {
 }
 
 #[test]
+fn an_export_that_is_broken_off_leaves_the_file_as_it_was() {
+    let place = Place::new();
+    let rows: String =
+        (0..20_000).map(|number| format!("{{\"key\":\"k/{number}\",\"value\":\"\"}}\n")).collect();
+    place.kv_with(["import", "-"], rows.as_bytes()).ok();
+    fs::create_dir(place.path("out")).unwrap();
+    fs::write(place.path("out/export"), "before").unwrap();
+    let export = place.start(["export", "--file", "out/export"]);
+    // The file that takes the name in the end.
+    crate::common::wait_for("a new file", || fs::read_dir(place.path("out")).unwrap().count() > 1);
+    export.signal("TERM");
+    let run = export.end();
+    assert_eq!((run.code, &*run.err), (143, "kv: broken off: \"out/export\" was not written\n"), "{run:?}");
+    assert_eq!(fs::read(place.path("out/export")).unwrap(), b"before");
+    assert_eq!(fs::read_dir(place.path("out")).unwrap().count(), 1);
+}
+
+#[test]
 fn an_export_that_fails_leaves_the_file_as_it_was() {
     let place = Place::new();
     place.kv(["put", "a", "x"]).ok();

@@ -1,5 +1,6 @@
 //! `cargo xtask tidy`: house rules that no lint checks, one file for each kind.
 
+mod commands;
 mod decisions;
 mod evidence;
 mod floors;
@@ -57,6 +58,8 @@ fn check() -> Result<Vec<String>> {
     files.retain(|file| root.join(file).is_file());
     let tree = Tree::new(&files);
     let code = code(&root, &files)?;
+    let readme = fs::read_to_string(root.join(commands::README))?;
+    let kv = commands::listed(&readme);
     let (mut faults, mut archaic, mut decided) = (Vec::new(), Archaic::default(), BTreeMap::new());
     for file in &files {
         let kind = file.extension().and_then(|extension| extension.to_str()).unwrap_or_default();
@@ -71,6 +74,7 @@ fn check() -> Result<Vec<String>> {
             "md" => {
                 found.extend(tree.faults(file, &text));
                 found.extend(code.faults(&text));
+                found.extend(commands::faults(&text, &kv));
             }
             _ if name == "Cargo.toml" => found.extend(manifest::check(&root.join(file))?),
             _ => {}

@@ -123,6 +123,10 @@ async fn tokens_have_the_rights_they_were_given() {
     store.put("mine/a", "x").await.unwrap();
     assert_eq!(store.get("read/a").await.unwrap().unwrap().value, "x");
     assert_eq!(store.keys("read").await.unwrap().len(), 1);
+    // Of a list Consul leaves out what the token may not read.
+    root.put("hidden", "x").await.unwrap();
+    let seen: Vec<String> = store.keys("").await.unwrap().iter().map(ToString::to_string).collect();
+    assert_eq!(seen, ["mine/a", "read/a"]);
     let try_only = || LockOptions::default().with_wait(LockWait::Try);
     for (what, refused) in [
         ("put", store.put("read/a", "y").await.map(drop)),

@@ -128,7 +128,10 @@ async fn users_have_the_rights_they_were_given() {
     let guard = store.lock("l").await.unwrap();
     let mut watch = store.watch("").await.unwrap();
     let outside = connect(&url(&format!("app:{PASSWORD}@"), "other")).await.unwrap();
+    // A range of which only a part may be read is refused as a whole.
+    let whole = connect(&url(&format!("app:{PASSWORD}@"), "")).await.unwrap();
     for (what, error) in [
+        ("list of a part", whole.list("").await.unwrap_err()),
         ("get", outside.get("k").await.unwrap_err()),
         ("put", outside.put("k", "v").await.unwrap_err()),
         ("list", outside.list("").await.unwrap_err()),

@@ -263,6 +263,14 @@ pub(crate) const SHOWN: &[(&str, &[&str])] = &[
     ("Another list goes on", &["list_resumes_behind_any_item", "list_start_after_resumes"]),
     ("`Listing::as_of`", &["list_then_watch_loses_nothing"]),
     (
+        "A list of which",
+        &[
+            "kv-etcd::users_have_the_rights_they_were_given",
+            "kv-zk::a_delete_tree_that_was_begun_says_so",
+            "kv-consul::tokens_have_the_rights_they_were_given",
+        ],
+    ),
+    (
         "`delete_tree` removes",
         &[
             "delete_tree_takes_every_level",
@@ -700,6 +708,7 @@ pub(crate) const SHOWN: &[(&str, &[&str])] = &[
             "kv-consul::an_endless_answer_is_cut_off_in_bounded_memory",
             "kv-zk::counts_below_zero_are_errors_and_harm_no_other_call",
             "kv-zk::data_that_is_cut_short_is_an_error",
+            "kv-zk::events_without_end_hold_up_no_call_and_take_no_memory",
         ],
     ),
     (

@@ -32,6 +32,9 @@ pub(crate) struct Args {
     /// packages; upstream: those too that only public images bring
     #[arg(long, default_value_t = Tier::Commit)]
     pub(crate) tier: Tier,
+    /// Only these versions of servers, separated by commas, one node of each whatever its tier
+    #[arg(long, value_name = "VERSIONS", value_delimiter = ',')]
+    pub(crate) server_version: Vec<String>,
     /// Fail on whatever would be skipped
     #[arg(long)]
     pub(crate) require: bool,
@@ -123,7 +126,7 @@ impl Run<'_> {
             }
         };
         let mut faults_done = Vec::new();
-        for setup in item.setups(self.args.tier) {
+        for setup in item.setups(self.args.tier, &self.args.server_version)? {
             let servers = match self.servers(&engine, item, &setup) {
                 Ok(servers) => servers,
                 Err(error) => {

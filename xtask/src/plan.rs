@@ -55,16 +55,21 @@ impl Item {
         }
     }
 
-    /// What this tier tests on in containers.
-    pub(crate) fn setups(&self, tier: Tier) -> Vec<Setup> {
+    /// What this tier tests on in containers; or one node of each of `versions`, where any are named.
+    pub(crate) fn setups(&self, tier: Tier, versions: &[String]) -> Result<Vec<Setup>> {
+        let Some(spec) = &self.backend.spec else { return Ok(Vec::new()) };
+        if !versions.is_empty() {
+            let one = |name: &String| Ok(Setup { version: spec.version(name)?.name.clone(), nodes: 1 });
+            return versions.iter().map(one).collect();
+        }
         let mut setups = Vec::new();
-        for version in self.backend.spec.iter().flat_map(|spec| &spec.versions) {
+        for version in &spec.versions {
             let sizes = [(1, Some(version.tier)), (3, version.cluster_tier)];
             for (nodes, _) in sizes.iter().filter(|(_, from)| from.is_some_and(|t| t <= tier)) {
                 setups.push(Setup { version: version.name.clone(), nodes: *nodes });
             }
         }
-        setups
+        Ok(setups)
     }
 }
 

@@ -38,6 +38,7 @@ pub(crate) async fn all(require: bool) -> Result<Tally> {
         provider: Provider::Docker,
         images: ImagePolicy::Auto,
         tier: Tier::Commit,
+        server_version: Vec::new(),
         require,
         filter: None,
         seed: None,

@@ -3,6 +3,7 @@
 //! Each endpoint has a native client of its own, because only so a failure says which endpoint it
 //! was and whether the request had been sent. One endpoint is used until it fails.
 
+mod answer;
 mod member;
 mod stream;
 mod wire;
@@ -18,6 +19,7 @@ use kv_core::{Error, ErrorKind, Result};
 
 use crate::config::EtcdConfig;
 use crate::error::{self, Next};
+pub(crate) use answer::changes as check_changes;
 use member::{Dial, Member, Native};
 pub(crate) use stream::{Answer, ChangesIn, ChangesOut, WatchRequest};
 pub(crate) use wire::{
@@ -180,16 +182,16 @@ impl Client {
         let (name, options) = read.native();
         let ask = move |native: Arc<Native>| {
             let (name, options) = (name.clone(), options.clone());
-            async move { Ok(wire::page(native.kv.clone().get(name, Some(options)).await?.0)?) }
+            async move { Ok(wire::page(read, native.kv.clone().get(name, Some(options)).await?.0)?) }
         };
         self.call(deadline, Repeat::Harmless, ask).await
     }
 
     pub(crate) async fn commit(&self, deadline: Deadline, tree: Tree) -> Result<TreeDone> {
         let repeat = if tree.writes() { Repeat::Never } else { Repeat::Harmless };
-        let ask = move |native: Arc<Native>| {
-            let tree = tree.clone();
-            async move { Ok(wire::tree_done(native.kv.clone().txn(tree.native()).await?.0)?) }
+        let tree = &tree;
+        let ask = move |native: Arc<Native>| async move {
+            Ok(wire::tree_done(tree, native.kv.clone().txn(tree.clone().native()).await?.0)?)
         };
         self.call(deadline, repeat, ask).await
     }
@@ -209,9 +211,10 @@ impl Client {
                 self.call(deadline, Repeat::Never, ask).await
             }
             Step::Delete { range, previous } => {
-                let ask = move |native: Arc<Native>| {
+                let range = &range;
+                let ask = move |native: Arc<Native>| async move {
                     let (name, options) = wire::deletion(range.clone(), previous);
-                    async move { Ok(wire::deleted(native.kv.clone().delete(name, Some(options)).await?.0)?) }
+                    Ok(wire::deleted(range, native.kv.clone().delete(name, Some(options)).await?.0)?)
                 };
                 self.call(deadline, Repeat::Never, ask).await
             }
@@ -248,6 +251,9 @@ impl Client {
     pub(crate) async fn renew(&self, deadline: Deadline, id: i64) -> Result<bool> {
         let ask = move |native: Arc<Native>| async move {
             match native.lease.clone().keep_alive(id).await {
+                Ok((keeper, _)) if keeper.id() != id => {
+                    Err(error::nonsense("the renewal of another lease").into())
+                }
                 Ok(_) => Ok(true),
                 Err(native::Error::LeaseKeepAliveError(text)) if text.contains("not found") => Ok(false),
                 Err(error) => Err(error.into()),
@@ -260,9 +266,14 @@ impl Client {
     pub(crate) async fn time_to_live(&self, deadline: Deadline, id: i64) -> Result<Option<(u64, u64)>> {
         let ask = move |native: Arc<Native>| async move {
             let left = native.lease.clone().time_to_live(id, None).await?;
-            let granted = u64::try_from(left.granted_ttl()).unwrap_or(0);
+            let granted = u64::try_from(left.granted_ttl()).ok().filter(|granted| *granted > 0);
             // Below zero: it is gone.
-            Ok(u64::try_from(left.ttl()).ok().map(|left| (granted, left)))
+            match (u64::try_from(left.ttl()).ok(), granted) {
+                _ if left.id() != id => Err(error::nonsense("the time of another lease").into()),
+                (None, _) => Ok(None),
+                (Some(left), Some(granted)) => Ok(Some((granted, left))),
+                (Some(_), None) => Err(error::nonsense("a lease that was granted for no time").into()),
+            }
         };
         self.call(deadline, Repeat::Harmless, ask).await
     }

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use kv_core::text::escape;
 use kv_core::{Compare, Result};
 
 use crate::client::{Change, Check, Field, Name, Range, Read, Record, Step, Tree};
@@ -126,7 +127,7 @@ pub(crate) fn clear(core: &Arc<Handle>, place: Place) {
                 Err(error) if is_last || !error.is_transient() => {
                     tracing::warn!(
                         %error,
-                        name = %name.escape_ascii(),
+                        name = %escape(&String::from_utf8_lossy(&name)),
                         "the record of a lock that another program wrote over cannot be removed"
                     );
                     return;

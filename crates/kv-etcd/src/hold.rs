@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use kv_backend::HoldState;
+use kv_core::text::escape;
 use kv_core::{Error, ErrorKind, Fence, Hold, LockLoss, Result};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
@@ -134,7 +135,8 @@ impl Task {
         self.state.lose(loss);
         let loss = self.state.loss().unwrap_or(loss);
         if !matches!(loss, LockLoss::Released | LockLoss::Closed) {
-            tracing::warn!(name = %self.place.name.escape_ascii(), %loss, "a lock was lost");
+            let name = String::from_utf8_lossy(&self.place.name);
+            tracing::warn!(name = %escape(&name), %loss, "a lock was lost");
         }
         if loss == LockLoss::Expired {
             self.linger().await;

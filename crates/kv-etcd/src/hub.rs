@@ -20,7 +20,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use crate::client::{Answer, ChangesIn, ChangesOut, Client, Range, Read, WatchRequest};
+use crate::client::{Answer, ChangesIn, ChangesOut, Client, Range, Read, WatchRequest, check_changes};
 use crate::error::{self, Next};
 use crate::handle::closed;
 use crate::past::Past;
@@ -125,7 +125,7 @@ impl Task {
                     let Some(error) = self.serve(first, out, stream).await else { continue };
                     tracing::debug!(%error, "the stream of changes broke; taking it up again");
                     match error.kind() {
-                        // The same message would come again: it was too large, or makes no sense.
+                        // The same message would come again: it was too large.
                         ErrorKind::Protocol => self.end_all(|| Signal::Gap(None)),
                         ErrorKind::PermissionDenied => self.end_all(|| Signal::Failed(again(&error))),
                         _ => {}
@@ -326,6 +326,21 @@ impl Task {
             self.subs.remove(&id);
             return Taken::Well;
         }
+        let changes = answer.changes.and_then(|changes| {
+            // A revision that is none would be taken for a start.
+            if answer.revision < 0 || (answer.created && answer.revision == 0) {
+                return Err(error::nonsense("a revision that is not positive"));
+            }
+            check_changes(&sub.request.range, &changes).map(|()| changes)
+        });
+        let changes = match changes {
+            Ok(changes) => changes,
+            Err(error) => {
+                sub.end(Signal::Failed(error));
+                self.subs.remove(&id);
+                return Taken::Unwanted;
+            }
+        };
         if answer.created {
             sub.retried = false;
             if sub.request.start == 0 {
@@ -336,12 +351,12 @@ impl Task {
                 // A caller that gave up cancels it.
                 let _ = started.send(Ok(()));
             }
-        } else if answer.changes.is_empty() {
+        } else if changes.is_empty() {
             // Nothing up to here is missing.
             sub.request.start = sub.request.start.max(answer.revision.saturating_add(1));
             sub.seen = sub.seen.max(answer.revision);
         }
-        if sub.pass(answer.changes) {
+        if sub.pass(changes) {
             return Taken::Well;
         }
         self.subs.remove(&id);

@@ -1,6 +1,7 @@
 //! What a record on the server is to us: an entry, the record of a lock, or a foreign name.
 
 use kv_backend::Namespace;
+use kv_core::text::escape;
 use kv_core::{Entry, Key, Version};
 
 use crate::client::Record;
@@ -32,7 +33,7 @@ pub(crate) fn key(namespace: &Namespace, name: &[u8]) -> Option<Key> {
     let key = std::str::from_utf8(name).ok().and_then(|name| namespace.key(name));
     if key.is_none() {
         tracing::debug!(
-            name = %String::from_utf8_lossy(name),
+            name = %escape(&String::from_utf8_lossy(name)),
             "left out a name that is not a key of this store"
         );
     }

@@ -64,7 +64,8 @@ pub(crate) struct Answer {
     pub(crate) compacted: Option<i64>,
     /// With a cancel: why, in the server's words.
     pub(crate) reason: String,
-    pub(crate) changes: Vec<Change>,
+    /// What changed, or that it makes no sense.
+    pub(crate) changes: Result<Vec<Change>>,
 }
 
 /// The half of a stream that takes requests.
@@ -105,7 +106,7 @@ impl ChangesIn {
             return Err((error.with_detail("the server ended the stream"), Next::Again));
         };
         let message = message.0;
-        let changes = message.events.into_iter().map(wire::change).collect::<Result<_>>();
+        let changes = message.events.into_iter().map(wire::change).collect();
         let header = message.header.unwrap_or_default();
         Ok(Answer {
             id: message.watch_id,
@@ -115,7 +116,7 @@ impl ChangesIn {
             cancelled: message.canceled,
             compacted: (message.compact_revision > 0).then_some(message.compact_revision),
             reason: message.cancel_reason,
-            changes: changes.map_err(|error| (error, Next::Stop))?,
+            changes,
         })
     }
 }

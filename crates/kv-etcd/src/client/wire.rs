@@ -10,6 +10,7 @@ use etcd_client::proto::{
 };
 use kv_core::{Compare, Result};
 
+use super::answer;
 use crate::error;
 
 /// A name as the server knows it: any bytes.
@@ -25,6 +26,15 @@ pub(crate) struct Range {
 impl Range {
     pub(crate) fn one(name: impl Into<Name>) -> Self {
         Self { start: name.into(), end: None }
+    }
+
+    pub(crate) fn contains(&self, name: &[u8]) -> bool {
+        match self.end.as_deref() {
+            None => name == self.start,
+            // No end.
+            Some([0]) => name >= &self.start[..],
+            Some(end) => name >= &self.start[..] && name < end,
+        }
     }
 
     /// Everything that begins with `prefix`, which is empty or ends in a slash.
@@ -344,21 +354,34 @@ pub(super) fn record(native: PbKeyValue) -> Record {
 }
 
 fn revision(header: Option<PbResponseHeader>) -> Result<i64> {
-    header.map(|header| header.revision).ok_or_else(|| error::nonsense("an answer without a header"))
+    let header = header.ok_or_else(|| error::nonsense("an answer without a header"))?;
+    answer::revision(header.revision)
 }
 
-pub(super) fn page(native: PbRangeResponse) -> Result<Page> {
-    Ok(Page {
-        revision: revision(native.header)?,
-        more: native.more,
-        records: native.kvs.into_iter().map(record).collect(),
-    })
+pub(super) fn page(read: &Read, mut native: PbRangeResponse) -> Result<Page> {
+    let revision = revision(native.header.take())?;
+    page_at(read, revision, native)
 }
 
-pub(super) fn tree_done(native: PbTxnResponse) -> Result<TreeDone> {
-    let revision = revision(native.header)?;
-    let steps = native.responses.into_iter().map(|op| done(op, revision)).collect::<Result<_>>()?;
-    Ok(TreeDone { succeeded: native.succeeded, steps, revision })
+fn page_at(read: &Read, revision: i64, native: PbRangeResponse) -> Result<Page> {
+    let records: Vec<_> = native.kvs.into_iter().map(record).collect();
+    answer::records(read, revision, &records)?;
+    Ok(Page { revision, more: native.more, records })
+}
+
+pub(super) fn tree_done(tree: &Tree, native: PbTxnResponse) -> Result<TreeDone> {
+    let revision = revision(native.header.clone())?;
+    tree_done_at(tree, revision, native)
+}
+
+fn tree_done_at(tree: &Tree, revision: i64, native: PbTxnResponse) -> Result<TreeDone> {
+    let succeeded = native.succeeded;
+    let asked = if succeeded { &tree.then } else { &tree.or_else };
+    if (tree.when.is_empty() && !succeeded) || native.responses.len() != asked.len() {
+        return Err(error::nonsense("a transaction without the answers that were asked for"));
+    }
+    let steps = asked.iter().zip(native.responses).map(|(step, op)| done(step, op, revision));
+    Ok(TreeDone { succeeded, steps: steps.collect::<Result<_>>()?, revision })
 }
 
 /// A put on its own, as a transaction of nothing else.
@@ -367,32 +390,38 @@ pub(super) fn put_done(native: PbPutResponse) -> Result<TreeDone> {
 }
 
 /// A delete on its own, as a transaction of nothing else.
-pub(super) fn deleted(mut native: PbDeleteResponse) -> Result<TreeDone> {
+pub(super) fn deleted(range: &Range, mut native: PbDeleteResponse) -> Result<TreeDone> {
     let revision = revision(native.header.take())?;
-    Ok(TreeDone { succeeded: true, steps: vec![delete_done(native)], revision })
+    Ok(TreeDone { succeeded: true, steps: vec![delete_done(range, revision, native)?], revision })
 }
 
-fn delete_done(native: PbDeleteResponse) -> Done {
-    Done::Delete { deleted: native.deleted, previous: native.prev_kvs.into_iter().map(record).collect() }
+fn delete_done(range: &Range, revision: i64, native: PbDeleteResponse) -> Result<Done> {
+    let (deleted, previous) = (native.deleted, native.prev_kvs);
+    let previous: Vec<_> = previous.into_iter().map(record).collect();
+    let most = if range.end.is_none() { 1 } else { i64::MAX };
+    if !(0..=most).contains(&deleted) || previous.len() as u64 > deleted.unsigned_abs() {
+        return Err(error::nonsense("a number of deleted keys that cannot be"));
+    }
+    previous.iter().try_for_each(|record| answer::record(range, revision, record))?;
+    Ok(Done::Delete { deleted, previous })
 }
 
 /// The headers of the parts of a transaction carry no revision of their own on every version.
-fn done(native: PbResponseOp, revision: i64) -> Result<Done> {
+fn done(step: &Step, native: PbResponseOp, revision: i64) -> Result<Done> {
     let response = native.response.ok_or_else(|| error::nonsense("a transaction with an empty answer"))?;
-    Ok(match response {
-        PbTxnOpResponse::ResponsePut(_) => Done::Put,
-        PbTxnOpResponse::ResponseRange(range) => Done::Read(Page {
-            revision,
-            more: range.more,
-            records: range.kvs.into_iter().map(record).collect(),
-        }),
-        PbTxnOpResponse::ResponseDeleteRange(delete) => delete_done(delete),
-        PbTxnOpResponse::ResponseTxn(txn) => Done::Branch(TreeDone {
-            succeeded: txn.succeeded,
-            steps: txn.responses.into_iter().map(|op| done(op, revision)).collect::<Result<_>>()?,
-            revision,
-        }),
-    })
+    match (step, response) {
+        (Step::Put { .. }, PbTxnOpResponse::ResponsePut(_)) => Ok(Done::Put),
+        (Step::Read(read), PbTxnOpResponse::ResponseRange(range)) => {
+            page_at(read, revision, range).map(Done::Read)
+        }
+        (Step::Delete { range, .. }, PbTxnOpResponse::ResponseDeleteRange(delete)) => {
+            delete_done(range, revision, delete)
+        }
+        (Step::Branch(tree), PbTxnOpResponse::ResponseTxn(txn)) => {
+            tree_done_at(tree, revision, txn).map(Done::Branch)
+        }
+        _ => Err(error::nonsense("another answer than that of its operation")),
+    }
 }
 
 pub(super) fn change(native: PbEvent) -> Result<Change> {
@@ -425,12 +454,13 @@ mod tests {
     #[test]
     fn an_empty_answer_is_nonsense_and_no_panic() {
         let native = PbTxnResponse {
-            header: Some(PbResponseHeader::default()),
+            header: Some(PbResponseHeader { revision: 1, ..PbResponseHeader::default() }),
             succeeded: true,
             responses: vec![PbResponseOp { response: None }],
         };
-        assert_eq!(tree_done(native).unwrap_err().kind(), &kv_core::ErrorKind::Protocol);
-        assert!(page(PbRangeResponse::default()).is_err());
+        let tree = Tree::always(vec![Step::Read(Read::new(Range::one("k")))]);
+        assert_eq!(tree_done(&tree, native).unwrap_err().kind(), &kv_core::ErrorKind::Protocol);
+        assert!(page(&Read::new(Range::one("k")), PbRangeResponse::default()).is_err());
         assert!(change(PbEvent { r#type: 7, ..PbEvent::default() }).is_err());
         assert!(change(PbEvent::default()).is_err());
     }

@@ -34,7 +34,7 @@ fn answer() -> Answer {
         cancelled: false,
         compacted: None,
         reason: String::new(),
-        changes: Vec::new(),
+        changes: Ok(Vec::new()),
     }
 }
 

@@ -2,6 +2,8 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, dead_code)] // Test helpers.
 
+pub(crate) mod scripted;
+
 use std::hash::{BuildHasher, RandomState};
 use std::time::{Duration, Instant};
 

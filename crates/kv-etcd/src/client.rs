@@ -20,7 +20,7 @@ use kv_core::{Error, ErrorKind, Result};
 use crate::config::EtcdConfig;
 use crate::error::{self, Next};
 pub(crate) use answer::changes as check_changes;
-use member::{Dial, Member, Native};
+use member::{Dial, Leader, Member, Native};
 pub(crate) use stream::{Answer, ChangesIn, ChangesOut, WatchRequest};
 pub(crate) use wire::{
     Change, Check, Done, Field, Name, Order, Page, Range, Read, Record, Step, Tree, TreeDone, behind,
@@ -80,8 +80,9 @@ impl Client {
         let endpoints = config.endpoints();
         let each = config.connect_timeout / u32::try_from(endpoints.len()).unwrap_or(u32::MAX).max(1);
         let dial = Dial {
-            tls: config.tls.as_ref().map(stream::tls).transpose()?,
+            tls: config.tls.as_ref().map(stream::tls),
             user: config.user.clone(),
+            plaintext: config.sends_in_clear().then_some(config.plaintext),
             connect_timeout: each,
             keep_alive: config.keep_alive,
         };
@@ -120,22 +121,26 @@ impl Client {
             };
             let sent = AtomicBool::new(false);
             let asking = async {
-                let (asked, _) = self.attempt(member, &status, &sent).await;
+                let (asked, _) = self.attempt(member, Leader::NotNeeded, &status, &sent).await;
                 Ok(asked.map_err(|failure| self.hint(failure)))
             };
             let error = match Deadline::after(share).run(asking).await {
                 Ok(Ok(())) => return Ok(()),
                 Ok(Err(error)) | Err(error) => error.not_applied().with_endpoint(&member.endpoint),
             };
-            // The next endpoint would say the same.
-            if matches!(error.kind(), ErrorKind::Unauthenticated | ErrorKind::InvalidConfig { .. }) {
+            // The next endpoint would say the same. Of another certificate it would not.
+            if *error.kind() == ErrorKind::Unauthenticated {
                 return Err(error);
             }
             failures.push(error);
         }
+        // What no waiting cures is named first.
+        let is_config = |error: &Error| matches!(error.kind(), ErrorKind::InvalidConfig { .. });
+        failures.sort_by_key(|error| !is_config(error));
         let words: Vec<_> = failures.iter().map(ToString::to_string).collect();
         match failures.pop() {
             Some(only) if count == 1 => Err(only),
+            Some(last) if is_config(&last) => Err(Error::invalid_config(words.join("; ")).with_source(last)),
             Some(last) => Err(Error::new(last.kind().clone())
                 .not_applied()
                 .with_detail(format!("none of the {count} endpoints answers: {}", words.join("; ")))
@@ -157,6 +162,13 @@ impl Client {
                 };
                 Error::new(ErrorKind::Unavailable)
                     .with_detail(format!("the connection broke at the first request: {question}"))
+                    .with_source(error)
+            }
+            // Every etcd knows this request.
+            None if matches!(error.kind(), ErrorKind::Unsupported { .. } | ErrorKind::Protocol) => {
+                let detail = error.to_string();
+                Error::new(ErrorKind::Protocol)
+                    .with_detail(format!("is it an etcd server? It does not answer as one: {detail}"))
                     .with_source(error)
             }
             None => error,
@@ -184,7 +196,8 @@ impl Client {
             let (name, options) = (name.clone(), options.clone());
             async move { Ok(wire::page(read, native.kv.clone().get(name, Some(options)).await?.0)?) }
         };
-        self.call(deadline, Repeat::Harmless, ask).await
+        let leader = if read.stale { Leader::NotNeeded } else { Leader::Needed };
+        self.call(deadline, leader, Repeat::Harmless, ask).await
     }
 
     pub(crate) async fn commit(&self, deadline: Deadline, tree: Tree) -> Result<TreeDone> {
@@ -193,7 +206,7 @@ impl Client {
         let ask = move |native: Arc<Native>| async move {
             Ok(wire::tree_done(tree, native.kv.clone().txn(tree.clone().native()).await?.0)?)
         };
-        self.call(deadline, repeat, ask).await
+        self.call(deadline, Leader::Needed, repeat, ask).await
     }
 
     /// Makes one step under no conditions. The server does less for it than for a transaction, and when
@@ -208,7 +221,7 @@ impl Client {
                         Ok(wire::put_done(answer.0)?)
                     }
                 };
-                self.call(deadline, Repeat::Never, ask).await
+                self.call(deadline, Leader::Needed, Repeat::Never, ask).await
             }
             Step::Delete { range, previous } => {
                 let range = &range;
@@ -216,7 +229,7 @@ impl Client {
                     let (name, options) = wire::deletion(range.clone(), previous);
                     Ok(wire::deleted(range, native.kv.clone().delete(name, Some(options)).await?.0)?)
                 };
-                self.call(deadline, Repeat::Never, ask).await
+                self.call(deadline, Leader::Needed, Repeat::Never, ask).await
             }
             step @ (Step::Read(_) | Step::Branch(_)) => self.commit(deadline, Tree::always(vec![step])).await,
         }
@@ -232,7 +245,7 @@ impl Client {
             }
             Ok(granted.ttl())
         };
-        self.call(deadline, Repeat::Never, ask).await
+        self.call(deadline, Leader::Needed, Repeat::Never, ask).await
     }
 
     /// Revokes a lease and so deletes its keys; `false` if there is none.
@@ -241,7 +254,7 @@ impl Client {
             native.lease.clone().revoke(id).await?;
             Ok(true)
         };
-        match self.call(deadline, Repeat::Harmless, ask).await {
+        match self.call(deadline, Leader::Needed, Repeat::Harmless, ask).await {
             Err(error) if error::lease_gone(&error) => Ok(false),
             other => other,
         }
@@ -259,7 +272,7 @@ impl Client {
                 Err(error) => Err(error.into()),
             }
         };
-        self.call(deadline, Repeat::Harmless, ask).await
+        self.call(deadline, Leader::Needed, Repeat::Harmless, ask).await
     }
 
     /// The granted and the remaining time of a lease in seconds; `None` if there is none any more.
@@ -275,7 +288,7 @@ impl Client {
                 (Some(_), None) => Err(error::nonsense("a lease that was granted for no time").into()),
             }
         };
-        self.call(deadline, Repeat::Harmless, ask).await
+        self.call(deadline, Leader::Needed, Repeat::Harmless, ask).await
     }
 
     /// The version the server tells.
@@ -283,7 +296,7 @@ impl Client {
         let ask = |native: Arc<Native>| async move {
             Ok(native.maintenance.clone().status().await?.version().to_owned())
         };
-        self.call(deadline, Repeat::Harmless, ask).await
+        self.call(deadline, Leader::NotNeeded, Repeat::Harmless, ask).await
     }
 
     /// Opens a stream of changes that begins with one watch.
@@ -296,11 +309,11 @@ impl Client {
             let (name, options) = first.native();
             async move { Ok(stream::open(native, name, options).await?) }
         };
-        self.call(deadline, Repeat::Harmless, ask).await
+        self.call(deadline, Leader::Needed, Repeat::Harmless, ask).await
     }
 
     /// Makes a request, on another member or again where that is allowed, until the deadline.
-    async fn call<T, F, Fut>(&self, deadline: Deadline, repeat: Repeat, ask: F) -> Result<T>
+    async fn call<T, F, Fut>(&self, deadline: Deadline, leader: Leader, repeat: Repeat, ask: F) -> Result<T>
     where
         F: Fn(Arc<Native>) -> Fut + Sync,
         Fut: Future<Output = Result<T, Failure>> + Send,
@@ -317,7 +330,7 @@ impl Client {
                 Repeat::Harmless if tried + 1 < count => (left / 2).max(PATIENCE).min(left),
                 Repeat::Harmless | Repeat::Never => left,
             };
-            let asked = tokio::time::timeout(patience, self.attempt(member, &ask, &sent)).await;
+            let asked = tokio::time::timeout(patience, self.attempt(member, leader, &ask, &sent)).await;
             let Failure { error, next } = match asked {
                 Ok((Ok(answer), _)) => return Ok(answer),
                 Ok((Err(Failure { next: Next::SignIn, .. }), generation)) if !signed_in => {
@@ -360,6 +373,7 @@ impl Client {
     async fn attempt<T, F, Fut>(
         &self,
         member: &Member,
+        leader: Leader,
         ask: &F,
         sent: &AtomicBool,
     ) -> (Result<T, Failure>, u64)
@@ -382,7 +396,14 @@ impl Client {
         sent.store(true, Ordering::Relaxed);
         self.requests.fetch_add(1, Ordering::Relaxed);
         let breaks = member.breaks();
-        let asked = ask(native).await;
+        let mut asked = ask(native).await;
+        if leader == Leader::NotNeeded
+            && matches!(&asked, Err(Failure { next: Next::Wait, .. }))
+            && let Ok(native) = member.leaderless().await
+        {
+            self.requests.fetch_add(1, Ordering::Relaxed);
+            asked = ask(native).await;
+        }
         match &asked {
             Err(Failure { next: Next::Elsewhere, error }) => {
                 sent.store(false, Ordering::Relaxed);

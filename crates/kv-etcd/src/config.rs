@@ -1,18 +1,20 @@
 //! How an etcd store is opened: in code, or by URL.
 
 use std::fmt;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use kv_core::{Driver, Error, Host, Operation, Prefix, Result, Secret, Store, StoreUrl, TtlRange};
+use kv_backend::{
+    Plaintext, TlsOptions, TlsParam, check_times, parse_endpoint, take_times, user_and_password,
+};
+use kv_core::{Driver, Error, Operation, Prefix, Result, Secret, Store, StoreUrl, TtlRange};
 
 use crate::error::{BACKEND, MAX_TTL, MIN_TTL};
 use crate::store::EtcdStore;
 
 const DEFAULT_PORT: u16 = 2379;
 const TLS_SCHEME: &str = "etcd+tls";
-/// Beyond it, sums of times overflow in what is below us.
-const LONGEST: Duration = Duration::from_secs(365 * 24 * 3600);
 
 /// How a URL with the scheme `etcd` or `etcd+tls` becomes a store.
 pub const DRIVER: Driver = Driver { name: BACKEND, schemes: &["etcd", TLS_SCHEME], open };
@@ -45,20 +47,13 @@ pub struct EtcdConfig {
     hosts: Vec<String>,
     pub(crate) namespace: Prefix,
     pub(crate) user: Option<(String, Secret)>,
-    pub(crate) tls: Option<TlsFiles>,
+    pub(crate) plaintext: Plaintext,
+    pub(crate) tls: Option<TlsOptions>,
     pub(crate) timeout: Duration,
     pub(crate) connect_timeout: Duration,
     pub(crate) keep_alive: Duration,
     pub(crate) lock_ttl: Duration,
     pub(crate) session_ttl: Duration,
-}
-
-/// What TLS needs, as the text of PEM files.
-#[derive(Clone, Default)]
-pub(crate) struct TlsFiles {
-    pub(crate) ca: Option<String>,
-    pub(crate) identity: Option<(String, Secret)>,
-    pub(crate) server_name: Option<String>,
 }
 
 impl EtcdConfig {
@@ -70,6 +65,7 @@ impl EtcdConfig {
             hosts: hosts.into_iter().map(Into::into).collect(),
             namespace: Prefix::root(),
             user: None,
+            plaintext: Plaintext::default(),
             tls: None,
             timeout: Duration::from_secs(5),
             connect_timeout: Duration::from_secs(5),
@@ -93,7 +89,15 @@ impl EtcdConfig {
         self
     }
 
-    fn tls(&mut self) -> &mut TlsFiles {
+    /// The same, sending the password without TLS to any address. The default is to refuse that for all
+    /// but loopback addresses, because anybody on the way can read it.
+    #[must_use]
+    pub fn with_plaintext_credentials(mut self) -> Self {
+        self.plaintext = Plaintext::new(true);
+        self
+    }
+
+    fn tls(&mut self) -> &mut TlsOptions {
         self.tls.get_or_insert_default()
     }
 
@@ -169,8 +173,8 @@ impl EtcdConfig {
     /// `etcd+tls://…` for TLS.
     ///
     /// Options: `timeout`, `connect_timeout`, `keep_alive`, `lock_ttl`, `session_ttl` (times such as
-    /// `5s`), `password`, `password_file`, `password_env`; with TLS also `ca`, `cert`, `key` (files),
-    /// `server_name`.
+    /// `5s`), `password`, `password_file`, `password_env`, `plaintext_credentials`; with TLS also `ca`,
+    /// `cert`, `key` (files), `server_name`.
     ///
     /// # Errors
     ///
@@ -183,58 +187,19 @@ impl EtcdConfig {
         let mut params = url.params();
         let hosts = url.hosts().iter().map(|host| host.authority(DEFAULT_PORT));
         let mut config = Self::new(hosts).with_namespace(url.namespace()?);
-        config.user = match (url.user(), params.secret("password")?) {
-            (Some(user), Some(password)) => Some((user.to_owned(), password)),
-            (Some(_), None) => {
-                return Err(refused(
-                    "the URL names a user and no password: add password_file= or password_env=",
-                ));
-            }
-            (None, Some(_)) => return Err(refused("the URL has a password and no user: etcd://USER@HOST")),
-            (None, None) => None,
-        };
-        for (name, field) in [
+        config.user = user_and_password(url, &mut params)?;
+        config.plaintext = Plaintext::take(&mut params)?;
+        let times = [
             ("timeout", &mut config.timeout),
             ("connect_timeout", &mut config.connect_timeout),
             ("keep_alive", &mut config.keep_alive),
             ("lock_ttl", &mut config.lock_ttl),
             ("session_ttl", &mut config.session_ttl),
-        ] {
-            if let Some(duration) = params.duration(name)? {
-                *field = duration;
-            }
-        }
-        if url.scheme() == TLS_SCHEME {
-            config = config.with_tls();
-        }
-        let mut file = |name: &str| -> Result<Option<String>> {
-            let Some(path) = params.text(name)? else { return Ok(None) };
-            match std::fs::read_to_string(&path) {
-                Ok(text) => Ok(Some(text)),
-                Err(error) => {
-                    Err(refused(format!("the file {path} of {name}= cannot be read")).with_source(error))
-                }
-            }
-        };
-        let (ca, cert, key) = (file("ca")?, file("cert")?, file("key")?);
-        let server_name = params.text("server_name")?;
+        ];
+        take_times(&mut params, times)?;
+        let is_tls = url.scheme() == TLS_SCHEME;
+        config.tls = TlsOptions::take(&mut params, is_tls, TLS_SCHEME, &[TlsParam::ServerName])?;
         params.finish()?;
-        if url.scheme() != TLS_SCHEME
-            && (ca.is_some() || cert.is_some() || key.is_some() || server_name.is_some())
-        {
-            return Err(refused("ca, cert, key and server_name are for etcd+tls://"));
-        }
-        if let Some(ca) = ca {
-            config = config.with_ca(ca);
-        }
-        config = match (cert, key) {
-            (Some(cert), Some(key)) => config.with_identity(cert, Secret::new(key)),
-            (None, None) => config,
-            _ => return Err(refused("cert and key are given together or not at all")),
-        };
-        if let Some(name) = server_name {
-            config = config.with_server_name(name);
-        }
         config.check()?;
         Ok(config)
     }
@@ -245,34 +210,29 @@ impl EtcdConfig {
             return Err(refused("etcd needs at least one endpoint"));
         }
         for host in &self.hosts {
-            parse_host(host)?;
+            let host = parse_endpoint(host)?;
+            // A name is looked up and judged whenever it is connected to.
+            if self.sends_in_clear()
+                && let Ok(address) = host.name.parse::<IpAddr>()
+            {
+                self.plaintext.check(&host.authority(DEFAULT_PORT), [address])?;
+            }
         }
         self.namespace.check_namespace().map_err(|error| error.with_operation(Operation::Open))?;
-        for (name, time) in [
+        check_times([
             ("timeout", self.timeout),
             ("connect_timeout", self.connect_timeout),
             ("keep_alive", self.keep_alive),
-        ] {
-            if time.is_zero() || time > LONGEST {
-                return Err(refused(format!("{name} must be more than zero and at most a year")));
-            }
-        }
+        ])?;
         for (name, ttl) in [("lock_ttl", self.lock_ttl), ("session_ttl", self.session_ttl)] {
             TTL.check(ttl).map_err(|error| error.with_operation(Operation::Open).with_detail(name))?;
         }
-        let Some(tls) = &self.tls else { return Ok(()) };
-        if tls.ca.as_ref().is_some_and(|pem| !pem.contains("BEGIN CERTIFICATE")) {
-            return Err(refused("the CA is not a certificate in PEM form"));
-        }
-        if let Some((certificate, key)) = &tls.identity {
-            if !certificate.contains("BEGIN CERTIFICATE") {
-                return Err(refused("the client's certificate is not in PEM form"));
-            }
-            if !key.expose().contains("PRIVATE KEY") {
-                return Err(refused("the client's key is not a private key in PEM form"));
-            }
-        }
-        Ok(())
+        self.tls.as_ref().map_or(Ok(()), TlsOptions::check)
+    }
+
+    /// Whether a password goes over connections without TLS.
+    pub(crate) fn sends_in_clear(&self) -> bool {
+        self.user.is_some() && self.tls.is_none()
     }
 
     /// The members as the native client wants them.
@@ -280,18 +240,9 @@ impl EtcdConfig {
         let scheme = if self.tls.is_some() { "https" } else { "http" };
         self.hosts
             .iter()
-            .filter_map(|host| parse_host(host).ok())
+            .filter_map(|host| parse_endpoint(host).ok())
             .map(|host| format!("{scheme}://{}", host.authority(DEFAULT_PORT)))
             .collect()
-    }
-}
-
-/// A host as the URL parser understands it, so that code and URL take the same.
-fn parse_host(host: &str) -> Result<Host> {
-    let url = StoreUrl::parse(&format!("etcd://{host}"))?;
-    match url.hosts() {
-        [host] if url.user().is_none() && url.path().is_empty() => Ok(host.clone()),
-        _ => Err(refused("an endpoint is HOST or HOST:PORT")),
     }
 }
 
@@ -305,6 +256,7 @@ impl fmt::Debug for EtcdConfig {
             .field("hosts", &self.hosts)
             .field("namespace", &self.namespace)
             .field("user", &self.user)
+            .field("plaintext", &self.plaintext)
             .field("tls", &self.tls.is_some())
             .field("timeout", &self.timeout)
             .field("connect_timeout", &self.connect_timeout)
@@ -326,6 +278,7 @@ mod tests {
     #[test]
     fn a_url_says_everything() {
         let config = config("etcd://u:pw@h1,[::1]:9/app/x?timeout=2s&session_ttl=30s").unwrap();
+        assert!(config.sends_in_clear());
         assert_eq!(config.endpoints(), ["http://h1:2379", "http://[::1]:9"]);
         assert_eq!(config.namespace, Prefix::new("app/x").unwrap());
         assert_eq!(config.timeout, Duration::from_secs(2));
@@ -348,12 +301,31 @@ mod tests {
             "etcd+tls://h/?ca=/dev/null",
             "etcd+tls://h/?ca=/no/such/file",
             "etcd://h/?lock_ttl=1s",
+            "etcd://h/?danger_accept_invalid_certs=true",
+            "etcd://h/?plaintext_credentials=perhaps",
         ] {
             config(url).unwrap_err();
+        }
+        for host in ["[127.0.0.1:2379]", "h:0", "h:1/x", "a,b"] {
+            let kind = EtcdConfig::new([host]).check().unwrap_err().kind().clone();
+            assert!(matches!(kind, kv_core::ErrorKind::InvalidConfig { .. }), "{host}");
         }
         assert!(EtcdConfig::new(["h:0"]).check().is_err());
         assert!(EtcdConfig::new(["u@h"]).check().is_err());
         assert!(EtcdConfig::new(Vec::<String>::new()).check().is_err());
+    }
+
+    #[test]
+    fn a_password_goes_in_clear_to_loopback_addresses_only() {
+        for url in ["etcd://u:pw@127.0.0.1", "etcd://u:pw@[::1]", "etcd://u:pw@name", "etcd://10.0.0.1"] {
+            config(url).unwrap();
+        }
+        for url in ["etcd://u:pw@10.0.0.1", "etcd://u:pw@127.0.0.1,[2001:db8::1]:5"] {
+            let text = config(url).unwrap_err().to_string();
+            assert!(text.contains("plaintext_credentials=true") && !text.contains("pw"), "{text}");
+            config(&format!("{url}?plaintext_credentials=true")).unwrap();
+            config(&url.replace("etcd:", "etcd+tls:")).unwrap();
+        }
     }
 
     #[test]

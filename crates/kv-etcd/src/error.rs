@@ -262,7 +262,17 @@ fn plain(text: &str) -> String {
         ("badsignature", "the server's certificate was not issued by a CA that is trusted here"),
         ("unknownissuer", "the server's certificate was not issued by a CA that is trusted here"),
         ("expired", "the server's certificate has expired"),
+        ("notvalidyet", "the server's certificate is not valid yet: is this machine's clock right?"),
+        ("not valid yet", "the server's certificate is not valid yet: is this machine's clock right?"),
+        (
+            "causedasendentity",
+            "the server's certificate is one that issues others (a self-signed CA): it needs one that a CA \
+             issued to it",
+        ),
         ("invalid peer certificate", "the server's certificate is not good"),
+        ("protocolversion", "the server speaks no TLS that is still safe: it needs TLS 1.2 or 1.3"),
+        ("doesnotsupporttls12or13", "the server speaks no TLS that is still safe: it needs TLS 1.2 or 1.3"),
+        ("handshakefailure", "the server and this program have no way to encrypt in common"),
         ("certificaterequired", "the server asks for a client certificate: give cert= and key="),
         ("certificate required", "the server asks for a client certificate: give cert= and key="),
         ("badcertificate", "the server asks for another client certificate"),

@@ -7,7 +7,11 @@ mod common;
 use std::time::{Duration, Instant};
 
 use common::{is_healthy, key, namespace, next, open, start, until, url};
-use kv_etcd::kv_core::{Applied, LockLoss, LockOptions, Store, StoreExt, WatchEvent};
+use futures_util::TryStreamExt;
+use kv_etcd::kv_core::{
+    Applied, Consistency, Expiry, GetOptions, ListOptions, LockLoss, LockOptions, Prefix, PutOptions,
+    SessionState, Store, StoreExt, WatchEvent,
+};
 use kv_testkit::{Link, is_nightly};
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -90,6 +94,87 @@ async fn what_is_let_go_without_a_quorum_is_free_as_soon_as_there_is_one() {
         until(path, ttl / 2, free).await;
     }
     assert!(begin.elapsed() < ttl / 2, "{:?}", begin.elapsed());
+}
+
+#[tokio::test]
+async fn without_a_quorum_a_store_opens_and_stale_reads_answer() {
+    let Some(cluster) = start(3).await else { return };
+    let namespace = namespace();
+    let url = url(&cluster, &[cluster.node(1).endpoint()], &namespace, "?timeout=2s");
+    let before = open(&url).await;
+    before.put("k", "v").await.unwrap();
+    for node in [2, 3] {
+        cluster.node(node).kill().await.unwrap();
+    }
+    let refused = || async { before.get("k").await.is_err() };
+    until("there is no quorum", 20 * SECOND, refused).await;
+    for store in [&before, &open(&url).await] {
+        assert!(!store.server().await.unwrap().version.is_empty());
+        let stale = GetOptions::default().with_consistency(Consistency::Stale);
+        let entry = store.get_with(&key("k"), stale).await.unwrap().unwrap();
+        assert_eq!(entry.value, "v");
+        let stale = ListOptions::default().with_consistency(Consistency::Stale);
+        let listing = store.list_with(&Prefix::root(), stale).await.unwrap();
+        assert_eq!(listing.try_collect::<Vec<_>>().await.unwrap().len(), 1);
+        let begin = Instant::now();
+        for error in [store.get("k").await.unwrap_err(), store.put("k", "w").await.unwrap_err()] {
+            assert!(error.is_transient(), "{error}");
+        }
+        assert!(store.lock("l").await.unwrap_err().is_transient());
+        assert!(begin.elapsed() < 8 * SECOND, "{:?}", begin.elapsed());
+    }
+    for node in [2, 3] {
+        cluster.node(node).start().await.unwrap();
+    }
+    until("there is a quorum again", 30 * SECOND, || is_healthy(&before)).await;
+}
+
+/// A leader that stood still thinks that nobody renewed the leases which others renewed meanwhile, and
+/// has them revoked when it goes on.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_frozen_leader_revokes_when_it_goes_on_is_told_as_lost() {
+    if !is_nightly() {
+        return;
+    }
+    let Some(cluster) = start(3).await else { return };
+    let namespace = namespace();
+    let url = url(&cluster, &cluster.endpoints(), &namespace, "?timeout=3s&session_ttl=5s&lock_ttl=5s");
+    let ttl = 5 * SECOND;
+    let direct = open(&url).await;
+    for _ in 0..4 {
+        let mut holders = Vec::new();
+        for at in 0..16 {
+            let store = open(&url).await;
+            let session = PutOptions::default().with_expiry(Expiry::Session);
+            store.put_with(&key(&format!("s/{at}")), "1".into(), session).await.unwrap();
+            let guard = store.lock(format!("l/{at}")).await.unwrap();
+            holders.push((store, guard));
+        }
+        let leader = cluster.leader().await.unwrap();
+        leader.pause().await.unwrap();
+        tokio::time::sleep(ttl + 3 * SECOND).await;
+        leader.unpause().await.unwrap();
+        tokio::time::sleep(2 * SECOND).await;
+        until("there is a quorum again", 30 * SECOND, || is_healthy(&direct)).await;
+        for (at, (store, guard)) in holders.iter().enumerate() {
+            // By the next renewal at the latest both agree.
+            until("a lost session key is told", ttl, || async {
+                let there = direct.get(format!("s/{at}")).await.is_ok_and(|entry| entry.is_some());
+                there == (store.session() != SessionState::Lost)
+            })
+            .await;
+            until("a lost lock is told", ttl, || async {
+                let name = key(&format!("l/{at}"));
+                let Ok(holder) = direct.lock_holder(&name).await else { return false };
+                guard.is_held() == holder.is_some_and(|holder| holder.token == guard.token())
+            })
+            .await;
+        }
+        for (store, guard) in holders {
+            drop(guard);
+            store.close().await.unwrap();
+        }
+    }
 }
 
 #[tokio::test]

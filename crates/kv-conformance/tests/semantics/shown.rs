@@ -346,6 +346,7 @@ pub(crate) const SHOWN: &[(&str, &[&str])] = &[
         &[
             "session_key_lives_with_its_handle",
             "kv-backend::it_turns_suspect_and_lost_by_the_clock",
+            "kv-etcd::what_a_frozen_leader_revokes_when_it_goes_on_is_told_as_lost",
             "kv-consul::a_handle_whose_session_is_destroyed_says_so",
         ],
     ),
@@ -696,6 +697,7 @@ pub(crate) const SHOWN: &[(&str, &[&str])] = &[
     (
         "TLS verifies",
         &[
+            "kv-etcd::what_is_wrong_with_a_certificate_is_named_first",
             "kv-etcd::tls_is_verified_both_ways",
             "kv-consul::tls_is_verified_both_ways",
             "kv-zk::tls_is_verified_on_both_sides",
@@ -704,6 +706,11 @@ pub(crate) const SHOWN: &[(&str, &[&str])] = &[
     (
         "A server that answers nonsense",
         &[
+            "kv-etcd::a_get_takes_no_other_key_and_no_impossible_revision",
+            "kv-etcd::a_list_takes_nothing_outside_disordered_or_doubled",
+            "kv-etcd::a_write_takes_no_impossible_answer",
+            "kv-etcd::a_lock_takes_no_impossible_answer",
+            "kv-etcd::a_watch_takes_no_impossible_event",
             "kv-consul::nonsense_is_a_protocol_error",
             "kv-consul::an_endless_answer_is_cut_off_in_bounded_memory",
             "kv-zk::counts_below_zero_are_errors_and_harm_no_other_call",

@@ -1,10 +1,12 @@
 //! One endpoint: connected when first used, and asked at a bounded pace while it cannot be reached.
 
+use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard};
 use std::time::Duration;
 
 use etcd_client as native;
+use kv_backend::Plaintext;
 use kv_core::{Error, ErrorKind, Secret};
 use tokio::sync::Notify;
 use tokio::time::Instant;
@@ -27,14 +29,16 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 pub(super) struct Dial {
     pub(super) tls: Option<native::TlsOptions>,
     pub(super) user: Option<(String, Secret)>,
+    /// Where the password may go without TLS; `None` where there is TLS, or no password.
+    pub(super) plaintext: Option<Plaintext>,
     pub(super) connect_timeout: Duration,
     pub(super) keep_alive: Duration,
 }
 
 impl Dial {
-    fn options(&self) -> native::ConnectOptions {
+    fn options(&self, leader: Leader) -> native::ConnectOptions {
         let options = native::ConnectOptions::new()
-            .with_require_leader(true)
+            .with_require_leader(leader == Leader::Needed)
             .with_connect_timeout(self.connect_timeout)
             .with_keep_alive(self.keep_alive, self.keep_alive / 2)
             // The server takes pings without a call for an attack and hangs up.
@@ -44,6 +48,13 @@ impl Dial {
             None => options,
         }
     }
+}
+
+/// Whether a member that knows of no leader is to refuse.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Leader {
+    Needed,
+    NotNeeded,
 }
 
 /// The native clients of one endpoint; they share one connection.
@@ -76,6 +87,8 @@ pub(super) struct Member {
 #[derive(Default)]
 struct Connection {
     native: Option<Arc<Native>>,
+    /// See [`Member::leaderless`].
+    leaderless: Option<Arc<Native>>,
     closed: bool,
 }
 
@@ -155,6 +168,7 @@ impl Member {
 
     /// It could not be connected to.
     pub(super) fn refused(&self, error: &Error) {
+        self.forget();
         let mut gate = self.gate();
         gate.failures = gate.failures.saturating_add(1);
         gate.attempts += 1;
@@ -193,30 +207,7 @@ impl Member {
         if let Some(native) = self.present()? {
             return Ok((native, self.sign_ins.load(Ordering::Acquire)));
         }
-        let mut options = self.dial.options();
-        if let Some((user, password)) = &self.dial.user {
-            options = options.with_user(user, password.expose());
-        }
-        let connected = match native::Client::connect([&self.endpoint], Some(options)).await {
-            Err(error) if is_auth_off(&error) => {
-                // As etcd's own clients do, so that authentication can be turned off under them.
-                tracing::warn!(endpoint = self.endpoint, "the server has authentication off");
-                native::Client::connect([&self.endpoint], Some(self.dial.options())).await
-            }
-            connected => connected,
-        };
-        let all = connected.map_err(|error| {
-            let (error, next) = error::classify(error);
-            Failure { error: error.not_applied(), next }
-        })?;
-        let native = Arc::new(Native {
-            kv: all.kv_client().max_decoding_message_size(MAX_ANSWER),
-            watch: all.watch_client().max_decoding_message_size(MAX_CHANGES),
-            lease: all.lease_client(),
-            maintenance: all.maintenance_client(),
-            sign_ins: Arc::clone(&self.sign_ins),
-            all,
-        });
+        let native = Arc::new(self.connect(Leader::Needed).await?);
         let mut connection = self.native.write().unwrap_or_else(PoisonError::into_inner);
         if connection.closed {
             return Err(closed().into());
@@ -226,9 +217,103 @@ impl Member {
         Ok((native, self.sign_ins.fetch_add(1, Ordering::AcqRel) + 1))
     }
 
-    fn present(&self) -> Result<Option<Arc<Native>>, Failure> {
+    /// Clients that ask although the member knows of no leader. They have a connection of their own, and
+    /// are made only then.
+    pub(super) async fn leaderless(&self) -> Result<Arc<Native>, Failure> {
+        let _signing_in = self.signing_in.lock().await;
+        if let Some(native) = &self.connection()?.leaderless {
+            return Ok(Arc::clone(native));
+        }
+        let native = Arc::new(self.connect(Leader::NotNeeded).await?);
+        let mut connection = self.native.write().unwrap_or_else(PoisonError::into_inner);
+        if connection.closed {
+            return Err(closed().into());
+        }
+        connection.leaderless = Some(Arc::clone(&native));
+        Ok(native)
+    }
+
+    /// Connects and signs in.
+    async fn connect(&self, leader: Leader) -> Result<Native, Failure> {
+        let all = match self.dial.plaintext {
+            None => self.connect_to(&self.endpoint, leader).await?,
+            Some(plaintext) => {
+                // To the very addresses that were judged, of which the first that answers is taken.
+                let mut failed = None;
+                let mut connected = None;
+                for address in self.addresses(plaintext).await? {
+                    match self.connect_to(&format!("http://{address}"), leader).await {
+                        Err(failure) if failure.next == Next::Elsewhere => failed = Some(failure),
+                        other => {
+                            connected = Some(other?);
+                            break;
+                        }
+                    }
+                }
+                match (connected, failed) {
+                    (Some(all), _) => all,
+                    (None, Some(failure)) => return Err(failure),
+                    (None, None) => return Err(Error::new(ErrorKind::Internal).into()),
+                }
+            }
+        };
+        Ok(Native {
+            kv: all.kv_client().max_decoding_message_size(MAX_ANSWER),
+            watch: all.watch_client().max_decoding_message_size(MAX_CHANGES),
+            lease: all.lease_client(),
+            maintenance: all.maintenance_client(),
+            sign_ins: Arc::clone(&self.sign_ins),
+            all,
+        })
+    }
+
+    /// What the endpoint's name stands for now, if a password may go there.
+    async fn addresses(&self, plaintext: Plaintext) -> Result<Vec<SocketAddr>, Failure> {
+        let elsewhere = |error: Error| Failure { error: error.not_applied(), next: Next::Elsewhere };
+        let name = self.endpoint.trim_start_matches("http://");
+        let found = tokio::net::lookup_host(name).await.map_err(|error| {
+            let unknown = Error::new(ErrorKind::Unavailable).with_detail("the host name cannot be resolved");
+            elsewhere(unknown.with_source(error))
+        })?;
+        let addresses: Vec<_> = found.collect();
+        plaintext.check(name, addresses.iter().map(SocketAddr::ip)).map_err(elsewhere)?;
+        Ok(addresses)
+    }
+
+    async fn connect_to(&self, endpoint: &str, leader: Leader) -> Result<native::Client, Failure> {
+        let mut options = self.dial.options(leader);
+        if let Some((user, password)) = &self.dial.user {
+            options = options.with_user(user, password.expose());
+        }
+        let connected = match native::Client::connect([endpoint], Some(options)).await {
+            Err(error) if is_auth_off(&error) => {
+                // As etcd's own clients do, so that authentication can be turned off under them.
+                tracing::warn!(endpoint = self.endpoint, "the server has authentication off");
+                native::Client::connect([endpoint], Some(self.dial.options(leader))).await
+            }
+            connected => connected,
+        };
+        connected.map_err(|error| {
+            let (error, next) = error::classify(error);
+            Failure { error: error.not_applied(), next }
+        })
+    }
+
+    /// Looks the endpoint's name up again before the next connection, where that was looked at.
+    fn forget(&self) {
+        if self.dial.plaintext.is_some() {
+            let mut connection = self.native.write().unwrap_or_else(PoisonError::into_inner);
+            (connection.native, connection.leaderless) = (None, None);
+        }
+    }
+
+    fn connection(&self) -> Result<RwLockReadGuard<'_, Connection>, Failure> {
         let connection = self.native.read().unwrap_or_else(PoisonError::into_inner);
-        if connection.closed { Err(closed().into()) } else { Ok(connection.native.clone()) }
+        if connection.closed { Err(closed().into()) } else { Ok(connection) }
+    }
+
+    fn present(&self) -> Result<Option<Arc<Native>>, Failure> {
+        Ok(self.connection()?.native.clone())
     }
 
     /// Signs in again, unless somebody did since the sign-in `seen`.
@@ -257,7 +342,7 @@ impl Member {
     /// Lets go of the connection, for good.
     pub(super) fn disconnect(&self) {
         let mut connection = self.native.write().unwrap_or_else(PoisonError::into_inner);
-        *connection = Connection { native: None, closed: true };
+        *connection = Connection { closed: true, ..Connection::default() };
     }
 }
 
@@ -275,7 +360,13 @@ mod tests {
     use super::*;
 
     fn member() -> Member {
-        let dial = Dial { tls: None, user: None, connect_timeout: LONGEST_PAUSE, keep_alive: LONGEST_PAUSE };
+        let dial = Dial {
+            tls: None,
+            user: None,
+            plaintext: None,
+            connect_timeout: LONGEST_PAUSE,
+            keep_alive: LONGEST_PAUSE,
+        };
         Member::new("http://h:1".to_owned(), dial)
     }
 

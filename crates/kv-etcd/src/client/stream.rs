@@ -4,11 +4,11 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use etcd_client as native;
+use kv_backend::TlsOptions;
 use kv_core::{Error, Result};
 
 use super::member::Native;
 use super::wire::{self, Change, Name, Range};
-use crate::config::TlsFiles;
 use crate::error::{self, Next};
 
 /// One watch of a stream.
@@ -134,7 +134,7 @@ pub(super) async fn open(
 }
 
 /// The native TLS settings. The server's certificate is always checked.
-pub(super) fn tls(files: &TlsFiles) -> Result<native::TlsOptions> {
+pub(super) fn tls(files: &TlsOptions) -> native::TlsOptions {
     let mut options = native::TlsOptions::new();
     options = match &files.ca {
         Some(ca) => options.ca_certificate(native::Certificate::from_pem(ca)),
@@ -146,5 +146,5 @@ pub(super) fn tls(files: &TlsFiles) -> Result<native::TlsOptions> {
     if let Some(name) = &files.server_name {
         options = options.domain_name(name);
     }
-    Ok(options)
+    options
 }

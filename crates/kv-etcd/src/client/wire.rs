@@ -370,7 +370,7 @@ fn page_at(read: &Read, revision: i64, native: PbRangeResponse) -> Result<Page> 
 }
 
 pub(super) fn tree_done(tree: &Tree, native: PbTxnResponse) -> Result<TreeDone> {
-    let revision = revision(native.header.clone())?;
+    let revision = revision(native.header)?;
     tree_done_at(tree, revision, native)
 }
 

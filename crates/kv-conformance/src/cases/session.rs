@@ -3,6 +3,7 @@
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
+use futures_util::future::try_join_all;
 use kv_core::{DeleteCause, EntryExpiry, Expiry, Prefix, SessionState, Store, StoreExt, WatchOptions};
 
 use crate::case::needs::{SESSION_KEYS, WATCH_EXPIRY};
@@ -60,19 +61,24 @@ async fn session_key_goes_at_close(fixture: &Fixture) -> Result<()> {
     Ok(())
 }
 
-/// Catches a connection that lives as long as one of its watches, and with it the session.
+/// Catches a connection that lives as long as one of its watches, and with it the session. Whether it does can
+/// be a matter of chance, so several handles try.
 async fn session_key_goes_at_close_with_live_watches(fixture: &Fixture) -> Result<()> {
-    let (store, other, k) = (&fixture.store, fixture.another().await?, key("dir/k")?);
-    let unread = other.watch("").await?;
-    let mut follower = Follower::now(&other, k.parent()).await?;
-    let of_the_key = other.watch_with(k.clone().into(), WatchOptions::default()).await?;
-    let version = put_expiring(&other, &k, "x", Expiry::Session).await?.version;
-    follower.until_version(&k, version).await?;
-    sees(fixture, "the session key should be there", || async { Ok(store.exists(&k).await?) }).await?;
-    soon("the close of a handle with live watches", other.close()).await??;
-    until_gone(store, &k, AT_ONCE).await?;
-    drop((unread, follower, of_the_key));
-    Ok(())
+    let store = &fixture.store;
+    let handles = (0..8).map(|at| async move {
+        let (other, k) = (fixture.another().await?, key(&format!("dir/{at}"))?);
+        let unread = other.watch("").await?;
+        let mut follower = Follower::now(&other, k.parent()).await?;
+        let of_the_key = other.watch_with(k.clone().into(), WatchOptions::default()).await?;
+        let version = put_expiring(&other, &k, "x", Expiry::Session).await?.version;
+        follower.until_version(&k, version).await?;
+        sees(fixture, "the session key should be there", || async { Ok(store.exists(&k).await?) }).await?;
+        soon("the close of a handle with live watches", other.close()).await??;
+        until_gone(store, &k, AT_ONCE).await?;
+        drop((unread, follower, of_the_key));
+        Ok(())
+    });
+    try_join_all(handles).await.map(drop)
 }
 
 /// Longer than a session lives that nobody renews.

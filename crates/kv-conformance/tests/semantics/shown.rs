@@ -715,6 +715,7 @@ pub(crate) const SHOWN: &[(&str, &[&str])] = &[
             "kv-consul::an_endless_answer_is_cut_off_in_bounded_memory",
             "kv-zk::counts_below_zero_are_errors_and_harm_no_other_call",
             "kv-zk::data_that_is_cut_short_is_an_error",
+            "kv-zk::answers_that_do_not_fit_end_the_session",
             "kv-zk::events_without_end_hold_up_no_call_and_take_no_memory",
         ],
     ),
@@ -728,4 +729,9 @@ pub(crate) const SHOWN: &[(&str, &[&str])] = &[
             "kv-core::only_failures_that_can_hide_a_write_are_unknown",
         ],
     ),
+    (
+        "Text that came from a server",
+        &["kv-core::text_from_outside_cannot_act_on_a_terminal", "kv-core::escaping_twice_is_escaping_once"],
+    ),
+    ("An error never repeats", &["kv-core::no_mistyping_shows_a_secret"]),
 ];

@@ -1,5 +1,5 @@
-//! Which sessions take their keys with them, and so may have a key taken from them by a write. Any other
-//! session that has a key is somebody's lock.
+//! Which sessions were made for entries that expire, and so may have a key taken from them by a write. Any
+//! other session that has a key is somebody's lock.
 
 use std::collections::HashSet;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -9,21 +9,21 @@ use kv_core::{Error, ErrorKind, Key, Result};
 
 use crate::api::Lane;
 use crate::names::is_record;
-use crate::session::{DELETE, TTL_NAME};
+use crate::session::{TTL_NAME, has_entries};
 use crate::shared::{Shared, has_lock_flags};
 use crate::wire::Kv;
 
 /// How many sessions are remembered.
 const MAX_KNOWN: usize = 4096;
 
-/// The sessions known to delete their keys at their end, which never changes.
+/// The sessions known to be made for entries that expire, which never changes.
 #[derive(Debug, Default)]
 pub(crate) struct Ephemeral {
     known: Mutex<HashSet<String>>,
 }
 
 impl Ephemeral {
-    /// This session deletes its keys.
+    /// The keys of this session are entries.
     pub(crate) fn add(&self, session: &str) {
         let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
         if known.len() >= MAX_KNOWN {
@@ -37,40 +37,73 @@ impl Ephemeral {
     }
 }
 
+/// What it means that a session has a key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Holding {
+    /// The key is an entry that expires.
+    Entry,
+    /// The key is a lock that somebody holds.
+    Lock,
+    /// The token may not see what the session is.
+    Hidden,
+    /// The session does not have the key any more.
+    Over,
+}
+
+/// What it means that this session has the key.
+pub(crate) async fn holding(
+    shared: &Shared,
+    state: &Kv,
+    session: &str,
+    deadline: &Deadline,
+) -> Result<Holding> {
+    if has_lock_flags(state) {
+        return Ok(Holding::Lock);
+    }
+    if shared.ephemeral.has(session) {
+        return Ok(Holding::Entry);
+    }
+    match shared.api.session_info(session, deadline).await? {
+        Some(info) if has_entries(&info) => {
+            shared.ephemeral.add(session);
+            Ok(Holding::Entry)
+        }
+        Some(_) => Ok(Holding::Lock),
+        None => Ok(match shared.read(&state.key, deadline).await? {
+            Some(again) if again.session() == Some(session) => Holding::Hidden,
+            _ => Holding::Over,
+        }),
+    }
+}
+
+/// That the token may not see what has a key.
+pub(crate) fn hidden_session() -> Error {
+    Error::new(ErrorKind::PermissionDenied)
+        .with_detail("the token lacks session:read: it may not see the session that has this key")
+        .not_applied()
+}
+
 /// Refuses to take a key from a lock somebody holds. What `ours` has is not taken from anybody.
 ///
 /// # Errors
 ///
 /// `InvalidKey` if it is a lock; `PermissionDenied` if the token may not see what it is.
 pub(crate) async fn check_holder(
-    shared: &Arc<Shared>,
+    shared: &Shared,
     key: &Key,
     state: &Kv,
     ours: Option<&str>,
     deadline: &Deadline,
 ) -> Result<()> {
-    let held = || is_record(key, "it is a lock that another program holds").not_applied();
     let Some(session) = state.session() else { return Ok(()) };
-    if has_lock_flags(state) {
-        return Err(held());
-    }
-    if ours == Some(session) || shared.ephemeral.has(session) {
+    if ours == Some(session) && !has_lock_flags(state) {
         return Ok(());
     }
-    match shared.api.session_info(session, deadline).await.map_err(Error::not_applied)? {
-        Some(info) if info.behavior == DELETE => {
-            shared.ephemeral.add(session);
-            Ok(())
-        }
-        Some(_) => Err(held()),
-        // Gone, and then the write will find another state. Or hidden from the token, which is no
-        // leave to take what may be a lock.
-        None => match shared.read(&state.key, deadline).await.map_err(Error::not_applied)? {
-            Some(again) if again.session() == Some(session) => Err(Error::new(ErrorKind::PermissionDenied)
-                .with_detail("the token may not see the session that has this key, which may be a lock")
-                .not_applied()),
-            _ => Ok(()),
-        },
+    match holding(shared, state, session, deadline).await.map_err(Error::not_applied)? {
+        // Over: the write will find another state.
+        Holding::Entry | Holding::Over => Ok(()),
+        Holding::Lock => Err(is_record(key, "it is a lock that another program holds").not_applied()),
+        Holding::Hidden => Err(hidden_session()),
     }
 }
 

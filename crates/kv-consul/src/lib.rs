@@ -13,6 +13,8 @@ mod config;
 mod consulrs;
 mod ephemeral;
 mod error;
+mod fence;
+mod hold;
 mod hub;
 mod items;
 mod known;

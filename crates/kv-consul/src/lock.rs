@@ -1,28 +1,25 @@
 //! Locks: a key bound to a session of its own, in the layout `consul lock` uses.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
-use async_trait::async_trait;
-use kv_backend::{Deadline, HoldState};
+use kv_backend::Deadline;
 use kv_core::{
-    Consistency, Error, ErrorKind, Fence, FencingToken, Hold, Key, LockGuard, LockHolder, LockLoss,
-    LockOptions, LockWait, Result, Version,
+    Error, ErrorKind, FencingToken, Key, LockGuard, LockHolder, LockOptions, LockWait, Result, Version,
 };
-use tokio::sync::oneshot;
-use tokio::task::AbortHandle;
 use tokio::time::Instant;
 
-use crate::api::{Lane, Txn};
-use crate::error::{Refusal, again};
+use crate::api::Txn;
+use crate::ephemeral::{Holding, hidden_session, holding};
+use crate::error::Refusal;
+use crate::hold::{LockSession, hold};
 use crate::hub::{Subscription, Wants};
-use crate::names::{LOCK_FLAG, Scope};
-use crate::release::{GiveUp, release};
+use crate::names::{LOCK_FLAG, SEMAPHORE_FLAG, Scope};
 use crate::session::Renewed;
 use crate::shared::{Backoff, Shared};
 use crate::sink::Item;
 use crate::wire::{Content, Kv, Op};
-use crate::write::{LOCK_DELAY_POLL, fence_record, version_of};
+use crate::write::{LOCK_DELAY_POLL, version_of};
 
 /// Waits for a lock.
 pub(crate) async fn lock(shared: &Arc<Shared>, key: &Key, options: LockOptions) -> Result<LockGuard> {
@@ -55,11 +52,24 @@ pub(crate) async fn lock(shared: &Arc<Shared>, key: &Key, options: LockOptions) 
 
 /// Who holds a lock.
 pub(crate) async fn holder(shared: &Arc<Shared>, key: &Key) -> Result<Option<LockHolder>> {
-    let record = shared.read(&shared.names.lock_record(key), &shared.deadline(None)).await?;
-    record
-        .filter(|kv| kv.session().is_some() && kv.flags == LOCK_FLAG)
-        .map(|kv| Ok(LockHolder::new(kv.bytes()?, FencingToken::new(kv.modify_index))))
-        .transpose()
+    let name = shared.names.lock_record(key);
+    let deadline = shared.deadline(None);
+    loop {
+        let Some(record) = shared.read(&name, &deadline).await? else { return Ok(None) };
+        let Some(session) = record.session() else { return Ok(None) };
+        if record.flags == SEMAPHORE_FLAG {
+            return Ok(None);
+        }
+        if shared.names.locks_keys() {
+            match holding(shared, &record, session, &deadline).await? {
+                Holding::Lock => {}
+                Holding::Entry => return Ok(None),
+                Holding::Hidden => return Err(hidden_session()),
+                Holding::Over => continue,
+            }
+        }
+        return Ok(Some(LockHolder::new(record.bytes()?, FencingToken::new(record.modify_index))));
+    }
 }
 
 /// One call of `lock`.
@@ -101,40 +111,49 @@ impl Attempt {
         };
         let mut failures = Backoff::reconnect();
         loop {
-            let next = match self.once().await {
-                Ok(Ok(guard)) => return Ok(guard),
-                Ok(Err(next)) => next,
-                // A wait that has begun outlives an outage. Whether an attempt worked whose answer was
-                // lost, the next look tells.
-                Err(error) if self.waiting.is_some() && error.is_transient() => {
-                    tracing::debug!(%error, "waiting for a lock goes on");
-                    tokio::time::sleep(self.shared.jitter(failures.pause())).await;
-                    if give_up.is_some_and(|at| Instant::now() >= at) {
-                        return Err(error);
-                    }
-                    continue;
+            let attempt = async {
+                let next = match self.once().await? {
+                    Ok(guard) => return Ok(Some(guard)),
+                    Err(next) => next,
+                };
+                failures.reset();
+                if self.only_try && !matches!(next, Next::Again) {
+                    return Err(Error::new(ErrorKind::Locked));
                 }
-                Err(error) => return Err(error),
+                let wait = async {
+                    match next {
+                        Next::Again => Ok(()),
+                        Next::Change => self.changed().await,
+                        Next::Pause => {
+                            tokio::time::sleep(self.shared.jitter(LOCK_DELAY_POLL)).await;
+                            Ok(())
+                        }
+                    }
+                };
+                match give_up {
+                    None => wait.await?,
+                    Some(at) => tokio::time::timeout_at(at, wait)
+                        .await
+                        .unwrap_or_else(|_| Err(Error::new(ErrorKind::Locked)))?,
+                }
+                Ok(None)
             };
-            failures.reset();
-            if self.only_try && !matches!(next, Next::Again) {
-                return Err(Error::new(ErrorKind::Locked));
+            let error: Error = match attempt.await {
+                Ok(Some(guard)) => return Ok(guard),
+                Ok(None) => continue,
+                Err(error) => error,
+            };
+            // A wait that has begun outlives an outage. Whether an attempt worked whose answer was lost,
+            // the next look tells.
+            if self.waiting.is_none() || !error.is_transient() {
+                return Err(error);
             }
-            let wait = async {
-                match next {
-                    Next::Again => Ok(()),
-                    Next::Change => self.changed().await,
-                    Next::Pause => {
-                        tokio::time::sleep(self.shared.jitter(LOCK_DELAY_POLL)).await;
-                        Ok(())
-                    }
-                }
-            };
-            match give_up {
-                None => wait.await?,
-                Some(at) => tokio::time::timeout_at(at, wait)
-                    .await
-                    .unwrap_or_else(|_| Err(Error::new(ErrorKind::Locked)))?,
+            tracing::debug!(%error, "waiting for a lock goes on");
+            let pause = self.shared.jitter(failures.pause());
+            let now = Instant::now();
+            match give_up.map(|at| at.saturating_duration_since(now)) {
+                Some(left) if left <= pause => return Err(error),
+                _ => tokio::time::sleep(pause).await,
             }
         }
     }
@@ -144,22 +163,19 @@ impl Attempt {
         let deadline = Deadline::after(self.timeout);
         let state = self.shared.read(&self.record, &deadline).await.map_err(Error::not_applied)?;
         if let Some(kv) = &state {
-            if kv.flags != LOCK_FLAG {
-                let current = Some(Version::new(kv.modify_index));
-                return Err(Error::new(ErrorKind::PreconditionFailed { current }).with_detail(format!(
-                    "{:?} in Consul holds something else than a lock: a semaphore or an entry",
-                    self.record
-                )));
-            }
             if let Some(holder) = kv.session() {
                 // Ours is one whose answer was lost.
-                return match self
-                    .session
-                    .take_if(|session| session.renewed.id == holder && session.is_alive())
-                {
-                    Some(session) => Ok(Ok(self.guard(session, FencingToken::new(kv.modify_index)))),
-                    None => Ok(Err(Next::Change)),
-                };
+                let ours = |session: &mut LockSession| session.renewed.id == holder && session.is_alive();
+                if let Some(session) = self.session.take_if(ours) {
+                    return Ok(Ok(self.guard(session, FencingToken::new(kv.modify_index))));
+                }
+                return self.held(kv, holder, &deadline).await.map(Err);
+            }
+            // One that was locked since it was written is what is left of a lock by a program that gives
+            // it no flags.
+            let left = kv.flags == 0 && kv.lock_index > 0;
+            if kv.flags != LOCK_FLAG && !left {
+                return Err(self.no_lock(kv, "a semaphore or an entry"));
             }
         }
         let session = self.session(&deadline).await?.renewed.id.clone();
@@ -190,6 +206,28 @@ impl Attempt {
                 Ok(Err(Next::Again))
             }
         }
+    }
+
+    /// What to do while a session that is not ours has the record.
+    async fn held(&self, kv: &Kv, session: &str, deadline: &Deadline) -> Result<Next> {
+        if kv.flags == SEMAPHORE_FLAG {
+            return Err(self.no_lock(kv, "a semaphore"));
+        }
+        if !self.shared.names.locks_keys() {
+            return Ok(Next::Change);
+        }
+        match holding(&self.shared, kv, session, deadline).await.map_err(Error::not_applied)? {
+            // Whatever it is, Consul lets nobody else have it.
+            Holding::Lock | Holding::Hidden => Ok(Next::Change),
+            Holding::Entry => Err(self.no_lock(kv, "an entry that expires")),
+            Holding::Over => Ok(Next::Again),
+        }
+    }
+
+    fn no_lock(&self, kv: &Kv, what: &str) -> Error {
+        let current = Some(Version::new(kv.modify_index));
+        Error::new(ErrorKind::PreconditionFailed { current })
+            .with_detail(format!("{:?} in Consul is no lock but {what}", self.record))
     }
 
     /// The session to take it with; a new one if there is none that lives.
@@ -226,228 +264,6 @@ impl Attempt {
     }
 
     fn guard(&self, session: LockSession, token: FencingToken) -> LockGuard {
-        session.on_close.abort();
-        let state = Arc::new(HoldState::new(self.max_hold));
-        session.vouch(&state);
-        let record = fence_record(&session.renewed.id, &self.record);
-        let (done, released) = oneshot::channel();
-        let keeper = Keeper { state: Arc::clone(&state), session, timeout: self.timeout };
-        self.shared.spawn(keeper.run(done));
-        LockGuard::new(ConsulHold {
-            state,
-            fence: Fence::new(self.key.clone(), token, record),
-            released: Mutex::new(Some(released)),
-        })
-    }
-}
-
-/// The session of one acquisition. Dropping it gives up what it holds.
-struct LockSession {
-    shared: Arc<Shared>,
-    renewed: Renewed,
-    record: String,
-    content: Content,
-    /// Gives it up when the handle is closed and whoever waits does not run.
-    on_close: AbortHandle,
-    given_up: bool,
-}
-
-/// How long whoever waits for a lock has, when the handle is closed, to give it up himself.
-const POLITE: Duration = Duration::from_millis(50);
-
-impl LockSession {
-    fn new(shared: &Arc<Shared>, renewed: Renewed, record: &str, content: &Content) -> Self {
-        let (shared, record, content) = (Arc::clone(shared), record.to_owned(), content.clone());
-        let given_up = GiveUp::new(&shared, &renewed, &record, &content);
-        let closing = shared.closing.clone();
-        let on_close = shared.spawn(async move {
-            closing.cancelled().await;
-            tokio::time::sleep(POLITE).await;
-            given_up.run().await;
-        });
-        Self { shared, renewed, record, content, on_close, given_up: false }
-    }
-
-    fn is_alive(&self) -> bool {
-        let renewal = *self.renewed.renewal.borrow();
-        renewal.end.is_none() && renewal.sent_at + self.renewed.ttl - self.renewed.margin() > Instant::now()
-    }
-
-    /// Tells a hold what the last renewal vouches for.
-    fn vouch(&self, state: &HoldState) {
-        let renewal = *self.renewed.renewal.borrow();
-        match renewal.end {
-            Some(loss) => drop(state.lose(loss)),
-            None => drop(state.renewed(renewal.sent_at, self.renewed.ttl, self.renewed.margin())),
-        }
-    }
-
-    /// Whether the record is still bound to it; if not, how it was lost.
-    async fn loss(&self, deadline: &Deadline) -> Result<Option<LockLoss>> {
-        let fresh = Consistency::Linearizable;
-        let record = self.shared.api.get(Lane::Vital, &self.record, fresh, deadline).await?;
-        Ok(match record.as_ref().map(Kv::session) {
-            Some(Some(holder)) if holder == self.renewed.id => None,
-            None => Some(LockLoss::Removed),
-            Some(_) => Some(LockLoss::SessionLost),
-        })
-    }
-
-    /// Frees the record, and removes it where it exists for the lock only; then ends the session.
-    async fn release(&mut self, deadline: &Deadline) -> Result<()> {
-        self.given_up = true;
-        self.renewed.stop();
-        release(&self.shared, &self.renewed.id, &self.record, &self.content, deadline).await
-    }
-}
-
-impl Drop for LockSession {
-    fn drop(&mut self) {
-        self.on_close.abort();
-        if self.given_up {
-            return;
-        }
-        self.shared.spawn(GiveUp::new(&self.shared, &self.renewed, &self.record, &self.content).run());
-    }
-}
-
-/// Keeps one hold: takes note of renewals and of losses, and releases it at its end.
-struct Keeper {
-    state: Arc<HoldState>,
-    session: LockSession,
-    timeout: Duration,
-}
-
-impl Keeper {
-    async fn run(mut self, done: oneshot::Sender<Result<()>>) {
-        let loss = self.watch_over().await;
-        let shared = Arc::clone(&self.session.shared);
-        let released = self.session.release(&Deadline::after(self.timeout)).await;
-        let key = &self.session.record;
-        if let (Err(error), true) = (&released, loss == LockLoss::Closed)
-            && *error.kind() != ErrorKind::NotHeld
-        {
-            let mut first = shared.failed_release.lock().unwrap_or_else(PoisonError::into_inner);
-            first.get_or_insert_with(|| again(error).with_key(key.as_str()));
-        }
-        let undone = matches!(&released, Err(error) if error.is_transient());
-        // Nobody waits for it unless `unlock` was called.
-        drop(done.send(released));
-        if undone && !shared.closing.is_cancelled() {
-            let LockSession { renewed, record, content, .. } = &self.session;
-            GiveUp::new(&shared, renewed, record, content).run().await;
-        }
-    }
-
-    /// Waits for the end of the hold.
-    async fn watch_over(&mut self) -> LockLoss {
-        let shared = Arc::clone(&self.session.shared);
-        let mut renewal = self.session.renewed.renewal.clone();
-        let state = Arc::clone(&self.state);
-        let renewals = async {
-            while renewal.changed().await.is_ok() {
-                self.session.vouch(&state);
-            }
-            std::future::pending::<()>().await;
-        };
-        tokio::select! {
-            biased;
-            loss = self.state.lost() => loss,
-            () = shared.closing.cancelled() => {
-                self.state.lose(LockLoss::Closed);
-                LockLoss::Closed
-            }
-            () = renewals => LockLoss::SessionLost,
-            loss = self.monitor() => {
-                self.state.lose(loss);
-                loss
-            }
-        }
-    }
-
-    /// Watches the record; resolves when it is not ours any more.
-    async fn monitor(&self) -> LockLoss {
-        let shared = &self.session.shared;
-        let mut backoff = Backoff::reconnect();
-        loop {
-            let scope = Scope::Key(self.session.record.clone());
-            let mut subscription = Subscription::new(shared, scope, Wants::Hints);
-            let watched = async {
-                subscription.begin().await?;
-                loop {
-                    if let Some(loss) = self.session.loss(&Deadline::after(self.timeout)).await? {
-                        return Ok(loss);
-                    }
-                    if let Item::End(error) = subscription.next().await {
-                        return Err(error);
-                    }
-                }
-            };
-            let error: Error = match watched.await {
-                Ok(loss) => return loss,
-                Err(error) => error,
-            };
-            match error.kind() {
-                ErrorKind::PermissionDenied | ErrorKind::Unauthenticated => {
-                    return LockLoss::PermissionDenied;
-                }
-                ErrorKind::Closed => return LockLoss::Closed,
-                _ => tracing::debug!(%error, "a lock's record cannot be watched"),
-            }
-            tokio::time::sleep(shared.jitter(backoff.pause())).await;
-        }
-    }
-}
-
-struct ConsulHold {
-    state: Arc<HoldState>,
-    fence: Fence,
-    released: Mutex<Option<oneshot::Receiver<Result<()>>>>,
-}
-
-#[async_trait]
-impl Hold for ConsulHold {
-    fn fence(&self) -> Fence {
-        self.fence.clone()
-    }
-
-    fn loss(&self) -> Option<LockLoss> {
-        self.state.loss()
-    }
-
-    async fn lost(&self) -> LockLoss {
-        self.state.lost().await
-    }
-
-    fn grace(&self) -> Duration {
-        self.state.margin()
-    }
-
-    async fn unlock(&self) -> Result<()> {
-        let key = self.fence.key();
-        let about = |error: Error| {
-            error
-                .with_operation(kv_core::Operation::Unlock)
-                .with_backend(crate::error::BACKEND)
-                .with_key(key.as_str())
-        };
-        if !self.state.lose(LockLoss::Released) {
-            let loss = self.state.loss().unwrap_or(LockLoss::Released);
-            return Err(about(Error::new(ErrorKind::NotHeld).with_detail(loss.to_string())));
-        }
-        let released = self.released.lock().unwrap_or_else(PoisonError::into_inner).take();
-        match released {
-            Some(released) => released
-                .await
-                .unwrap_or_else(|_| {
-                    Err(Error::new(ErrorKind::Closed).with_detail("the release was broken off"))
-                })
-                .map_err(about),
-            None => Err(about(Error::new(ErrorKind::NotHeld))),
-        }
-    }
-
-    fn release(&self) {
-        self.state.lose(LockLoss::Released);
+        hold(session, self.key.clone(), token, self.max_hold, self.timeout)
     }
 }

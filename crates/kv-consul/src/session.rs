@@ -12,7 +12,7 @@ use tokio::time::Instant;
 use crate::api::{Api, Lane};
 use crate::error::protocol;
 use crate::shared::Shared;
-use crate::wire::NewSession;
+use crate::wire::{NewSession, SessionInfo};
 
 /// The times to live Consul keeps for a session.
 pub(crate) const TTL: TtlRange =
@@ -23,6 +23,12 @@ pub(crate) const TTL: TtlRange =
 pub(crate) const TTL_NAME: &str = "kv ttl";
 const HANDLE_NAME: &str = "kv handle";
 const LOCK_NAME: &str = "kv lock";
+
+/// Whether the keys of a session are entries that expire: one a store like this made for that. Any other that
+/// has a key is somebody's lock, whatever it does to its keys at its end.
+pub(crate) fn has_entries(info: &SessionInfo) -> bool {
+    info.behavior == DELETE && matches!(info.name.as_str(), TTL_NAME | HANDLE_NAME)
+}
 
 /// What a session does to its keys when it ends.
 pub(crate) const DELETE: &str = "delete";

@@ -15,12 +15,13 @@ use kv_core::{
 use crate::api::Txn;
 use crate::ephemeral::{check_holder, retire};
 use crate::error::{Refusal, protocol};
+use crate::fence::{check_fence, fence_op};
 use crate::names::is_record;
 use crate::session::Binding;
 use crate::shared::{Shared, has_lock_flags};
 use crate::store::{ConsulStore, to_entry};
 use crate::wire::{Content, Kv, Op};
-use crate::write::{Retries, check_fence, fence_op};
+use crate::write::Retries;
 
 /// The most operations Consul takes in one transaction.
 const NATIVE_OPS: usize = 64;

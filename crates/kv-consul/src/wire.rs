@@ -20,11 +20,22 @@ pub(crate) struct Kv {
     pub(crate) flags: u64,
     pub(crate) create_index: u64,
     pub(crate) modify_index: u64,
+    /// How often it was locked since it was written without a lock.
+    #[serde(default)]
+    pub(crate) lock_index: u64,
     #[serde(default)]
     pub(crate) session: Option<String>,
 }
 
 impl Kv {
+    /// The same, if its indexes can be those of a key.
+    pub(crate) fn checked(self) -> Result<Self> {
+        if self.create_index == 0 || self.modify_index < self.create_index {
+            return Err(protocol("a key has indexes no key can have").with_key(self.key));
+        }
+        Ok(self)
+    }
+
     /// The value itself.
     pub(crate) fn bytes(&self) -> Result<Bytes> {
         let text = self.value.as_deref().unwrap_or_default();
@@ -173,6 +184,18 @@ impl Op {
         !matches!(self.verb, Verb::Delete | Verb::DeleteTree | Verb::CheckNotExists)
     }
 
+    /// The right it needs.
+    pub(crate) fn right(&self) -> &'static str {
+        match self.verb {
+            Verb::DeleteTree => "key:write everywhere below",
+            Verb::GetTree => "key:list below",
+            // Consul wants more for this check than for the others.
+            Verb::CheckNotExists => "key:write on",
+            _ if self.is_write() => "key:write on",
+            _ => "key:read on",
+        }
+    }
+
     /// Whether it changes anything.
     pub(crate) fn is_write(&self) -> bool {
         use Verb::{Cas, Delete, DeleteTree, Lock, Set, Unlock};
@@ -245,6 +268,8 @@ pub(crate) struct SessionId {
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "PascalCase")]
 pub(crate) struct SessionInfo {
+    #[serde(rename = "ID")]
+    pub(crate) id: String,
     #[serde(default)]
     pub(crate) name: String,
     #[serde(default)]

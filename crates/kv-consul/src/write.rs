@@ -9,13 +9,14 @@ use std::time::Duration;
 use bytes::Bytes;
 use kv_backend::{Deadline, check_precondition};
 use kv_core::{
-    Consistency, DeleteOptions, DeleteResult, Error, ErrorKind, Fence, Key, Precondition, PutOptions,
-    PutResult, Result, Version,
+    Consistency, DeleteOptions, DeleteResult, Error, Key, Precondition, PutOptions, PutResult, Result,
+    Version,
 };
 
 use crate::api::Txn;
 use crate::ephemeral::{check_holder, retire};
 use crate::error::{Refusal, protocol};
+use crate::fence::{check_fence, fence_op};
 use crate::names::is_record;
 use crate::session::Binding;
 use crate::shared::{Shared, has_lock_flags};
@@ -41,6 +42,7 @@ pub(crate) async fn put(
     let PutOptions { precondition, expiry, fence, timeout, .. } = options;
     shared.names.check_writable(key)?;
     shared.capabilities.limits.check_value(key, &value)?;
+    check_expected(shared, key, &precondition)?;
     let fence = fence.as_ref().map(fence_op).transpose()?;
     let deadline = shared.deadline(timeout);
     let native = shared.names.native(key);
@@ -154,6 +156,7 @@ fn put_ops(
 pub(crate) async fn delete(shared: &Arc<Shared>, key: &Key, options: DeleteOptions) -> Result<DeleteResult> {
     let DeleteOptions { precondition, previous, fence, timeout, .. } = options;
     shared.names.check_writable(key)?;
+    check_expected(shared, key, &precondition)?;
     let fence = fence.as_ref().map(fence_op).transpose()?;
     let deadline = shared.deadline(timeout);
     let native = shared.names.native(key);
@@ -235,6 +238,14 @@ pub(crate) async fn delete(shared: &Arc<Shared>, key: &Key, options: DeleteOptio
     }
 }
 
+/// Refuses to compare with a value no key can have.
+fn check_expected(shared: &Shared, key: &Key, precondition: &Precondition) -> Result<()> {
+    match precondition {
+        Precondition::Value(value) => shared.capabilities.limits.check_value(key, value),
+        _ => Ok(()),
+    }
+}
+
 /// Whether only this side can tell if a precondition holds.
 fn needs_state(shared: &Shared, precondition: &Precondition) -> bool {
     match precondition {
@@ -260,30 +271,6 @@ fn check(shared: &Shared, precondition: &Precondition, key: &Key, state: Option<
     }
     let stored = state.filter(|_| is_entry(shared, state)).map(|kv| to_entry(key.clone(), kv)).transpose()?;
     check_precondition(precondition, stored.as_ref())
-}
-
-/// The check that a lock is still held: that its record has the session of that acquisition.
-pub(crate) fn fence_op(fence: &Fence) -> Result<Op> {
-    match fence.record().split_once(' ') {
-        Some((session, record)) if !session.is_empty() => Ok(Op::check_session(record, session)),
-        _ => {
-            Err(Error::invalid_argument("the fence is of a lock of another store")
-                .with_key(fence.key().as_str()))
-        }
-    }
-}
-
-/// What [`fence_op`] reads.
-pub(crate) fn fence_record(session: &str, record: &str) -> String {
-    format!("{session} {record}")
-}
-
-/// Tells a lost lock from a lost race: the fence's check is the first operation.
-pub(crate) fn check_fence(fenced: bool, refused: &[(usize, Refusal)]) -> Result<()> {
-    if fenced && refused.iter().any(|(at, _)| *at == 0) {
-        return Err(Error::new(ErrorKind::NotHeld).with_detail("by Consul's account; nothing was changed"));
-    }
-    Ok(())
 }
 
 /// A refusal by a precondition, unless the lock is lost, which counts first.

@@ -4,9 +4,9 @@
 
 mod common;
 
-use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use common::log::Log;
 use common::{LOCK_FLAG, server, session_of};
 use kv_consul::kv_core::{
     Applied, Condition, DeleteOptions, ErrorKind, Expiry, Key, Precondition, PutOptions, Store, StoreExt,
@@ -54,9 +54,13 @@ async fn foreign_names_are_left_alone() {
 }
 
 async fn new_session(server: &common::Server) -> String {
-    let (_, body) = server
-        .raw(Method::PUT, "/v1/session/create", r#"{"NodeChecks":[],"TTL":"60s","LockDelay":"0s"}"#)
-        .await;
+    new_session_that(server, "release").await
+}
+
+/// A session that does this to its keys at its end.
+async fn new_session_that(server: &common::Server, behavior: &str) -> String {
+    let wanted = format!(r#"{{"NodeChecks":[],"TTL":"60s","LockDelay":"0s","Behavior":"{behavior}"}}"#);
+    let (_, body) = server.raw(Method::PUT, "/v1/session/create", wanted).await;
     body.split('"').nth(3).unwrap().to_owned()
 }
 
@@ -131,15 +135,90 @@ async fn a_leader_with_any_flags_is_not_replaced_by_a_write() {
     // Released, it is a key as any other.
     server.raw(Method::PUT, &format!("/v1/kv/{path}?release={session}"), "them").await;
     store.put("leader", "x").await.unwrap();
+}
 
-    // A session that deletes its keys makes a key that expires, whoever made it.
-    let (_, body) = server
-        .raw(Method::PUT, "/v1/session/create", r#"{"NodeChecks":[],"TTL":"60s","Behavior":"delete"}"#)
-        .await;
-    let ephemeral = body.split('"').nth(3).unwrap();
-    server.raw(Method::PUT, &format!("/v1/kv/{namespace}/e?acquire={ephemeral}"), "1").await;
-    store.put("e", "2").await.unwrap();
-    assert_eq!(session_of(&server, &format!("{namespace}/e")).await, None);
+/// What a session does to its keys at its end does not say that nobody holds them as a lock.
+#[tokio::test]
+async fn a_leader_whose_session_deletes_is_not_replaced_by_a_write_either() {
+    let Some(server) = server().await else { return };
+    for layout in ["record", "key"] {
+        let namespace = common::namespace();
+        let store = server.open(&namespace, &format!("?lock_layout={layout}&timeout=20s")).await;
+        let session = new_session_that(&server, "delete").await;
+        let acquire = format!("/v1/kv/{namespace}/leader?acquire={session}");
+        assert_eq!(server.raw(Method::PUT, &acquire, "them").await.1, "true");
+        let leader = key("leader");
+        for error in [
+            store.put("leader", "x").await.map(drop).unwrap_err(),
+            store.put_with(&leader, "x".into(), ttl(20)).await.map(drop).unwrap_err(),
+            store.delete("leader").await.map(drop).unwrap_err(),
+            store
+                .transact(Txn::always().then([TxnOp::put(leader.clone(), "x")]))
+                .await
+                .map(drop)
+                .unwrap_err(),
+            store.transact(Txn::always().then([TxnOp::delete(leader.clone())])).await.map(drop).unwrap_err(),
+        ] {
+            assert!(matches!(error.kind(), ErrorKind::InvalidKey { .. }), "{layout}: {error}");
+            assert_eq!(error.applied(), Applied::No, "{layout}: {error}");
+        }
+        assert_eq!(session_of(&server, &format!("{namespace}/leader")).await, Some(session));
+        // An entry of another handle that expires, or lives by a session, is replaced by anybody.
+        let other = server.open(&namespace, "").await;
+        let by_session = PutOptions::default().with_expiry(Expiry::Session);
+        for (name, options) in [("ttl", ttl(20)), ("session", by_session)] {
+            other.put_with(&key(name), "1".into(), options).await.unwrap();
+            store.put(name, "2").await.unwrap();
+            assert_eq!(session_of(&server, &format!("{namespace}/{name}")).await, None, "{layout}");
+        }
+    }
+}
+
+/// Clients in Python, and Consul's tutorial on elections, give their locks no flags.
+#[tokio::test]
+async fn a_lock_without_flags_is_a_lock() {
+    let Some(server) = server().await else { return };
+    let namespace = common::namespace();
+    let store = server.open(&namespace, "?lock_layout=key&lock_delay=0s&timeout=20s").await;
+    let leader = key("leader");
+    for behavior in ["release", "delete"] {
+        let session = new_session_that(&server, behavior).await;
+        let path = format!("/v1/kv/{namespace}/leader");
+        assert_eq!(server.raw(Method::PUT, &format!("{path}?acquire={session}"), "them").await.1, "true");
+        let theirs = store.lock_holder(&leader).await.unwrap().expect("they hold it");
+        assert_eq!(theirs.owner, "them");
+        assert!(store.try_lock("leader").await.unwrap().is_none());
+        let mut waiting = std::pin::pin!(store.lock("leader"));
+        assert!(tokio::time::timeout(SECOND / 2, &mut waiting).await.is_err(), "it is held");
+        if behavior == "release" {
+            assert_eq!(server.raw(Method::PUT, &format!("{path}?release={session}"), "them").await.1, "true");
+            assert_eq!(store.lock_holder(&leader).await.unwrap(), None);
+        } else {
+            server.raw(Method::PUT, &format!("/v1/session/destroy/{session}"), "").await;
+        }
+        let ours = tokio::time::timeout(SECOND * 20, waiting).await.expect("it is free").unwrap();
+        assert!(ours.token() > theirs.token);
+        let other = new_session(&server).await;
+        assert_eq!(server.raw(Method::PUT, &format!("{path}?acquire={other}"), "x").await.1, "false");
+        // A write that is no acquisition takes the flags off our record, and nothing else.
+        server.raw(Method::PUT, &path, "scribble").await;
+        assert_eq!(store.lock_holder(&leader).await.unwrap().unwrap().owner, "scribble");
+        assert!(store.try_lock("leader").await.unwrap().is_none());
+        assert!(ours.is_held());
+        ours.unlock().await.unwrap();
+        // What was left of their lock is no obstacle, and no entry of ours is taken for a lock.
+        store.lock("leader").await.unwrap().unlock().await.unwrap();
+        assert_eq!(store.lock_holder(&leader).await.unwrap(), None);
+    }
+    store.put("entry", "1").await.unwrap();
+    store.put_with(&key("expires"), "1".into(), ttl(20)).await.unwrap();
+    server.raw(Method::PUT, &format!("/v1/kv/{namespace}/theirs"), "1").await;
+    for name in ["entry", "expires", "theirs"] {
+        let error = store.lock(name).await.unwrap_err();
+        assert!(error.is_conflict() && error.to_string().contains("an entry"), "{error}");
+        assert_eq!(store.lock_holder(&key(name)).await.unwrap(), None);
+        assert_eq!(store.get(name).await.unwrap().unwrap().value, "1");
+    }
 }
 
 #[tokio::test]
@@ -181,34 +260,13 @@ async fn names_that_are_no_keys_are_told_in_one_line() {
     let store = server.open(&namespace, "").await;
     put_natively(&server, &namespace, &["dir/", "a//b", "c/../d"]).await;
     let log = Log::default();
-    let writer = log.clone();
-    let subscriber = tracing_subscriber::fmt()
-        .with_max_level(tracing_subscriber::filter::LevelFilter::DEBUG)
-        .with_ansi(false)
-        .with_writer(move || writer.clone())
-        .finish();
-    let listening = tracing::subscriber::set_default(subscriber);
+    let listening = log.listen(tracing::Level::DEBUG);
     assert!(store.keys("").await.unwrap().is_empty());
     assert!(store.entries("").await.unwrap().is_empty());
     drop(listening);
-    let log = String::from_utf8(log.0.lock().unwrap().clone()).unwrap();
-    let lines: Vec<_> = log.lines().filter(|line| line.contains("names that are no keys")).collect();
+    let lines = log.lines("names that are no keys");
     assert_eq!(lines.len(), 2, "one for each list: {lines:?}");
     assert!(lines.iter().all(|line| line.contains("count=3")), "{lines:?}");
-}
-
-#[derive(Clone, Default)]
-struct Log(Arc<Mutex<Vec<u8>>>);
-
-impl std::io::Write for Log {
-    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
-        self.0.lock().unwrap().extend_from_slice(bytes);
-        Ok(bytes.len())
-    }
-
-    fn flush(&mut self) -> std::io::Result<()> {
-        Ok(())
-    }
 }
 
 #[tokio::test]

@@ -29,8 +29,12 @@ async fn the_other_process() {
     store.put_with(&key(&format!("alive/{name}")), "yes".into(), session).await.unwrap();
     let guard = store.lock(name.as_str()).await.unwrap();
     println!("\ntoken {}", guard.token());
+    let mut told = false;
     loop {
         let held = guard.is_held();
+        if !held && !std::mem::replace(&mut told, true) {
+            println!("told {}", micros());
+        }
         println!("{}", if held { "held" } else { "lost" });
         // As a holder that does not look would.
         let fenced = PutOptions::default().with_fence(guard.fence());
@@ -39,9 +43,16 @@ async fn the_other_process() {
     }
 }
 
+/// The time as every process of this machine has it.
+fn micros() -> u128 {
+    std::time::UNIX_EPOCH.elapsed().unwrap().as_micros()
+}
+
 /// A process that holds a lock; killed on drop.
 struct Holder {
     child: Child,
+    /// When it was told that the lock is lost.
+    told: Option<u128>,
     lines: mpsc::UnboundedReceiver<String>,
 }
 
@@ -61,7 +72,7 @@ impl Holder {
                 drop(sender.send(line));
             }
         });
-        let mut holder = Self { child, lines };
+        let mut holder = Self { child, told: None, lines };
         loop {
             let line = holder.line().await;
             if let Some(token) = line.strip_prefix("token ") {
@@ -71,7 +82,14 @@ impl Holder {
     }
 
     async fn line(&mut self) -> String {
-        tokio::time::timeout(SECOND * 30, self.lines.recv()).await.expect("a line").expect("a line")
+        loop {
+            let line =
+                tokio::time::timeout(SECOND * 30, self.lines.recv()).await.expect("a line").expect("a line");
+            match line.strip_prefix("told ") {
+                Some(at) => self.told = at.parse().ok(),
+                None => return line,
+            }
+        }
     }
 
     fn signal(&self, name: &str) {
@@ -124,4 +142,34 @@ async fn a_holder_that_is_killed_or_stopped_loses_within_the_bound() {
     assert!(one.is_held() && other.is_held());
     one.unlock().await.unwrap();
     other.unlock().await.unwrap();
+}
+
+/// Stopped until its lock is lost by its own clock, and not yet by Consul's, it has the grace to stop what it
+/// does once it goes on.
+#[tokio::test]
+async fn a_holder_that_stood_still_has_its_grace() {
+    let Some(server) = own_server().await else { return };
+    let url = server.url_at(&server.endpoint(), "app", "lock_ttl=20s&session_ttl=60s&lock_delay=0s");
+    let store = std::sync::Arc::new(common::open(&url).await);
+    let (mut holder, _) = Holder::start(&url, "l").await;
+    let waiting = tokio::spawn({
+        let store = std::sync::Arc::clone(&store);
+        async move {
+            let guard = store.lock("l").await.unwrap();
+            let had_at = micros();
+            guard.unlock().await.unwrap();
+            had_at
+        }
+    });
+    holder.signal("-STOP");
+    // Behind its loss after 19 s, and before Consul ends the session.
+    tokio::time::sleep(SECOND * 20).await;
+    assert!(!waiting.is_finished(), "Consul has ended the session already");
+    holder.signal("-CONT");
+    while holder.told.is_none() {
+        holder.line().await;
+    }
+    let had_at = tokio::time::timeout(SECOND * 60, waiting).await.unwrap().unwrap();
+    let after = Duration::from_micros(u64::try_from(had_at - holder.told.unwrap()).unwrap());
+    assert!(after >= SECOND, "another had the lock {after:?} after its holder was told of the loss");
 }

@@ -2,6 +2,8 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, dead_code)] // Test helpers.
 
+pub(crate) mod acl;
+pub(crate) mod log;
 pub(crate) mod script;
 
 use std::hash::{BuildHasher, RandomState};

@@ -24,6 +24,9 @@ pub(crate) enum Act {
     When(watch::Receiver<bool>, Box<Act>),
 }
 
+/// How a question for rights begins.
+pub(crate) const RIGHTS: &str = "POST /v1/internal/acl/authorize";
+
 type Script = dyn Fn(&str) -> Act + Send + Sync;
 
 /// A server that answers by a script; it keeps the requests it got.
@@ -33,7 +36,27 @@ pub(crate) struct Scripted {
 }
 
 impl Scripted {
+    /// A server without ACLs.
     pub(crate) async fn start(script: impl Fn(&str) -> Act + Send + Sync + 'static) -> Self {
+        Self::start_with_acl(move |request| match request.starts_with(RIGHTS) {
+            true => json(401, "ACL support disabled"),
+            false => script(request),
+        })
+        .await
+    }
+
+    /// A server whose script answers everything but what opening a store asks.
+    pub(crate) async fn start_with_acl(script: impl Fn(&str) -> Act + Send + Sync + 'static) -> Self {
+        Self::start_bare(move |request| match request.split(' ').nth(1).unwrap_or_default() {
+            path if path.starts_with("/v1/status/leader") => json(200, "\"127.0.0.1:8300\""),
+            path if path.starts_with("/v1/acl/token/self") => json(401, "ACL support disabled"),
+            _ => script(request),
+        })
+        .await
+    }
+
+    /// A server whose script answers everything.
+    pub(crate) async fn start_bare(script: impl Fn(&str) -> Act + Send + Sync + 'static) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap().to_string();
         let requests = Arc::new(Mutex::new(Vec::new()));
@@ -88,12 +111,7 @@ async fn serve(mut stream: TcpStream, script: Arc<Script>, log: Arc<Mutex<Vec<St
         }
     }
     let request = String::from_utf8_lossy(&text).into_owned();
-    // A Consul as far as opening a store goes.
-    let act = match request.split(' ').nth(1).unwrap_or_default() {
-        path if path.starts_with("/v1/status/leader") => json(200, "\"127.0.0.1:8300\""),
-        path if path.starts_with("/v1/acl/token/self") => json(401, "ACL support disabled"),
-        _ => script(&request),
-    };
+    let act = script(&request);
     perform(stream, act).await;
 }
 
@@ -145,6 +163,16 @@ pub(crate) fn applied(request: &str, index: u64, session: &str) -> Act {
         })
         .collect();
     json(200, &serde_json::json!({"Results": results, "Errors": null}).to_string())
+}
+
+/// What a Consul answers that is asked for rights: each is there or not.
+pub(crate) fn rights(request: &str, allow: bool) -> Act {
+    let body = request.split_once("\r\n\r\n").unwrap().1;
+    let mut rights: Vec<serde_json::Value> = serde_json::from_str(body).unwrap();
+    for right in &mut rights {
+        right["Allow"] = allow.into();
+    }
+    json(200, &serde_json::json!(rights).to_string())
 }
 
 /// What a Consul answers that refused a transaction because of its first operation.

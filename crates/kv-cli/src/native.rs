@@ -10,6 +10,9 @@ const PLAIN: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'_').remove(b'.'
 /// What stands for itself in a parameter, such as a path.
 const PLAIN_PATH: &AsciiSet = &PLAIN.remove(b'/');
 
+/// The parameter that allows a secret without encryption.
+const PLAINTEXT: &str = "plaintext_credentials";
+
 /// A URL, completed.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Completed {
@@ -18,6 +21,8 @@ pub(crate) struct Completed {
     pub(crate) from: Vec<&'static str>,
     /// Variables that are set, would matter to the native tool, and have no meaning here.
     pub(crate) unused: Vec<&'static str>,
+    /// What is sent without encryption, as the native tool would send it.
+    pub(crate) in_the_clear: Option<&'static str>,
 }
 
 /// What a tool calls things.
@@ -34,6 +39,8 @@ struct Tool {
     secret: (&'static str, &'static str),
     /// The variable that names a file with the secret.
     secret_file: Option<&'static str>,
+    /// Whether the store refuses to send a secret without encryption unless it is told to.
+    refuses_plaintext: bool,
     /// The variable that names a place to look up the addresses.
     discovery: Option<&'static str>,
     unused: &'static [&'static str],
@@ -48,6 +55,7 @@ const TOOLS: [Tool; 2] = [
         user: Some("ETCDCTL_USER"),
         secret: ("ETCDCTL_PASSWORD", "password"),
         secret_file: None,
+        refuses_plaintext: true,
         discovery: Some("ETCDCTL_DISCOVERY_SRV"),
         unused: &["ETCDCTL_DISCOVERY_SRV", "ETCDCTL_INSECURE_SKIP_TLS_VERIFY", "ETCDCTL_INSECURE_TRANSPORT"],
     },
@@ -64,6 +72,7 @@ const TOOLS: [Tool; 2] = [
         user: None,
         secret: ("CONSUL_HTTP_TOKEN", "token"),
         secret_file: Some("CONSUL_HTTP_TOKEN_FILE"),
+        refuses_plaintext: false,
         discovery: None,
         unused: &["CONSUL_CAPATH", "CONSUL_HTTP_AUTH", "CONSUL_HTTP_SSL_VERIFY", "CONSUL_NAMESPACE"],
     },
@@ -91,13 +100,14 @@ pub(crate) fn complete(
     };
 
     let (user, parameters, from) = (String::new(), Vec::new(), Vec::new());
-    let mut parts = Parts { tool, var, tls, plain: false, user, parameters, from };
+    let mut parts = Parts { tool, var, tls, plain: false, secret: false, user, parameters, from };
     let hosts = parts.hosts(&addresses)?;
     // What the URL says counts more.
     let given = StoreUrl::parse(url)?;
     let has = |name: &str| Ok::<_, Failure>(given.params().text(name)?.is_some());
     parts.tls(has)?;
     parts.credentials(has)?;
+    let in_the_clear = if parts.secret && !parts.tls { parts.plaintext(&hosts, has)? } else { None };
 
     let (path, query) = rest.split_once('?').unwrap_or((rest, ""));
     let Parts { tls, user, mut parameters, from, var, .. } = parts;
@@ -107,6 +117,7 @@ pub(crate) fn complete(
     Ok(Some(Completed {
         url: format!("{name}{tls}://{user}{hosts}{path}{query}"),
         from,
+        in_the_clear,
         unused: tool.unused.iter().copied().filter(|variable| var(variable).is_some()).collect(),
     }))
 }
@@ -118,6 +129,8 @@ struct Parts<V> {
     tls: bool,
     /// The addresses are those of servers without TLS.
     plain: bool,
+    /// A password or token goes along.
+    secret: bool,
     /// With its `@`.
     user: String,
     parameters: Vec<String>,
@@ -185,6 +198,22 @@ impl<V: Fn(&str) -> Option<String>> Parts<V> {
         Ok(())
     }
 
+    /// What goes to these hosts without encryption. Address and secret are the native tool's, which would
+    /// send it: so does `kv`, unless the URL has a say in it.
+    fn plaintext(
+        &mut self,
+        hosts: &str,
+        has: impl Fn(&str) -> Result<bool, Failure>,
+    ) -> Result<Option<&'static str>, Failure> {
+        if has(PLAINTEXT)? || hosts.split(',').all(is_loopback) {
+            return Ok(None);
+        }
+        if self.tool.refuses_plaintext {
+            self.parameters.push(format!("{PLAINTEXT}=true"));
+        }
+        Ok(Some(self.tool.secret.1))
+    }
+
     fn credentials(&mut self, has: impl Fn(&str) -> Result<bool, Failure>) -> Result<(), Failure> {
         let (variable, parameter) = self.tool.secret;
         let mut given =
@@ -199,17 +228,29 @@ impl<V: Fn(&str) -> Option<String>> Parts<V> {
                 None => format!("{}@", encoded(&user)),
             };
         }
+        self.secret = given;
         if given {
             return Ok(());
         }
         if let Some(file) = self.tool.secret_file.and_then(|variable| self.take(variable)) {
             self.parameters.push(format!("{parameter}_file={}", encoded_path(&file)));
+            self.secret = true;
         } else if self.take(variable).is_some() {
+            self.secret = true;
             // Named and not copied: a URL is shown more easily than a variable.
             self.parameters.push(format!("{parameter}_env={variable}"));
         }
         Ok(())
     }
+}
+
+/// Whether an address is one of this machine.
+fn is_loopback(host: &str) -> bool {
+    let name = host
+        .strip_prefix('[')
+        .and_then(|rest| rest.split_once(']'))
+        .map_or_else(|| host.split(':').next().unwrap_or_default(), |(name, _)| name);
+    name == "localhost" || name.parse::<std::net::IpAddr>().is_ok_and(|address| address.is_loopback())
 }
 
 fn encoded(text: &str) -> String {
@@ -269,11 +310,14 @@ mod tests {
         assert_eq!(done.unused, ["ETCDCTL_INSECURE_SKIP_TLS_VERIFY"]);
         StoreUrl::parse(&done.url).unwrap();
 
-        let both =
-            [("ETCDCTL_ENDPOINTS", "h"), ("ETCDCTL_USER", "root:hu:sh"), ("ETCDCTL_PASSWORD", "other")];
-        assert_eq!(url("etcd://", &both), "etcd://root:hu%3Ash@h");
+        let both = [
+            ("ETCDCTL_ENDPOINTS", "localhost"),
+            ("ETCDCTL_USER", "root:hu:sh"),
+            ("ETCDCTL_PASSWORD", "other"),
+        ];
+        assert_eq!(url("etcd://", &both), "etcd://root:hu%3Ash@localhost");
         let shown = StoreUrl::parse(&url("etcd://", &both)).unwrap().to_string();
-        assert_eq!(shown, "etcd://root:***@h");
+        assert_eq!(shown, "etcd://root:***@localhost");
     }
 
     #[test]
@@ -302,21 +346,24 @@ mod tests {
         let variables =
             [("CONSUL_HTTP_ADDR", "https://h"), ("CONSUL_CACERT", "theirs"), ("CONSUL_HTTP_TOKEN", "t")];
         assert_eq!(url("consul://?ca=mine&token_file=f", &variables), "consul+tls://h?ca=mine&token_file=f");
-        let variables = [("ETCDCTL_ENDPOINTS", "h"), ("ETCDCTL_USER", "root:theirs")];
-        assert_eq!(url("etcd://?password_env=MINE", &variables), "etcd://root@h?password_env=MINE");
+        let variables = [("ETCDCTL_ENDPOINTS", "[::1]:2"), ("ETCDCTL_USER", "root:theirs")];
+        assert_eq!(url("etcd://?password_env=MINE", &variables), "etcd://root@[::1]:2?password_env=MINE");
     }
 
     #[test]
     fn what_means_something_in_a_url_is_encoded() {
         for secret in ["22/hunter2", "a?b", "a&b=c", "a@b", "a#b", "a%20b", "a:b", "ü"] {
             let user = format!("u/2?:{secret}");
-            let given = [("ETCDCTL_ENDPOINTS", "h:1"), ("ETCDCTL_USER", user.as_str())];
+            let given = [("ETCDCTL_ENDPOINTS", "127.0.0.1:1"), ("ETCDCTL_USER", user.as_str())];
             let url = StoreUrl::parse(&url("etcd:///ns", &given)).unwrap();
             assert_eq!(url.user(), Some("u/2?"), "{secret}");
-            assert_eq!((url.hosts().len(), url.hosts()[0].name.as_str(), url.path()), (1, "h", "/ns"));
+            assert_eq!(
+                (url.hosts().len(), url.hosts()[0].name.as_str(), url.path()),
+                (1, "127.0.0.1", "/ns")
+            );
             let password = url.params().secret("password").unwrap().unwrap();
             assert_eq!(password.expose(), secret);
-            assert_eq!(url.to_string(), "etcd://u/2?:***@h:1/ns");
+            assert_eq!(url.to_string(), "etcd://u/2?:***@127.0.0.1:1/ns");
         }
     }
 
@@ -331,6 +378,27 @@ mod tests {
         assert_eq!(url("etcd+tls://", &plain), "etcd+tls://h:1?ca=ca.pem");
         let consul = [("CONSUL_HTTP_ADDR", "http://h"), ("CONSUL_HTTP_SSL", "true")];
         assert_eq!(url("consul://", &consul), "consul+tls://h");
+    }
+
+    #[test]
+    fn a_secret_without_encryption_is_told_and_sent_as_the_native_tool_would() {
+        let told = |given: &str, address: &str| {
+            let variables = [("ETCDCTL_ENDPOINTS", address), ("ETCDCTL_USER", "root:hush")];
+            let done = completed(given, &variables).unwrap();
+            (done.url, done.in_the_clear)
+        };
+        let (sent, word) = told("etcd://", "127.0.0.1:1,h:1");
+        assert_eq!(sent, "etcd://root:hush@127.0.0.1:1,h:1?plaintext_credentials=true");
+        assert_eq!(word, Some("password"));
+        // What stays on this machine, is encrypted, or is decided by the URL, is nothing to talk about.
+        assert_eq!(told("etcd://", "127.0.0.1:1,localhost,[::1]:7").1, None);
+        assert_eq!(told("etcd://", "https://h:1").1, None);
+        let (decided, word) = told("etcd://?plaintext_credentials=false", "h:1");
+        assert_eq!((decided.as_str(), word), ("etcd://root:hush@h:1?plaintext_credentials=false", None));
+        let bare = completed("etcd://", &[("ETCDCTL_ENDPOINTS", "h:1")]).unwrap();
+        assert_eq!((bare.url.as_str(), bare.in_the_clear), ("etcd://h:1", None));
+        let token = [("CONSUL_HTTP_ADDR", "h"), ("CONSUL_HTTP_TOKEN", "hush")];
+        assert_eq!(completed("consul://", &token).unwrap().in_the_clear, Some("token"));
     }
 
     #[test]

@@ -248,6 +248,12 @@ pub(crate) fn complete(url: String) -> Result<String, Failure> {
     let Some(completed) = native::complete(&url, variable)? else { return Ok(url) };
     let shown = StoreUrl::parse(&completed.url)?;
     say(&format!("kv: {shown}, from {}", completed.from.join(", ")));
+    if let Some(secret) = completed.in_the_clear {
+        say(&format!(
+            "kv: warning: the {secret} is sent without encryption, as the native tool would send it; with https:// \
+             addresses, or +tls in the URL, it is not"
+        ));
+    }
     for unused in completed.unused {
         say(&format!("kv: warning: {unused} is set, and kv does not use it"));
     }

@@ -67,6 +67,39 @@ async fn the_doctor_looks_at_each_server() {
     assert!(run.text().lines().any(|line| line.starts_with("ok       read ")), "{run:?}");
 }
 
+/// Two of three are gone: what is left answers stale reads, and the doctor says who does not.
+#[tokio::test(flavor = "multi_thread")]
+async fn without_a_quorum_stale_reads_are_answered() {
+    let folder = format!("{}/../kv-etcd", env!("CARGO_MANIFEST_DIR"));
+    let Some(servers) = require_or_skip(&folder) else { return };
+    let cluster = servers.nodes(3).start().await.unwrap();
+    let place = Place::at(cluster.url().unwrap());
+    place.kv(["put", "a", "x"]).ok();
+    // Every node has it before two of them go.
+    for node in cluster.nodes() {
+        let alone = Place::at(cluster.url_of(&[node.endpoint()]).unwrap());
+        common::wait_for("the key", || alone.kv(["get", "a", "--stale"]).code == 0);
+    }
+    for node in &cluster.nodes()[1..] {
+        node.kill().await.unwrap();
+    }
+    let run = place.kv(["get", "a", "--stale", "--timeout", "5s"]);
+    assert_eq!((run.code, run.text()), (0, "x"), "{run:?}");
+    let linearizable = place.kv(["get", "a", "--timeout", "3s"]);
+    assert!([5, 6].contains(&linearizable.code), "{linearizable:?}");
+
+    let run = place.kv(["doctor", "--timeout", "3s"]);
+    assert!([5, 6].contains(&run.code), "{run:?}");
+    let find = |words: &str| run.text().lines().find(|line| line.contains(words)).map(str::to_owned);
+    assert!(find(" stale read ").is_some_and(|line| line.starts_with("ok")), "{run:?}");
+    let alive = find(&format!("{}: etcd", cluster.node(1).endpoint())).unwrap();
+    assert!(alive.contains("stale reads answered, others not"), "{alive}");
+    for node in &cluster.nodes()[1..] {
+        assert!(find(&node.endpoint()).is_some(), "{run:?}");
+    }
+    assert_eq!(run.text().lines().filter(|line| line.starts_with("FAILED   member ")).count(), 2, "{run:?}");
+}
+
 /// A server of another kind than the URL says: a question, and not a riddle.
 #[tokio::test(flavor = "multi_thread")]
 async fn another_product_is_asked_about() {

@@ -19,8 +19,8 @@ pub(crate) enum Lifetime {
 
 #[derive(Args, Debug)]
 pub(crate) struct Import {
-    /// A directory (each file becomes a key), or a file with JSON lines or what `consul kv export`
-    /// wrote; `-` reads standard input
+    /// A directory (each file becomes a key), or a file with JSON lines or what `consul kv export` or
+    /// `etcdctl get -w json` wrote; `-` reads standard input
     pub(crate) source: PathBuf,
     /// Put the keys below this prefix [default: the whole namespace]
     #[arg(default_value = "", hide_default_value = true)]

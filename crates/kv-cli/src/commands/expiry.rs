@@ -14,6 +14,9 @@ pub(super) fn of_row(expiry: RowExpiry, wanted: Lifetime, declared: &Capabilitie
         RowExpiry::Session => {
             return Err("it ends with a session, and that of this command ends at once".to_owned());
         }
+        RowExpiry::Lease => {
+            return Err("it ends with a lease, and the dump does not tell when".to_owned());
+        }
         RowExpiry::Ttl { granted, remaining } => (granted, remaining),
     };
     let ttl = match wanted {

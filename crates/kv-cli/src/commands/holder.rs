@@ -1,6 +1,7 @@
 //! `kv lock --holder`: who has it.
 
-use kv_core::Operation;
+use kv_core::text::escape;
+use kv_core::{LockHolder, Operation};
 use serde::Serialize;
 
 use crate::cli::Lock;
@@ -15,6 +16,22 @@ struct Holder<'h> {
     #[serde(flatten)]
     owner: JsonValue<'h>,
     token: u64,
+    /// What else the server knows of it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    native: Option<&'h str>,
+}
+
+/// A holder in words: its own name, and what the server knows of it.
+pub(super) fn words(holder: &LockHolder) -> String {
+    let native = holder.native.as_deref().map(escape);
+    match (holder.owner.is_empty(), native) {
+        (true, None) => format!("somebody without a name (token {})", holder.token),
+        (true, Some(native)) => format!("{native} (token {})", holder.token),
+        (false, None) => format!("{} (token {})", bytes_words(&holder.owner), holder.token),
+        (false, Some(native)) => {
+            format!("{} (token {}, {native})", bytes_words(&holder.owner), holder.token)
+        }
+    }
 }
 
 pub(crate) async fn run(session: &Session, args: Lock) -> Result<(), Failure> {
@@ -29,9 +46,10 @@ pub(crate) async fn run(session: &Session, args: Lock) -> Result<(), Failure> {
             key: key.as_str(),
             owner: JsonValue::new(&holder.owner),
             token: holder.token.get(),
+            native: holder.native.as_deref(),
         })?,
         Some(Format::Table) | None => {
-            out.line(&format!("{} (token {})", bytes_words(&holder.owner), holder.token))?;
+            out.line(&words(&holder))?;
         }
     }
     out.flush()

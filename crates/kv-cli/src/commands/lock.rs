@@ -6,10 +6,11 @@ use std::time::{Duration, Instant};
 
 use kv_core::{ErrorKind, Key, LockGuard, LockHolder, LockLoss, LockOptions, LockWait, Operation, Store};
 
+use super::holder;
 use crate::child::{Group, Signals, number};
 use crate::cli::Lock;
 use crate::exit::Failure;
-use crate::output::{bytes_words, say};
+use crate::output::say;
 use crate::session::{LOCK_PIDS, Session, Wait};
 
 /// How long what is left of a command has between TERM and KILL while we hold the lock.
@@ -103,7 +104,7 @@ async fn acquire(session: &Session, args: &Lock, key: &Key) -> Result<LockGuard,
     };
     match locked {
         Err(error) if *error.kind() == ErrorKind::Locked => {
-            let advice = holder(session, &**store, key).await;
+            let advice = holder_words(session, &**store, key).await;
             Err(Failure::Advised { error, advice })
         }
         done => Ok(done?),
@@ -128,11 +129,11 @@ async fn tell_holders(session: &Session, store: &dyn Store, key: &Key) -> Infall
 }
 
 fn holds(holder: &LockHolder) -> String {
-    format!("{} holds it (token {})", bytes_words(&holder.owner), holder.token)
+    format!("it is held by {}", holder::words(holder))
 }
 
 /// Who has the lock, in words.
-async fn holder(session: &Session, store: &dyn Store, key: &Key) -> String {
+async fn holder_words(session: &Session, store: &dyn Store, key: &Key) -> String {
     match session.in_time(Operation::LockHolder, store.lock_holder(key)).await {
         Ok(Some(holder)) => holds(&holder),
         Ok(None) => "It is free again by now".to_owned(),

@@ -28,12 +28,19 @@ pub(super) struct Elements<R> {
     text: Vec<u8>,
     begun: bool,
     ended: bool,
+    /// Whether more may stand behind the array.
+    within: bool,
 }
 
 impl<R: BufRead> Elements<R> {
     /// The elements of the array this reads; one that has more than `longest` bytes is not kept.
     pub(super) fn new(reader: R, longest: usize) -> Self {
-        Self { reader, longest, text: Vec::new(), begun: false, ended: false }
+        Self { reader, longest, text: Vec::new(), begun: false, ended: false, within: false }
+    }
+
+    /// The same for an array within something else, which is not read on behind it.
+    pub(super) fn within(reader: R, longest: usize) -> Self {
+        Self { within: true, ..Self::new(reader, longest) }
     }
 
     /// The next element, or `None` behind the last.
@@ -102,6 +109,9 @@ impl<R: BufRead> Elements<R> {
     /// Behind the array there is nothing.
     fn end(&mut self) -> Result<(), Broken> {
         self.ended = true;
+        if self.within {
+            return Ok(());
+        }
         match self.after_blanks()? {
             None => Ok(()),
             Some(_) => Err(Broken::NoArray("there is more behind its last ]")),

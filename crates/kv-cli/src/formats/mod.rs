@@ -3,7 +3,9 @@
 mod array;
 pub(crate) mod consul;
 pub(crate) mod dir;
+mod etcdctl;
 pub(crate) mod jsonl;
+mod nested;
 mod text;
 
 use std::fs::File;
@@ -33,6 +35,10 @@ pub(crate) enum Source {
     Jsonl,
     /// The JSON array `consul kv export` writes
     Consul,
+    /// What `etcdctl get PREFIX --prefix -w json` writes
+    Etcdctl,
+    /// One JSON document: objects are folders, texts, numbers and flags are values
+    Json,
 }
 
 /// When the entry of a row goes by itself.
@@ -44,6 +50,8 @@ pub(crate) enum RowExpiry {
     Ttl { granted: Option<Duration>, remaining: Option<Duration> },
     /// With the session that put it.
     Session,
+    /// With a lease, of which it is not told how long it lasts.
+    Lease,
 }
 
 /// What is left out of an import without being a failure.
@@ -102,6 +110,8 @@ pub(crate) enum Opened {
     },
     Jsonl(Text),
     Consul(Text),
+    Etcdctl(Text),
+    Json(Text),
 }
 
 impl Opened {
@@ -135,7 +145,7 @@ impl Opened {
             Some(source) => source,
             None => look(&mut reader).map_err(failed)?.ok_or_else(|| {
                 Failure::Usage(format!(
-                    "{path:?} is neither a directory nor JSON lines nor the JSON of consul kv export"
+                    "{path:?} is neither a directory nor JSON lines nor the JSON of consul kv export or etcdctl get"
                 ))
             })?,
         };
@@ -146,6 +156,8 @@ impl Opened {
         match source {
             Source::Jsonl => Ok(Self::Jsonl(text)),
             Source::Consul => Ok(Self::Consul(text)),
+            Source::Etcdctl => Ok(Self::Etcdctl(text)),
+            Source::Json => Ok(Self::Json(text)),
             Source::Dir => Err(Failure::Usage("standard input is not a directory".to_owned())),
         }
     }
@@ -155,6 +167,8 @@ impl Opened {
             Self::Dir { root, follow } => dir::read(root, *follow, below, max_value, emit),
             Self::Jsonl(text) => jsonl::read(text.reader()?, below, max_value, emit),
             Self::Consul(text) => consul::read(text.reader()?, below, max_value, emit),
+            Self::Etcdctl(text) => etcdctl::read(text.reader()?, below, max_value, emit),
+            Self::Json(text) => nested::read(text.reader()?, below, max_value, emit),
         }
     }
 
@@ -164,7 +178,7 @@ impl Opened {
         match self {
             // Each file is a row whatever it holds.
             Self::Dir { .. } => Ok(()),
-            Self::Jsonl(_) | Self::Consul(_) => self.read(below, max_value, &mut |_| Ok(())),
+            _ => self.read(below, max_value, &mut |_| Ok(())),
         }
     }
 
@@ -193,6 +207,9 @@ fn look(reader: &mut dyn BufRead) -> io::Result<Option<Source>> {
         match bytes.iter().position(|byte| !byte.is_ascii_whitespace()) {
             Some(at) => {
                 return Ok(match bytes.get(at) {
+                    Some(b'{') if bytes.get(at..).is_some_and(|rest| rest.starts_with(etcdctl::BEGIN)) => {
+                        Some(Source::Etcdctl)
+                    }
                     Some(b'{') => Some(Source::Jsonl),
                     Some(b'[') => Some(Source::Consul),
                     _ => None,

@@ -8,6 +8,9 @@ use crate::exit::Failure;
 /// The mark some programs write before UTF-8.
 const MARK: &[u8] = b"\xef\xbb\xbf";
 
+/// How much of a text can be looked at at once, to find out what it is.
+const BEGINNING: u64 = 256;
+
 /// A file, or a copy of what was not one.
 #[derive(Debug)]
 pub(crate) struct Text(File);
@@ -39,9 +42,9 @@ impl Text {
 /// The same text without a mark at its beginning.
 pub(super) fn without_mark<R: BufRead>(mut reader: R) -> io::Result<impl BufRead> {
     let mut begin = Vec::new();
-    (&mut reader).take(MARK.len() as u64).read_to_end(&mut begin)?;
-    if begin == MARK {
-        begin.clear();
+    (&mut reader).take(BEGINNING).read_to_end(&mut begin)?;
+    if begin.starts_with(MARK) {
+        begin.drain(..MARK.len());
     }
     Ok(Cursor::new(begin).chain(reader))
 }

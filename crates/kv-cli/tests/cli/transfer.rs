@@ -291,6 +291,20 @@ fn what_consul_exports_is_imported() {
 }
 
 #[test]
+fn plain_json_is_imported_when_it_is_said_to_be() {
+    let place = Place::new();
+    let text = br#"{"app":{"colour":"blue","port":8080,"debug":false}}"#;
+    let run = place.kv_with(["import", "-", "--format", "json"], text).ok();
+    assert_eq!(run.text(), "imported 3 keys, 13 bytes\n");
+    let list = "{\"key\":\"app/colour\",\"value\":\"blue\"}\n{\"key\":\"app/debug\",\"value\":\"false\"}\n{\"key\":\"app/port\",\"value\":\"8080\"}\n";
+    assert_eq!(place.kv(["export"]).ok().text(), list);
+    place.kv_with(["import", "-"], text).fails(2, &["line 1"]);
+    let dump = br#"{"header":{"revision":4},"kvs":[{"key":"YS9i","version":1,"value":"AP8="}],"count":1}"#;
+    imported(&place.kv_with(["import", "-"], dump), 1);
+    assert_eq!(place.kv(["get", "a/b"]).ok().out, [0, 255]);
+}
+
+#[test]
 fn sources_that_are_none() {
     let place = Place::new();
     fs::write(place.path("text"), "key: value\n").unwrap();

@@ -35,14 +35,16 @@ pub(crate) fn commands_exclude_each_other_and_tell_who_holds(place: &Place) {
     place.kv(["lock", "a/b", "--holder"]).fails(3, &["nobody"]);
 
     let holder = deaf(place, &[]);
-    place.kv(["lock", "jobs/nightly", "--try", "--", "true"]).fails(5, &["the deaf one holds it"]);
+    place
+        .kv(["lock", "jobs/nightly", "--try", "--", "true"])
+        .fails(5, &["it is held by the deaf one (token "]);
     place.kv(["lock", "jobs/nightly", "--wait", "300ms", "--", "true"]).fails(5, &["the deaf one"]);
     assert!(place.kv(["lock", "jobs/nightly", "--holder"]).ok().text().starts_with("the deaf one (token "));
     // Who waits is told soon whom for.
     let mut waiting = place.start(["lock", "jobs/nightly", "--", "true"]);
     let mut said = String::new();
     BufReader::new(waiting.child().stderr.take().unwrap()).read_line(&mut said).unwrap();
-    let told = "kv: waiting for the lock \"jobs/nightly\": the deaf one holds it (token ";
+    let told = "kv: waiting for the lock \"jobs/nightly\": it is held by the deaf one (token ";
     assert!(said.starts_with(told), "{said:?}");
     waiting.signal("TERM");
     assert_eq!(waiting.end().code, 143);

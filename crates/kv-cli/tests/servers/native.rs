@@ -121,6 +121,18 @@ async fn etcdctl_sees_what_kv_imports_and_kv_sees_what_etcdctl_puts() {
 
     assert_eq!(listed(server.node(1), "").await, tree);
 
+    // What etcdctl writes is read, too, also where a lease is on a key.
+    let lease = etcdctl(server.node(1), &["lease", "grant", "600"]).await;
+    let lease = lease.split_whitespace().nth(1).unwrap();
+    etcdctl(server.node(1), &["put", "leased", "x", &format!("--lease={lease}")]).await;
+    let dump = etcdctl(server.node(1), &["get", "", "--prefix", "-w", "json"]).await;
+    let copy = Place::new();
+    let run = copy.kv_with(["import", "-", "--skip-refused"], dump.as_bytes());
+    assert_eq!((run.code, run.text()), (0, "imported 7 keys, 278 bytes\n"), "{run:?}");
+    assert!(run.err.contains("refused \"leased\": it ends with a lease"), "{run:?}");
+    assert_eq!(exported(&copy), tree);
+    etcdctl(server.node(1), &["lease", "revoke", lease]).await;
+
     etcdctl(server.node(1), &["put", "other/\u{fc} b", "native"]).await;
     assert_eq!(place.kv(["get", "other/\u{fc} b"]).ok().text(), "native");
     assert_eq!(place.kv(["ls"]).ok().text(), "app/\nother/\n");

@@ -6,15 +6,16 @@ use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use kv_backend::Deadline;
-use kv_core::{Consistency, Error, ErrorKind, Result};
+use kv_core::{Applied, Consistency, Error, ErrorKind, Result};
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
-use tokio::time::Instant;
 
-use crate::error::{self, MAX_BODY, Refusal, protocol, refusal};
+use crate::error::{self, Asked, MAX_BODY, Refusal, protocol, refusal};
 use crate::names::encode;
-use crate::transport::{Body, Reply, Request, Transport};
+use crate::rights::{Rights, denied};
+use crate::transport::{Body, Request, Transport};
 use crate::wire::{
-    AgentSelf, Kv, NewSession, Op, SessionId, SessionInfo, TxnAnswer, from_json, to_json, txn_body,
+    AgentSelf, Kv, NewSession, Op, SessionId, SessionInfo, TxnAnswer, TxnRefusal, from_json, to_json,
+    txn_body,
 };
 
 /// Consul cuts an address off at 200 connections, whoever has opened them: these, the calls and the waiting
@@ -46,7 +47,7 @@ pub(crate) enum Lane {
 #[derive(Debug)]
 pub(crate) struct Api {
     pub(crate) endpoints: Vec<Arc<dyn Transport>>,
-    current: AtomicUsize,
+    pub(crate) current: AtomicUsize,
     datacenter: Option<String>,
     calls: Arc<Semaphore>,
     vital: Arc<Semaphore>,
@@ -54,11 +55,12 @@ pub(crate) struct Api {
     /// Told when another endpoint is used from now on, because the one before fell silent.
     pub(crate) moved: Notify,
     /// How many requests were sent.
-    sent: AtomicU64,
+    pub(crate) sent: AtomicU64,
     /// The highest index any answer had.
     pub(crate) newest: AtomicU64,
     /// Whether the server refused a name in a URL that other servers take.
     pub(crate) refuses_names: AtomicBool,
+    pub(crate) rights: Rights,
 }
 
 /// What a transaction came to.
@@ -70,19 +72,24 @@ pub(crate) enum Txn {
     Refused(Vec<(usize, Refusal)>),
 }
 
-struct Answer {
-    status: u16,
-    body: Bytes,
-    endpoint: String,
+/// An answer with its whole body.
+pub(crate) struct Answer {
+    pub(crate) status: u16,
+    pub(crate) body: Bytes,
+    pub(crate) endpoint: String,
+    /// How many bytes the request had.
+    sent: usize,
 }
 
 impl Answer {
-    fn ok(self, sent: usize) -> Result<Bytes> {
-        if self.status == 200 { Ok(self.body) } else { Err(self.error(sent)) }
+    /// The body of the answer to a request that needs this right.
+    fn ok(self, right: &str) -> Result<Bytes> {
+        if self.status == 200 { Ok(self.body) } else { Err(self.error(right)) }
     }
 
-    fn error(&self, sent: usize) -> Error {
-        error::status(self.status, &self.body, sent, &self.endpoint)
+    pub(crate) fn error(&self, right: &str) -> Error {
+        let asked = Asked { bytes: self.sent, right };
+        error::status(self.status, &self.body, asked, &self.endpoint)
     }
 }
 
@@ -104,6 +111,7 @@ impl Api {
             sent: AtomicU64::new(0),
             newest: AtomicU64::new(0),
             refuses_names: AtomicBool::new(false),
+            rights: Rights::default(),
         }
     }
 
@@ -136,11 +144,11 @@ impl Api {
         let request = Request::put(path, body).repeatable(reading.is_some());
         let answer = self.call(lane, request, max, deadline).await?;
         if answer.status == 409 {
-            return refusals(&answer.body)
+            return refusals(&answer.body, ops)
                 .map(Txn::Refused)
                 .map_err(|error| error.with_endpoint(answer.endpoint));
         }
-        let items = from_json::<TxnAnswer>(&answer.ok(sent)?)?.results.unwrap_or_default();
+        let items = from_json::<TxnAnswer>(&answer.ok("key:write")?)?.results.unwrap_or_default();
         let newest = items.iter().map(|item| item.kv.modify_index).max().unwrap_or_default();
         self.newest.fetch_max(newest, Ordering::Relaxed);
         line_up(ops, items.into_iter().map(|item| item.kv), reading.is_some()).map(Txn::Done)
@@ -152,7 +160,8 @@ impl Api {
         self.newest.load(Ordering::Relaxed)
     }
 
-    /// How many requests were sent, those of tasks in the background included.
+    /// How many requests were sent, those of tasks in the background included, and without the questions
+    /// for rights.
     pub(crate) fn sent(&self) -> u64 {
         self.sent.load(Ordering::Relaxed)
     }
@@ -172,7 +181,10 @@ impl Api {
     ) -> Result<Option<Kv>> {
         match self.txn_in(lane, &[Op::get(native)], Some(freshness), deadline).await? {
             Txn::Done(mut slots) => Ok(slots.pop().flatten()),
-            Txn::Refused(refused) if refused.iter().all(|(_, why)| *why == Refusal::Missing) => Ok(None),
+            Txn::Refused(refused) if refused.iter().all(|(_, why)| *why == Refusal::Missing) => {
+                self.check_readable(lane, native, deadline).await?;
+                Ok(None)
+            }
             Txn::Refused(_) => Err(protocol("a read was refused as only a write can be")),
         }
     }
@@ -180,14 +192,19 @@ impl Api {
     /// Deletes everything there is.
     pub(crate) async fn delete_all(&self, deadline: &Deadline) -> Result<()> {
         let path = self.path("/v1/kv/", Some("recurse"));
-        self.call(Lane::Call, Request::delete(path), SMALL, deadline).await?.ok(0).map(drop)
+        self.call(Lane::Call, Request::delete(path), SMALL, deadline)
+            .await?
+            .ok("key:write on every key")
+            .map(drop)
     }
 
     /// Makes a session and returns its id.
     pub(crate) async fn create_session(&self, new: &NewSession<'_>, deadline: &Deadline) -> Result<String> {
         let path = self.path("/v1/session/create", None);
-        let body = self.call(Lane::Call, Request::put(path, to_json(new)?), SMALL, deadline).await?.ok(0)?;
-        Ok(from_json::<SessionId>(&body)?.id)
+        let body = self.call(Lane::Call, Request::put(path, to_json(new)?), SMALL, deadline).await?;
+        let id = from_json::<SessionId>(&body.ok("session:write on the agent's node")?)?.id;
+        // An empty one would stand for none in what is sent with it.
+        if id.is_empty() { Err(protocol("Consul made a session without an id")) } else { Ok(id) }
     }
 
     /// Renews a session; false if it is gone.
@@ -199,47 +216,84 @@ impl Api {
         if answer.status == 404 {
             return Ok(false);
         }
-        answer.ok(0).map(|_| true)
+        answer.ok("session:write on the agent's node").map(|_| true)
     }
 
     /// Ends a session; that it is gone already is no error.
     pub(crate) async fn destroy_session(&self, lane: Lane, id: &str, deadline: &Deadline) -> Result<()> {
         let path = self.path(&format!("/v1/session/destroy/{}", encode(id)), None);
         let request = Request::put(path, Bytes::new()).repeatable(true);
-        self.call(lane, request, SMALL, deadline).await?.ok(0).map(drop)
+        let answer = self.call(lane, request, SMALL, deadline).await?;
+        answer.ok("session:write on the agent's node").map(drop)
     }
 
     /// What Consul knows of a session; `None` if it is gone.
     pub(crate) async fn session_info(&self, id: &str, deadline: &Deadline) -> Result<Option<SessionInfo>> {
         let path = self
             .path(&format!("/v1/session/info/{}", encode(id)), Some(consistency(Consistency::Linearizable)));
-        let body = self.call(Lane::Call, Request::get(path), SMALL, deadline).await?.ok(0)?;
-        Ok(from_json::<Option<Vec<SessionInfo>>>(&body)?.unwrap_or_default().pop())
+        let answer = self.call(Lane::Call, Request::get(path), SMALL, deadline).await?;
+        let found = from_json::<Option<Vec<SessionInfo>>>(&answer.ok("session:read")?)?.unwrap_or_default();
+        match found.into_iter().next() {
+            Some(info) if info.id != id => Err(protocol("Consul tells of another session than asked")),
+            info => Ok(info),
+        }
     }
 
     /// Makes sure that a Consul answers, with a leader or without.
     pub(crate) async fn probe(&self, deadline: &Deadline) -> Result<()> {
         let path = self.path("/v1/status/leader", None);
-        let body = self.call(Lane::Call, Request::get(path), SMALL, deadline).await?.ok(0)?;
-        from_json::<String>(&body).map(drop).map_err(|error| error.with_detail("this is no Consul"))
+        let answer = self.call(Lane::Call, Request::get(path), SMALL, deadline).await.map_err(|error| {
+            match (error.kind(), error.endpoint()) {
+                // What speaks no HTTP hangs up.
+                (ErrorKind::Unavailable, Some(_)) if error.applied() == Applied::Unknown => {
+                    error.with_detail("the connection broke: is this a Consul?")
+                }
+                (ErrorKind::Protocol, _) => error.with_detail("is this a Consul? It answers something else"),
+                _ => error,
+            }
+        })?;
+        let other = |answered: &str| {
+            protocol(&format!("is this a Consul? It answered {answered}")).with_endpoint(&answer.endpoint)
+        };
+        if answer.status == 200 {
+            return from_json::<String>(&answer.body)
+                .map(drop)
+                .map_err(|error| other("something else than Consul's JSON").with_source(error));
+        }
+        let error = answer.error("no right");
+        match error.kind() {
+            ErrorKind::Protocol => Err(other(&error::shown(answer.status, &answer.body))),
+            _ => Err(error),
+        }
     }
 
     /// Makes sure that Consul knows the token, where it has tokens at all.
     pub(crate) async fn check_token(&self, deadline: &Deadline) -> Result<()> {
         let path = self.path("/v1/acl/token/self", None);
         let answer = self.call(Lane::Call, Request::get(path), SMALL, deadline).await?;
-        if answer.status == 403 { Err(answer.error(0)) } else { Ok(()) }
+        if answer.status == 403 { Err(answer.error("acl:read of itself")) } else { Ok(()) }
     }
 
-    /// Consul's version.
-    pub(crate) async fn version(&self, deadline: &Deadline) -> Result<String> {
+    /// Consul's version; `None` if the token may not ask for it.
+    pub(crate) async fn version(&self, deadline: &Deadline) -> Result<Option<String>> {
         let path = self.path("/v1/agent/self", None);
-        let body = self.call(Lane::Call, Request::get(path), 1 << 20, deadline).await?.ok(0)?;
-        Ok(from_json::<AgentSelf>(&body)?.config.version)
+        let answer = self.call(Lane::Call, Request::get(path), 1 << 20, deadline).await?;
+        match answer.ok("agent:read") {
+            Ok(body) => Ok(Some(from_json::<AgentSelf>(&body)?.config.version)),
+            Err(error) if *error.kind() == ErrorKind::PermissionDenied => Ok(None),
+            Err(error) => Err(error),
+        }
     }
 
-    async fn call(&self, lane: Lane, request: Request, max: usize, deadline: &Deadline) -> Result<Answer> {
+    pub(crate) async fn call(
+        &self,
+        lane: Lane,
+        request: Request,
+        max: usize,
+        deadline: &Deadline,
+    ) -> Result<Answer> {
         let _permit = deadline.run(self.permit(lane)).await.map_err(Error::not_applied)?;
+        let sent = request.body.len();
         let (mut reply, at) = self.exchange(request, deadline.remaining()?, Duration::ZERO).await?;
         let endpoint = self.endpoints[at].endpoint();
         let body = deadline.run(collect(&mut *reply.body, max, endpoint)).await.map_err(|error| {
@@ -248,7 +302,7 @@ impl Api {
             }
             error.with_endpoint(endpoint)
         })?;
-        Ok(Answer { status: reply.status, body, endpoint: endpoint.to_owned() })
+        Ok(Answer { status: reply.status, body, endpoint: endpoint.to_owned(), sent })
     }
 
     /// A place in a lane; `None` where it has no limit.
@@ -260,89 +314,6 @@ impl Api {
             Lane::Watch => return Ok(None),
         };
         Arc::clone(semaphore).acquire_owned().await.map(Some).map_err(|_| Error::new(ErrorKind::Internal))
-    }
-
-    /// Sends a request to the present endpoint, or to the next one that can be reached at all, within
-    /// `patience`, of which the server itself may use `wait`. A repeatable one goes on to the next
-    /// endpoint also when this one does not answer within its share of the time, and is sent once more
-    /// if its connection broke, as an idle one can at any time. Returns the answer and whose it is.
-    pub(crate) async fn exchange(
-        &self,
-        request: Request,
-        patience: Duration,
-        wait: Duration,
-    ) -> Result<(Reply, usize)> {
-        let begin = Instant::now();
-        let (first, hosts) = (self.at(), self.endpoints.len());
-        let mut failed = None;
-        for step in 0..hosts + usize::from(request.repeatable) {
-            let at = (first + step) % hosts;
-            let transport = &self.endpoints[at];
-            let left = patience.saturating_sub(begin.elapsed());
-            if left.is_zero() && failed.is_some() {
-                break;
-            }
-            let sharing = u32::try_from(hosts.saturating_sub(step).max(1)).unwrap_or(1);
-            let limit = match request.repeatable {
-                true => wait.min(left) + left.saturating_sub(wait) / sharing,
-                // It is not sent again once it was sent, so it may have all the time there is. What
-                // was not, because there is no connection, fails at the connect timeout.
-                false => left,
-            };
-            self.sent.fetch_add(1, Ordering::Relaxed);
-            let (error, unsent) = match tokio::time::timeout(limit, transport.exchange(request.clone())).await
-            {
-                Ok(Ok(reply)) => {
-                    // Without a leader here, another server may have one.
-                    if reply.status >= 500 {
-                        self.pass_on(at);
-                    }
-                    return Ok((reply, at));
-                }
-                Ok(Err(failure)) => {
-                    let unsent = failure.unsent;
-                    (error::transport(failure, transport.endpoint()), unsent)
-                }
-                Err(_) => {
-                    let silent = Error::new(ErrorKind::Timeout).with_endpoint(transport.endpoint());
-                    (silent.with_detail(format!("no answer within {limit:?}")), false)
-                }
-            };
-            self.leave(at);
-            if !unsent && !request.repeatable {
-                return Err(error);
-            }
-            failed = Some(error);
-        }
-        Err(failed.unwrap_or_else(|| Error::invalid_config("there is no endpoint")))
-    }
-
-    /// An error of a request nobody waits for any longer names the endpoint, which is left.
-    pub(crate) fn blame(&self, error: Error) -> Error {
-        if *error.kind() != ErrorKind::Timeout || error.endpoint().is_some() {
-            return error;
-        }
-        let at = self.at();
-        self.leave(at);
-        error.with_endpoint(self.endpoints[at].endpoint())
-    }
-
-    /// This endpoint failed: the next one is used from now on, by the waiting queries too.
-    pub(crate) fn leave(&self, at: usize) {
-        if self.pass_on(at) {
-            self.moved.notify_waiters();
-        }
-    }
-
-    /// Uses the endpoint behind this one, if this is the present one and there is another.
-    fn pass_on(&self, at: usize) -> bool {
-        let next = (at + 1) % self.endpoints.len().max(1);
-        let order = Ordering::Relaxed;
-        next != at && self.current.compare_exchange(at, next, order, order).is_ok()
-    }
-
-    pub(crate) fn at(&self) -> usize {
-        self.current.load(Ordering::Relaxed) % self.endpoints.len().max(1)
     }
 
     pub(crate) fn path(&self, path: &str, flag: Option<&str>) -> String {
@@ -360,37 +331,40 @@ pub(crate) fn consistency(wanted: Consistency) -> &'static str {
 }
 
 /// Why a transaction was refused: which operations, and what each says.
-pub(crate) fn refusals(body: &[u8]) -> Result<Vec<(usize, Refusal)>> {
+pub(crate) fn refusals(body: &[u8], ops: &[Op]) -> Result<Vec<(usize, Refusal)>> {
     let refused = from_json::<TxnAnswer>(body)?.errors.unwrap_or_default();
     if refused.is_empty() {
         return Err(protocol("a transaction was refused without a reason").not_applied());
     }
-    refused.iter().map(|refused| Ok((refused.op_index, refusal(refused)?))).collect()
+    let refusal = |refused: &TxnRefusal| match ops.get(refused.op_index) {
+        Some(op) => Ok((refused.op_index, refusal(refused, op)?)),
+        None => Err(protocol("a transaction was refused for an operation it does not have").not_applied()),
+    };
+    refused.iter().map(refusal).collect()
 }
 
 /// Puts the items of an answer beside the operations they belong to.
 fn line_up(ops: &[Op], items: impl Iterator<Item = Kv>, reading: bool) -> Result<Vec<Option<Kv>>> {
     let mut items = items.peekable();
-    let slots = ops
-        .iter()
-        .map(|op| {
-            if !op.has_result() {
-                return Ok(None);
+    let mut hidden = None;
+    let mut slots = Vec::with_capacity(ops.len());
+    for op in ops {
+        slots.push(match items.next_if(|kv| op.has_result() && kv.key == op.key()) {
+            Some(kv) => Some(kv.checked()?),
+            None if !op.has_result() => None,
+            // What the token may not read is left out of a read without a word.
+            None if reading => {
+                hidden.get_or_insert(op.key());
+                None
             }
-            match items.next_if(|kv| kv.key == op.key()) {
-                Some(kv) => Ok(Some(kv)),
-                // What the token may not read is silently left out of a read.
-                None if reading => Err(Error::new(ErrorKind::PermissionDenied)
-                    .with_detail("the token may not read this key")
-                    .with_key(op.key())),
-                None => Err(protocol("the answer to a transaction lacks an item")),
-            }
-        })
-        .collect::<Result<Vec<_>>>()?;
-    if items.next().is_some() {
-        return Err(protocol("the answer to a transaction has too many items"));
+            None => return Err(protocol("the answer to a transaction lacks an item, or has another")),
+        });
     }
-    Ok(slots)
+    match (items.next(), hidden) {
+        (Some(_), _) => Err(protocol("the answer to a transaction has an item nobody asked for")),
+        (None, Some(key)) => Err(denied(key)),
+        (None, None) => Ok(slots),
+    }
 }
 
 /// The whole of a body, which must not be larger than `max`.

@@ -3,19 +3,19 @@
 //! No redirect is followed (the token would go along), no proxy is taken from the environment, nothing
 //! is decompressed, and nothing is sent twice.
 
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
+use kv_backend::{Plaintext, TlsOptions};
 use kv_core::{Host, Result};
 use reqwest::dns::{Addrs, Name, Resolve, Resolving};
 use reqwest::header::{HeaderMap, HeaderName, HeaderValue};
-use reqwest::{Certificate, Client, Identity, redirect, retry, tls};
+use reqwest::{Certificate, Client, ClientBuilder, Identity, redirect, retry, tls};
 
 use crate::config::{ConsulConfig, invalid};
-use crate::transport::{Body, Failure, Method, Reply, Request, Transport, tls_problem};
+use crate::transport::{Body, Failure, Method, Reply, Request, Transport, look_up};
 
 const TOKEN: HeaderName = HeaderName::from_static("x-consul-token");
 const INDEX: HeaderName = HeaderName::from_static("x-consul-index");
@@ -62,34 +62,40 @@ impl HttpTransport {
             .tcp_keepalive_interval(KEEP_ALIVE)
             .tcp_nodelay(true);
         let mut connect_to = base.clone();
-        if config.tls {
-            builder = builder.https_only(true).tls_version_min(tls::Version::TLS_1_2);
-            if let Some(pem) = &config.ca {
-                let certificates = Certificate::from_pem_bundle(pem.as_bytes())
-                    .map_err(|error| invalid("the CA is no certificate in PEM").with_source(error))?;
-                if certificates.is_empty() {
-                    return Err(invalid("the CA holds no certificate in PEM"));
+        let mut dial = Dial { host: None, plaintext: None };
+        match &config.tls {
+            None => {
+                // Nothing is verified, so a machine without certificate authorities will do.
+                builder = builder.tls_certs_only([]);
+                if config.token.is_some() {
+                    // An address is not looked up, and does not change.
+                    if let Ok(address) = host.name.parse() {
+                        config.plaintext.check(&base, [address])?;
+                    }
+                    dial.plaintext = Some((config.plaintext, base.clone()));
                 }
-                builder = builder.tls_certs_only(certificates);
             }
-            if let (Some(cert), Some(key)) = (&config.cert, &config.key) {
-                let pem = [cert, "\n", key.expose()].concat();
-                let identity = Identity::from_pem(pem.as_bytes()).map_err(|error| {
-                    invalid("the client certificate and its key are not PEM").with_source(error)
-                })?;
-                builder = builder.identity(identity);
+            Some(tls) => {
+                builder = with_tls(builder, tls)?;
+                if let Some(name) = &tls.server_name {
+                    // The name goes into the URL, where the certificate is checked against it, and is
+                    // looked up as the host it stands for.
+                    connect_to = format!("https://{name}:{}", port_of(&base));
+                    dial.host = Some(host.name.clone());
+                }
             }
-            if let Some(name) = &config.server_name {
-                // The name goes into the URL, where the certificate is checked against it, and is
-                // looked up as the host it stands for.
-                connect_to = format!("https://{name}:{}", port_of(&base));
-                builder = builder.dns_resolver(Arc::new(Pinned(host.name.clone())));
-            }
-            builder = builder.tls_danger_accept_invalid_certs(config.danger_accept_invalid_certs);
         }
-        let http = builder
-            .build()
-            .map_err(|error| invalid("the HTTP client cannot be set up").with_source(error))?;
+        builder = builder.dns_resolver(Arc::new(dial));
+        let http = builder.build().map_err(|error| {
+            let system = config.tls.as_ref().is_some_and(|tls| tls.ca.is_none());
+            let reason = match system {
+                true => {
+                    "TLS cannot be set up with the certificate authorities of this machine: name one (ca=)"
+                }
+                false => "the HTTP client cannot be set up",
+            };
+            invalid(reason).with_source(error)
+        })?;
         reqwest::Url::parse(&connect_to)
             .map_err(|error| invalid(format!("{base} is no URL")).with_source(error))?;
         Ok(Self { base: connect_to, http })
@@ -100,14 +106,39 @@ fn port_of(base: &str) -> &str {
     base.rsplit(':').next().unwrap_or_default()
 }
 
-/// Resolves every name as this one.
-struct Pinned(String);
+fn with_tls(mut builder: ClientBuilder, options: &TlsOptions) -> Result<ClientBuilder> {
+    builder = builder.https_only(true).tls_version_min(tls::Version::TLS_1_2);
+    if let Some(pem) = &options.ca {
+        let certificates = Certificate::from_pem_bundle(pem.as_bytes())
+            .map_err(|error| invalid("the CA is no certificate in PEM").with_source(error))?;
+        if certificates.is_empty() {
+            return Err(invalid("the CA holds no certificate in PEM"));
+        }
+        builder = builder.tls_certs_only(certificates);
+    }
+    if let Some((cert, key)) = &options.identity {
+        let pem = [cert, "\n", key.expose()].concat();
+        let identity = Identity::from_pem(pem.as_bytes())
+            .map_err(|error| invalid("the client certificate and its key are not PEM").with_source(error))?;
+        builder = builder.identity(identity);
+    }
+    Ok(builder.tls_danger_accept_invalid_certs(options.danger_accept_invalid_certs))
+}
 
-impl Resolve for Pinned {
-    fn resolve(&self, _: Name) -> Resolving {
-        let host = self.0.clone();
+/// How names become addresses, at each dial.
+struct Dial {
+    /// Stands in for whatever name is asked for.
+    host: Option<String>,
+    /// The rule for a token that travels without TLS, and the endpoint it is about.
+    plaintext: Option<(Plaintext, String)>,
+}
+
+impl Resolve for Dial {
+    fn resolve(&self, name: Name) -> Resolving {
+        let host = self.host.clone().unwrap_or_else(|| name.as_str().to_owned());
+        let plaintext = self.plaintext.clone();
         Box::pin(async move {
-            let found: Vec<SocketAddr> = tokio::net::lookup_host((host, 0)).await?.collect();
+            let found = look_up(&host, plaintext).await?;
             Ok(Box::new(found.into_iter()) as Addrs)
         })
     }
@@ -123,11 +154,13 @@ impl Transport for HttpTransport {
         let method = match request.method {
             Method::Get => reqwest::Method::GET,
             Method::Put => reqwest::Method::PUT,
+            Method::Post => reqwest::Method::POST,
             Method::Delete => reqwest::Method::DELETE,
         };
         let url = [self.base.as_str(), request.path.as_str()].concat();
         let response = self.http.request(method, url).body(request.body).send().await.map_err(failure)?;
-        let index = response.headers().get(INDEX).and_then(|value| value.to_str().ok()).map(str::to_owned);
+        let index =
+            response.headers().get(INDEX).map(|value| String::from_utf8_lossy(value.as_bytes()).into_owned());
         Ok(Reply { status: response.status().as_u16(), index, body: Box::new(HttpBody(response)) })
     }
 }
@@ -143,11 +176,6 @@ impl Body for HttpBody {
 
 fn failure(error: reqwest::Error) -> Failure {
     let error = error.without_url();
-    let tls = tls_problem(&error, error.is_connect());
-    Failure {
-        unsent: error.is_connect() || tls.is_some(),
-        timeout: error.is_timeout(),
-        tls,
-        source: Box::new(error),
-    }
+    let (connecting, timeout) = (error.is_connect(), error.is_timeout());
+    Failure::new(Box::new(error), connecting, timeout)
 }

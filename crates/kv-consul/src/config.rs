@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use kv_backend::{Plaintext, TlsOptions, TlsParam, check_times, parse_endpoint, take_times};
 use kv_core::{Driver, Error, Host, Opening, Operation, Prefix, Result, Secret, StoreUrl};
 
 use crate::names::Names;
@@ -48,16 +49,13 @@ pub enum LockLayout {
 #[derive(Clone, Debug)]
 pub struct ConsulConfig {
     pub(crate) hosts: Vec<String>,
-    pub(crate) tls: bool,
+    /// `None`: without TLS.
+    pub(crate) tls: Option<TlsOptions>,
     pub(crate) namespace: Prefix,
     pub(crate) token: Option<Secret>,
+    /// Whether the token may travel without TLS.
+    pub(crate) plaintext: Plaintext,
     pub(crate) datacenter: Option<String>,
-    /// PEM, as are the next two.
-    pub(crate) ca: Option<String>,
-    pub(crate) cert: Option<String>,
-    pub(crate) key: Option<Secret>,
-    pub(crate) server_name: Option<String>,
-    pub(crate) danger_accept_invalid_certs: bool,
     pub(crate) timeout: Duration,
     pub(crate) connect_timeout: Duration,
     pub(crate) session_ttl: Duration,
@@ -107,15 +105,11 @@ impl ConsulConfig {
     pub fn new<H: Into<String>>(hosts: impl IntoIterator<Item = H>) -> Self {
         Self {
             hosts: hosts.into_iter().map(Into::into).collect(),
-            tls: false,
+            tls: None,
             namespace: Prefix::root(),
             token: None,
+            plaintext: Plaintext::default(),
             datacenter: None,
-            ca: None,
-            cert: None,
-            key: None,
-            server_name: None,
-            danger_accept_invalid_certs: false,
             timeout: Duration::from_secs(5),
             connect_timeout: Duration::from_secs(5),
             session_ttl: Duration::from_secs(15),
@@ -131,7 +125,8 @@ impl ConsulConfig {
     /// with port 8501 where none is given.
     ///
     /// Options: `token`, `token_file`, `token_env` (the ACL token, the file or the environment variable
-    /// that has it), `datacenter`, `timeout`, `connect_timeout`, `session_ttl`, `lock_ttl`, `lock_delay`
+    /// that has it), `plaintext_credentials` (`true` sends the token without TLS also to other machines),
+    /// `datacenter`, `timeout`, `connect_timeout`, `session_ttl`, `lock_ttl`, `lock_delay`
     /// (times such as `5s`), `lock_layout` (`record` or `key`), `max_calls` (a number), `client` (`reqwest`,
     /// or with the feature of that name `consulrs`); for TLS `ca`, `cert`, `key` (PEM files),
     /// `server_name`, `danger_accept_invalid_certs`.
@@ -156,33 +151,21 @@ impl ConsulConfig {
             None if host.name.contains(':') => format!("[{}]", host.name),
             None => host.name.clone(),
         }));
-        config.tls = tls;
         config.namespace = url.namespace()?;
 
         let mut params = url.params();
         config.token = params.secret("token")?;
         config.datacenter = params.text("datacenter")?;
-        let mut file = |name: &str| -> Result<Option<String>> {
-            let Some(path) = params.text(name)? else { return Ok(None) };
-            std::fs::read_to_string(&path).map(Some).map_err(|error| {
-                invalid(format!("the file {path} of {name}= cannot be read")).with_source(error)
-            })
-        };
-        config.ca = file("ca")?;
-        config.cert = file("cert")?;
-        config.key = file("key")?.map(Secret::new);
-        config.server_name = params.text("server_name")?;
-        config.danger_accept_invalid_certs = params.flag("danger_accept_invalid_certs")?.unwrap_or(false);
-        for (name, setting) in [
+        config.plaintext = Plaintext::take(&mut params)?;
+        let more = [TlsParam::ServerName, TlsParam::DangerAcceptInvalidCerts];
+        config.tls = TlsOptions::take(&mut params, tls, "consul+tls", &more)?;
+        let times = [
             ("timeout", &mut config.timeout),
             ("connect_timeout", &mut config.connect_timeout),
             ("session_ttl", &mut config.session_ttl),
             ("lock_ttl", &mut config.lock_ttl),
-        ] {
-            if let Some(time) = params.duration(name)? {
-                *setting = time;
-            }
-        }
+        ];
+        take_times(&mut params, times)?;
         // Zero means something here, which a time of a URL cannot be.
         match params.text("lock_delay")?.as_deref() {
             None => {}
@@ -217,10 +200,19 @@ impl ConsulConfig {
         self
     }
 
-    /// The same with this ACL token. It is sent in a header, to the configured hosts only.
+    /// The same with this ACL token. It is sent in a header, to the configured hosts only, and without TLS
+    /// only to loopback addresses unless
+    /// [`with_plaintext_credentials`](Self::with_plaintext_credentials) says otherwise.
     #[must_use]
     pub fn with_token(mut self, token: Secret) -> Self {
         self.token = Some(token);
+        self
+    }
+
+    /// The same, sending the token without TLS also to other machines: anybody on the way can read it.
+    #[must_use]
+    pub fn with_plaintext_credentials(mut self) -> Self {
+        self.plaintext = Plaintext::new(true);
         self
     }
 
@@ -231,44 +223,43 @@ impl ConsulConfig {
         self
     }
 
+    fn tls(&mut self) -> &mut TlsOptions {
+        self.tls.get_or_insert_default()
+    }
+
     /// The same over TLS, trusting what the system trusts.
     #[must_use]
     pub fn with_tls(mut self) -> Self {
-        self.tls = true;
+        self.tls();
         self
     }
 
     /// The same over TLS, trusting only these certificates, in PEM.
     #[must_use]
     pub fn with_ca(mut self, pem: impl Into<String>) -> Self {
-        self.tls = true;
-        self.ca = Some(pem.into());
+        self.tls().ca = Some(pem.into());
         self
     }
 
     /// The same over TLS, showing this certificate and its key, in PEM.
     #[must_use]
     pub fn with_identity(mut self, cert: impl Into<String>, key: Secret) -> Self {
-        self.tls = true;
-        self.cert = Some(cert.into());
-        self.key = Some(key);
+        self.tls().identity = Some((cert.into(), key));
         self
     }
 
     /// The same over TLS, expecting this name in the server's certificate.
     #[must_use]
     pub fn with_server_name(mut self, name: impl Into<String>) -> Self {
-        self.tls = true;
-        self.server_name = Some(name.into());
+        self.tls().server_name = Some(name.into());
         self
     }
 
     /// The same over TLS without checking whom one talks to: anybody on the way can read and change
-    /// everything, the token included.
+    /// everything, the token included. Each store that is opened so logs a warning.
     #[must_use]
     pub fn with_danger_accept_invalid_certs(mut self) -> Self {
-        self.tls = true;
-        self.danger_accept_invalid_certs = true;
+        self.tls().danger_accept_invalid_certs = true;
         self
     }
 
@@ -337,27 +328,15 @@ impl ConsulConfig {
     /// Checks what can be checked without I/O.
     pub(crate) fn check(&self) -> Result<()> {
         for host in &self.hosts {
-            parse_host(host)?;
+            parse_endpoint(host)?;
         }
         if !(1..=MOST_CALLS).contains(&self.max_calls) {
             return Err(invalid(format!("max_calls is a number from 1 to {MOST_CALLS}")));
         }
         Names::new(&self.namespace, self.lock_layout)
             .map_err(|error| error.with_operation(Operation::Open))?;
-        let tls_option = [
-            ("ca", self.ca.is_some()),
-            ("cert", self.cert.is_some()),
-            ("key", self.key.is_some()),
-            ("server_name", self.server_name.is_some()),
-            ("danger_accept_invalid_certs", self.danger_accept_invalid_certs),
-        ]
-        .into_iter()
-        .find(|(_, given)| *given);
-        if let (false, Some((name, _))) = (self.tls, tls_option) {
-            return Err(invalid(format!("{name:?} needs TLS: consul+tls://")));
-        }
-        if self.cert.is_some() != self.key.is_some() {
-            return Err(invalid("\"cert\" and \"key\" go together"));
+        if let Some(tls) = &self.tls {
+            tls.check()?;
         }
         for (name, ttl) in [("session_ttl", self.session_ttl), ("lock_ttl", self.lock_ttl)] {
             crate::session::TTL
@@ -367,12 +346,7 @@ impl ConsulConfig {
         if self.lock_delay > Duration::from_secs(60) {
             return Err(invalid("\"lock_delay\" is at most 60s: Consul cuts it off there"));
         }
-        for (name, time) in [("timeout", self.timeout), ("connect_timeout", self.connect_timeout)] {
-            if time.is_zero() {
-                return Err(invalid(format!("{name:?} must be more than zero")));
-            }
-        }
-        Ok(())
+        check_times([("timeout", self.timeout), ("connect_timeout", self.connect_timeout)])
     }
 
     /// How long one host may take to be connected to: a call must be able to try them all.
@@ -383,22 +357,14 @@ impl ConsulConfig {
 
     /// The endpoints: base URL and host.
     pub(crate) fn endpoints(&self) -> Result<Vec<(String, Host)>> {
-        let (scheme, port) = if self.tls { ("https", DEFAULT_TLS_PORT) } else { ("http", DEFAULT_PORT) };
+        let (scheme, port) =
+            if self.tls.is_some() { ("https", DEFAULT_TLS_PORT) } else { ("http", DEFAULT_PORT) };
         let endpoint = |host: &String| {
-            let host = parse_host(host)?;
+            let host = parse_endpoint(host)?;
             Ok((format!("{scheme}://{}", host.authority(port)), host))
         };
         self.hosts.iter().map(endpoint).collect()
     }
-}
-
-/// A host as in a URL.
-fn parse_host(text: &str) -> Result<Host> {
-    if text.contains(['/', '?', ',', '@']) {
-        return Err(invalid(format!("{text:?} is not host:port")));
-    }
-    let url = StoreUrl::parse(&format!("consul://{text}"))?;
-    url.hosts().first().cloned().ok_or_else(|| invalid("a host is empty"))
 }
 
 pub(crate) fn invalid(reason: impl Into<String>) -> Error {
@@ -427,12 +393,13 @@ mod tests {
 
     #[test]
     fn a_url_says_everything() {
-        let this =
-            file!().rsplit('/').next().map(|name| format!("{}/src/{name}", env!("CARGO_MANIFEST_DIR")));
-        let file = this.unwrap();
+        let file = std::env::temp_dir().join(format!("kv-consul-config-{}.pem", std::process::id()));
+        let pem = "-----BEGIN CERTIFICATE-----\nx\n-----BEGIN PRIVATE KEY-----\nx";
+        std::fs::write(&file, format!("\u{feff}{pem}")).unwrap();
+        let shown = file.display();
         let config = config(&format!(
-            "consul+tls://a:1,b/app/x?token=canary&datacenter=dc2&timeout=2s&connect_timeout=1s&ca={file}&cert={file}\
-             &key={file}&server_name=n&lock_ttl=20s&lock_delay=0s&session_ttl=10s&lock_layout=key&max_calls=7",
+            "consul+tls://a:1,b/app/x?token=canary&datacenter=dc2&timeout=2s&connect_timeout=1s&ca={shown}&cert={shown}\
+             &key={shown}&server_name=n&lock_ttl=20s&lock_delay=0s&session_ttl=10s&lock_layout=key&max_calls=7",
         ))
         .unwrap();
         let urls: Vec<_> = config.endpoints().unwrap().into_iter().map(|(url, _)| url).collect();
@@ -442,7 +409,9 @@ mod tests {
         assert_eq!(config.lock_layout, LockLayout::Key);
         assert_eq!(config.max_calls, 7);
         assert_eq!((config.session_ttl, config.lock_ttl), (Duration::from_secs(10), Duration::from_secs(20)));
-        assert_eq!(config.ca.as_deref(), Some(include_str!("config.rs")));
+        std::fs::remove_file(&file).unwrap();
+        let tls = config.tls.unwrap();
+        assert_eq!((tls.ca.as_deref(), tls.server_name.as_deref()), (Some(pem), Some("n")));
         assert!(!format!("{:?}", config.token).contains("canary"));
     }
 
@@ -465,11 +434,15 @@ mod tests {
             "consul://h/app?lock_ttl=25h",
             "consul://h/app?token=a&token_env=B",
             "consul://h/a/../b",
+            "consul://h/app?plaintext_credentials=perhaps",
+            "consul://[127.0.0.1:8500]/app",
+            "consul+tls://h/app?ca=/dev/null",
+            "consul+tls://h/app?cert=/dev/null",
             "etcd://h/app",
         ] {
             assert!(config(url).is_err(), "{url}");
         }
-        for host in ["", "h:0", "http://h", "h/path", "a,b", "user@h"] {
+        for host in ["", "h:0", "http://h", "h/path", "a,b", "user@h", "[127.0.0.1:8500]"] {
             assert!(ConsulConfig::new([host]).check().is_err(), "{host}");
         }
     }

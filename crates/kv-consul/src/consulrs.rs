@@ -6,14 +6,17 @@ use std::sync::Arc;
 use ::consulrs::client::{ConsulClient, ConsulClientSettings};
 use async_trait::async_trait;
 use bytes::Bytes;
+use hyper_0_14::client::connect::dns::Name;
+use kv_backend::Plaintext;
 use kv_core::Result;
+use reqwest_0_11::dns::{Addrs, Resolve, Resolving};
 use reqwest_0_11::header::{HeaderName, HeaderValue};
 use reqwest_0_11::{Client, Response, Url, redirect};
 use rustify::clients::reqwest::Client as HttpClient;
 
 use crate::config::{ConsulConfig, invalid};
 use crate::store::ConsulStore;
-use crate::transport::{Body, Failure, Method, Reply, Request, Transport, tls_problem};
+use crate::transport::{Body, Failure, Method, Reply, Request, Transport, look_up};
 
 const TOKEN: HeaderName = HeaderName::from_static("x-consul-token");
 const INDEX: HeaderName = HeaderName::from_static("x-consul-index");
@@ -35,8 +38,8 @@ impl ConsulStore {
     /// else is as [`connect`](Self::connect) has it. Start the configuration from
     /// [`ConsulConfig::default`].
     ///
-    /// What the client's HTTP client does with redirects is its own affair, and following one carries
-    /// the token along: give it one that follows none. An answer that came by a redirect is refused.
+    /// Whether the client sends its token without TLS, and what its HTTP client does with redirects, is its
+    /// own affair; following one carries the token along: give it one that follows none. An answer that came by a redirect is refused.
     ///
     /// This is the one place where a foreign client is in the interface: it changes with `consulrs`, not
     /// with the version of this crate.
@@ -46,7 +49,7 @@ impl ConsulStore {
     /// As [`connect`](Self::connect), and `InvalidConfig` if the configuration names hosts, a token or
     /// anything of TLS, which the client has already.
     pub async fn over_consulrs(client: Arc<ConsulClient>, config: ConsulConfig) -> Result<Self> {
-        if !config.hosts.is_empty() || config.tls || config.token.is_some() {
+        if !config.hosts.is_empty() || config.tls.is_some() || config.token.is_some() {
             return Err(invalid("hosts, token and TLS are those of the consulrs client"));
         }
         let transport = transport(client)?;
@@ -58,13 +61,19 @@ impl ConsulStore {
 /// The transports of a configuration, each over a consulrs client made for it: without redirects, proxies and
 /// variables of the environment.
 pub(crate) fn transports(config: &ConsulConfig) -> Result<Vec<Arc<dyn Transport>>> {
-    if config.tls {
+    if config.tls.is_some() {
         return Err(invalid(
             "client=consulrs has no TLS of its own: hand over a client that has it, in code",
         ));
     }
-    let build = |address: String| {
+    let build = |address: String, host: &str| {
+        let plaintext = config.token.is_some().then(|| (config.plaintext, address.clone()));
+        // An address is not looked up, and does not change.
+        if let (Some((rule, endpoint)), Ok(literal)) = (&plaintext, host.parse()) {
+            rule.check(endpoint, [literal])?;
+        }
         let http = Client::builder()
+            .dns_resolver(Arc::new(Dial(plaintext)))
             .redirect(redirect::Policy::none())
             .no_proxy()
             .connect_timeout(config.connect_limit())
@@ -84,7 +93,7 @@ pub(crate) fn transports(config: &ConsulConfig) -> Result<Vec<Arc<dyn Transport>
         let client = ConsulClient { http: HttpClient::new(&address, http), settings };
         Ok(Arc::new(transport(Arc::new(client))?) as Arc<dyn Transport>)
     };
-    config.endpoints()?.into_iter().map(|(base, _)| build(base)).collect()
+    config.endpoints()?.into_iter().map(|(base, host)| build(base, &host.name)).collect()
 }
 
 fn transport(client: Arc<ConsulClient>) -> Result<ConsulrsTransport> {
@@ -115,16 +124,18 @@ impl Transport for ConsulrsTransport {
         let method = match request.method {
             Method::Get => reqwest_0_11::Method::GET,
             Method::Put => reqwest_0_11::Method::PUT,
+            Method::Post => reqwest_0_11::Method::POST,
             Method::Delete => reqwest_0_11::Method::DELETE,
         };
         let url = Url::parse(&[self.endpoint(), request.path.as_str()].concat())
-            .map_err(|error| Failure { unsent: true, timeout: false, tls: None, source: Box::new(error) })?;
+            .map_err(|error| Failure::new(Box::new(error), true, false))?;
         let mut built = self.client.http.http.request(method, url.clone()).body(request.body);
         if let Some(token) = &self.token {
             built = built.header(TOKEN, token);
         }
         let response = built.send().await.map_err(failure)?;
-        let index = response.headers().get(INDEX).and_then(|value| value.to_str().ok()).map(str::to_owned);
+        let index =
+            response.headers().get(INDEX).map(|value| String::from_utf8_lossy(value.as_bytes()).into_owned());
         // What another place answered is nothing but the redirect that led there.
         let status = if *response.url() == url { response.status().as_u16() } else { 301 };
         Ok(Reply { status, index, body: Box::new(HttpBody(response)) })
@@ -142,11 +153,19 @@ impl Body for HttpBody {
 
 fn failure(error: reqwest_0_11::Error) -> Failure {
     let error = error.without_url();
-    let tls = tls_problem(&error, error.is_connect());
-    Failure {
-        unsent: error.is_connect() || tls.is_some(),
-        timeout: error.is_timeout(),
-        tls,
-        source: Box::new(error),
+    let (connecting, timeout) = (error.is_connect(), error.is_timeout());
+    Failure::new(Box::new(error), connecting, timeout)
+}
+
+/// Looks names up at each dial, under the rule for a token that travels without TLS.
+struct Dial(Option<(Plaintext, String)>);
+
+impl Resolve for Dial {
+    fn resolve(&self, name: Name) -> Resolving {
+        let (host, plaintext) = (name.as_str().to_owned(), self.0.clone());
+        Box::pin(async move {
+            let found = look_up(&host, plaintext).await?;
+            Ok(Box::new(found.into_iter()) as Addrs)
+        })
     }
 }

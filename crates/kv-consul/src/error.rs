@@ -3,7 +3,7 @@
 use kv_core::{Applied, Error, ErrorKind};
 
 use crate::transport::Failure;
-use crate::wire::TxnRefusal;
+use crate::wire::{Op, TxnRefusal};
 
 /// The backend's name in errors and capabilities.
 pub(crate) const BACKEND: &str = "consul";
@@ -18,7 +18,9 @@ pub(crate) fn protocol(detail: &str) -> Error {
 
 /// There was no answer, or not a whole one.
 pub(crate) fn transport(failure: Failure, endpoint: &str) -> Error {
-    let error = if let Some(words) = failure.tls {
+    let error = if let Some(refused) = failure.refused {
+        refused
+    } else if let Some(words) = failure.tls {
         Error::invalid_config(format!("no TLS with the server: {words}")).not_applied()
     } else if failure.unsent {
         let detail =
@@ -32,16 +34,43 @@ pub(crate) fn transport(failure: Failure, endpoint: &str) -> Error {
     error.with_endpoint(endpoint).with_source(failure.source)
 }
 
-/// An answer with a status that is not the wanted one, to a request with a body of `sent` bytes.
-pub(crate) fn status(status: u16, body: &[u8], sent: usize, endpoint: &str) -> Error {
+/// What was asked, as far as a refusal has to do with it.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Asked<'a> {
+    /// How many bytes the request had.
+    pub(crate) bytes: usize,
+    /// The right it needs.
+    pub(crate) right: &'a str,
+}
+
+/// An answer with a status that is not the wanted one.
+pub(crate) fn status(status: u16, body: &[u8], asked: Asked<'_>, endpoint: &str) -> Error {
     let text = String::from_utf8_lossy(body);
-    let text = text.trim();
-    let (kind, certain) = kind_of(status, text, sent);
-    let shown: String = text.chars().take(200).collect();
-    let error = Error::new(kind)
-        .with_detail(format!("Consul answered {status}{}{shown}", if shown.is_empty() { "" } else { ": " }))
-        .with_endpoint(endpoint);
+    let (kind, certain) = kind_of(status, text.trim(), asked.bytes);
+    let answered = format!("Consul answered {}", shown(status, body));
+    let detail = match kind {
+        ErrorKind::PermissionDenied => format!("the token lacks {}: {answered}", asked.right),
+        _ => answered,
+    };
+    let error = Error::new(kind).with_detail(detail).with_endpoint(endpoint);
     if certain { error.not_applied() } else { error }
+}
+
+/// An answer as people are shown it.
+pub(crate) fn shown(status: u16, body: &[u8]) -> String {
+    let text = String::from_utf8_lossy(body);
+    let text: String = text.trim().chars().take(200).collect();
+    format!("{status}{}{text}", if text.is_empty() { "" } else { ": " })
+}
+
+/// Whether a server refuses a key for its characters, which versions from 1.21 on do.
+pub(crate) fn is_name_refused(text: &str) -> bool {
+    text.to_ascii_lowercase().contains("invalid key name")
+}
+
+fn name_refused() -> ErrorKind {
+    let reason = "this version of Consul takes fewer characters in keys than others do";
+    ErrorKind::InvalidKey { reason: reason.to_owned() }
 }
 
 /// The kind of a status, and whether it proves that nothing was changed.
@@ -53,6 +82,7 @@ fn kind_of(status: u16, text: &str, sent: usize) -> (ErrorKind, bool) {
         400 if has("HTTPS server") => {
             (ErrorKind::InvalidConfig { reason: "the server speaks TLS: use consul+tls://".to_owned() }, true)
         }
+        400 | 500 if is_name_refused(text) => (name_refused(), true),
         401 => (ErrorKind::Unauthenticated, true),
         403 => (ErrorKind::PermissionDenied, true),
         413 => (ErrorKind::TooLarge { size: sent, max: MAX_BODY }, true),
@@ -62,13 +92,16 @@ fn kind_of(status: u16, text: &str, sent: usize) -> (ErrorKind, bool) {
             (ErrorKind::InvalidConfig { reason: "Consul knows no such datacenter".to_owned() }, true)
         }
         // The request was not handed to a leader, so nobody can have carried it out.
-        500 if has("No cluster leader") => (ErrorKind::Unavailable, true),
+        500 if NOT_HANDED_ON.iter().any(|sign| has(sign)) => (ErrorKind::Unavailable, true),
         500..=599 => (ErrorKind::Unavailable, false),
         300..=399 => (ErrorKind::Protocol, true),
         400 | 405 | 415 => (ErrorKind::Protocol, true),
         _ => (ErrorKind::Protocol, false),
     }
 }
+
+/// What an agent answers that had nobody to hand the request on to.
+const NOT_HANDED_ON: [&str; 3] = ["No cluster leader", "No known Consul servers", "failed to get conn"];
 
 /// Why a transaction was refused, as far as it matters what to do next.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -88,11 +121,15 @@ pub(crate) enum Refusal {
 /// # Errors
 ///
 /// If the token lacks a right, or the request makes no sense to Consul.
-pub(crate) fn refusal(refused: &TxnRefusal) -> Result<Refusal, Error> {
+pub(crate) fn refusal(refused: &TxnRefusal, op: &Op) -> Result<Refusal, Error> {
     let what = refused.what.as_str();
     let has = |part: &str| what.contains(part);
     if has("Permission denied") {
-        return Err(Error::new(ErrorKind::PermissionDenied).with_detail(what));
+        let lacks = format!("the token lacks {} {:?}: Consul answered {what}", op.right(), op.key());
+        return Err(Error::new(ErrorKind::PermissionDenied).with_detail(lacks));
+    }
+    if is_name_refused(what) {
+        return Err(Error::new(name_refused()).with_detail(what).with_key(op.key()));
     }
     if has("ACL not found") {
         return Err(Error::new(ErrorKind::Unauthenticated).with_detail(what));
@@ -129,6 +166,8 @@ pub(crate) fn again(error: &Error) -> Error {
 mod tests {
     use super::*;
 
+    const ASKED: Asked<'static> = Asked { bytes: 7, right: "key:write" };
+
     #[test]
     fn every_status_has_a_kind() {
         let unauthenticated = ErrorKind::Unauthenticated;
@@ -140,6 +179,11 @@ mod tests {
             (403, "Permission denied: token lacks 'key:write'", ErrorKind::PermissionDenied, Applied::No),
             (500, "Permission denied", ErrorKind::PermissionDenied, Applied::No),
             (500, "No cluster leader", ErrorKind::Unavailable, Applied::No),
+            (500, "No known Consul servers", ErrorKind::Unavailable, Applied::No),
+            (500, "rpc error getting client: failed to get conn: dial", ErrorKind::Unavailable, Applied::No),
+            (500, "rpc error making call: EOF", ErrorKind::Unavailable, Applied::Unknown),
+            (500, "Invalid key name, keys should respect the ... format", name_refused(), Applied::No),
+            (400, "invalid key name", name_refused(), Applied::No),
             (500, "leadership lost while committing log", ErrorKind::Unavailable, Applied::Unknown),
             (500, "anything", ErrorKind::Unavailable, Applied::Unknown),
             (503, "", ErrorKind::Unavailable, Applied::Unknown),
@@ -158,19 +202,19 @@ mod tests {
             (200, "", ErrorKind::Protocol, Applied::Unknown),
             (999, "", ErrorKind::Protocol, Applied::Unknown),
         ] {
-            let error = status(code, text.as_bytes(), 7, "http://h:8500");
+            let error = status(code, text.as_bytes(), ASKED, "http://h:8500");
             assert_eq!((error.kind(), error.applied()), (&kind, applied), "{code} {text}");
             assert!(error.to_string().contains("http://h:8500"));
         }
         for code in 0..1000 {
-            status(code, b"\xff", 0, "");
+            status(code, b"\xff", ASKED, "");
         }
     }
 
     #[test]
     fn an_error_told_again_is_the_same() {
         for error in [
-            status(500, b"No cluster leader", 0, "http://h:8500"),
+            status(500, b"No cluster leader", ASKED, "http://h:8500"),
             protocol("nonsense"),
             Error::new(ErrorKind::Timeout).with_endpoint("http://h:8500"),
         ] {
@@ -182,7 +226,10 @@ mod tests {
 
     #[test]
     fn every_refusal_seen_is_understood() {
-        let seen = |what: &str| refusal(&TxnRefusal { op_index: 0, what: what.to_owned() });
+        let seen = |what: &str| {
+            let refused = TxnRefusal { op_index: 0, what: what.to_owned() };
+            refusal(&refused, &Op::delete("k"))
+        };
         for (what, expected) in [
             ("failed to set key \"k\", index is stale", Refusal::Conflict),
             ("failed index check for key \"k\", current modify index 24 != 1", Refusal::Conflict),
@@ -198,7 +245,10 @@ mod tests {
         ] {
             assert_eq!(seen(what).unwrap(), expected, "{what}");
         }
-        assert_eq!(seen("Permission denied").unwrap_err().kind(), &ErrorKind::PermissionDenied);
+        let denied = seen("Permission denied").unwrap_err();
+        assert_eq!(denied.kind(), &ErrorKind::PermissionDenied);
+        assert!(denied.to_string().contains("key:write on \"k\""), "{denied}");
+        assert_eq!(seen("invalid key name").unwrap_err().kind(), &name_refused());
         assert_eq!(seen("unknown KV verb \"x\"").unwrap_err().kind(), &ErrorKind::Protocol);
     }
 }

@@ -4,6 +4,8 @@
 //! over those it covers; and when there are too many, the two with the longest common path become one
 //! query of that path. What a query knows moves along, so that its subscriptions lose nothing.
 
+mod hidden;
+
 use std::collections::{BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -500,7 +502,11 @@ impl State {
 
     /// Removes a subscription, and its query if that was the last one.
     fn leave(&mut self, id: u64) {
-        let Some(member) = self.members.remove(&id) else { return };
+        drop(self.remove(id));
+    }
+
+    fn remove(&mut self, id: u64) -> Option<Member> {
+        let member = self.members.remove(&id)?;
         if let Some(running) = self.queries.get_mut(&member.query) {
             running.members.remove(&id);
             if running.members.is_empty()
@@ -509,5 +515,6 @@ impl State {
                 running.task.abort();
             }
         }
+        Some(member)
     }
 }

@@ -10,7 +10,7 @@ use kv_core::{Consistency, Error, ErrorKind, Result};
 use tokio::sync::OwnedSemaphorePermit;
 
 use crate::api::{Api, Lane, MAX_STREAMS, SMALL, collect, consistency, refusals};
-use crate::error;
+use crate::error::{self, Asked, is_name_refused};
 use crate::names::{Scope, encode};
 use crate::split::Splitter;
 use crate::transport::{Body, Request};
@@ -65,19 +65,46 @@ impl Api {
                 404 => None,
                 status => {
                     let text = within(timeout, collect(&mut *reply.body, SMALL, &endpoint)).await?;
-                    if status == 400 && !refuses && asked.accepted() != asked {
+                    let name_refused = status == 400 || is_name_refused(&String::from_utf8_lossy(&text));
+                    if name_refused && !refuses && asked.accepted() != asked {
                         tracing::debug!("Consul refuses keys in URLs: reading from their ancestors");
                         self.refuses_names.store(true, Ordering::Relaxed);
                         continue;
                     }
-                    return Err(error::status(status, &text, 0, &endpoint));
+                    let right = match &asked {
+                        Scope::Tree(name) => {
+                            format!("key:read below {name:?}, or key:list if Consul wants that")
+                        }
+                        Scope::Key(name) => format!("key:read on {name:?}"),
+                    };
+                    let asked = Asked { bytes: 0, right: &right };
+                    return Err(error::status(status, &text, asked, &endpoint));
                 }
             };
-            let index = reply.index.as_deref().and_then(|text| text.parse().ok());
+            let index = match reply.index.as_deref().map(str::parse) {
+                None => None,
+                Some(Ok(index)) => Some(index),
+                Some(Err(_)) => {
+                    return Err(
+                        error::protocol("the index of the answer is no index").with_endpoint(endpoint)
+                    );
+                }
+            };
             self.newest.fetch_max(index.unwrap_or_default(), Ordering::Relaxed);
             let splitter = Splitter::new(1);
-            let mut items =
-                Items { index, scope: query.scope, body, whole: false, splitter, timeout, endpoint, permit };
+            let mut items = Items {
+                index,
+                scope: query.scope,
+                asked,
+                last: None,
+                found: false,
+                body,
+                whole: false,
+                splitter,
+                timeout,
+                endpoint,
+                permit,
+            };
             if lane == Lane::Stream {
                 items.gather().await?;
             }
@@ -92,7 +119,8 @@ impl Api {
         deadline: &Deadline,
         mut each: impl FnMut(Kv) + Send,
     ) -> Result<()> {
-        let body = txn_body(&[Op::get_tree(prefix), Op::delete_tree(prefix)])?;
+        let ops = [Op::get_tree(prefix), Op::delete_tree(prefix)];
+        let body = txn_body(&ops)?;
         let sent = body.len();
         let permit = deadline.run(self.permit(Lane::Call)).await.map_err(Error::not_applied)?;
         let request = Request::put(self.path("/v1/txn", None), body);
@@ -103,13 +131,17 @@ impl Api {
                 if reply.status != 200 {
                     let body = collect(&mut *reply.body, SMALL, &endpoint).await?;
                     if reply.status == 409 {
-                        refusals(&body).map_err(|error| error.with_endpoint(&endpoint))?;
+                        refusals(&body, &ops).map_err(|error| error.with_endpoint(&endpoint))?;
                     }
-                    return Err(error::status(reply.status, &body, sent, &endpoint));
+                    let asked = Asked { bytes: sent, right: "key:write everywhere below" };
+                    return Err(error::status(reply.status, &body, asked, &endpoint));
                 }
                 let mut items = Items {
                     index: None,
                     scope: Scope::Tree(prefix.to_owned()),
+                    asked: Scope::Tree(prefix.to_owned()),
+                    last: None,
+                    found: false,
                     body: Some(reply.body),
                     whole: false,
                     splitter: Splitter::new(2),
@@ -118,7 +150,9 @@ impl Api {
                     permit,
                 };
                 while let Some(item) = items.item().await? {
-                    each(from_json::<TxnItem>(&item)?.kv);
+                    let kv = from_json::<TxnItem>(&item)?.kv;
+                    items.follows(&kv.key)?;
+                    each(kv.checked()?);
                 }
                 Ok(())
             })
@@ -143,6 +177,12 @@ impl Api {
 pub(crate) struct Items {
     index: Option<u64>,
     scope: Scope,
+    /// What Consul was asked for: the scope or an ancestor of it.
+    asked: Scope,
+    /// The name of the last item.
+    last: Option<String>,
+    /// Whether anything of the scope was found.
+    found: bool,
     body: Option<Box<dyn Body>>,
     /// All of the body has arrived, and it is not known yet whether it is a whole document.
     whole: bool,
@@ -153,6 +193,11 @@ pub(crate) struct Items {
 }
 
 impl Items {
+    /// What they are of.
+    pub(crate) fn scope(&self) -> &Scope {
+        &self.scope
+    }
+
     /// The index of the state they show.
     pub(crate) fn index(&self) -> Option<u64> {
         self.index
@@ -169,9 +214,8 @@ impl Items {
     pub(crate) async fn next(&mut self) -> Result<Option<Kv>> {
         while let Some(item) = self.item().await? {
             let kv: Kv = from_json(&item)?;
-            // A query of an ancestor brings more than was asked for.
-            if self.scope.contains(&kv.key) {
-                return Ok(Some(kv));
+            if self.follows(&kv.key)? {
+                return kv.checked().map(Some);
             }
         }
         Ok(None)
@@ -181,11 +225,42 @@ impl Items {
     pub(crate) async fn next_name(&mut self) -> Result<Option<String>> {
         while let Some(item) = self.item().await? {
             let name: String = from_json(&item)?;
-            if self.scope.contains(&name) {
+            if self.follows(&name)? {
                 return Ok(Some(name));
             }
         }
         Ok(None)
+    }
+
+    /// Whether an item is of the scope: a query of an ancestor brings more than was asked for.
+    ///
+    /// # Errors
+    ///
+    /// `Protocol` if no Consul would answer it here: nobody asked for it, or it comes twice or too late.
+    fn follows(&mut self, name: &str) -> Result<bool> {
+        let wrong = match &self.last {
+            _ if !self.asked.contains(name) => "the answer has a key that nobody asked for",
+            Some(last) if last.as_str() >= name => "the answer has a key twice, or not in its place",
+            _ => {
+                let last = self.last.get_or_insert_default();
+                last.clear();
+                last.push_str(name);
+                let found = self.scope.contains(name);
+                self.found |= found;
+                return Ok(found);
+            }
+        };
+        Err(error::protocol(wrong).with_endpoint(&self.endpoint))
+    }
+
+    /// Whether Consul hides here what the token may not read. Of what is asked for by its own name it says so.
+    pub(crate) fn hides(&self) -> bool {
+        matches!(self.asked, Scope::Tree(_))
+    }
+
+    /// At the end: whether nothing of the scope was there, which may be because it was hidden.
+    pub(crate) fn may_be_hidden(&self) -> bool {
+        !self.found && self.hides()
     }
 
     /// Takes in what is small, so that it costs no connection while nobody reads it.

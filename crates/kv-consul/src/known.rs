@@ -4,6 +4,8 @@
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 
+use crate::names::Scope;
+
 /// The keys seen so far.
 #[derive(Debug, Default)]
 pub(crate) struct Known {
@@ -62,6 +64,20 @@ impl Known {
     /// Whether a key was in the last state.
     pub(crate) fn has(&self, native: &str) -> bool {
         self.keys.contains_key(native)
+    }
+
+    /// The names that are not in the new state.
+    pub(crate) fn missing(&self) -> Vec<&str> {
+        self.keys.iter().filter(|(_, mark)| mark.pass != self.pass).map(|(key, _)| key.as_ref()).collect()
+    }
+
+    /// Whether the new state has anything of a scope.
+    pub(crate) fn shows(&self, scope: &Scope) -> bool {
+        let new = |mark: &Mark| mark.pass == self.pass;
+        match scope {
+            Scope::Key(name) => self.keys.get(name.as_str()).is_some_and(new),
+            Scope::Tree(_) => self.keys.iter().any(|(key, mark)| new(mark) && scope.contains(key)),
+        }
     }
 
     /// The keys that are not in the new state, and whether they were entries.

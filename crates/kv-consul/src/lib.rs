@@ -6,6 +6,7 @@
 //! `store` is the way in. Below it lie `write`, `list`, `txn`, `watch`, `lock` and `session`, below those
 //! `api`, Consul's HTTP API as typed calls over a `transport`. Only `client` names an HTTP client.
 
+mod acl;
 mod api;
 mod client;
 mod config;
@@ -13,6 +14,7 @@ mod config;
 mod consulrs;
 mod ephemeral;
 mod error;
+mod exchange;
 mod fence;
 mod hold;
 mod hub;
@@ -23,6 +25,7 @@ mod lock;
 mod names;
 mod query;
 mod release;
+mod rights;
 mod session;
 mod shared;
 mod sink;

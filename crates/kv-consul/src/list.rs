@@ -81,10 +81,10 @@ impl Reader {
                 break;
             }
             let (native, kv) = if self.names_only {
-                let Some(name) = items.next_name().await? else { break };
+                let Some(name) = items.next_name().await? else { return self.end().await };
                 (name, None)
             } else {
-                let Some(kv) = items.next().await? else { break };
+                let Some(kv) = items.next().await? else { return self.end().await };
                 (kv.key.clone(), Some(kv))
             };
             let flags = kv.as_ref().map_or(0, |kv| kv.flags);
@@ -116,13 +116,28 @@ impl Reader {
                 _ => Ok(Some(ListItem::Key(key))),
             };
         }
+        self.tell_foreign();
+        Ok(None)
+    }
+
+    /// The list is over. One that had nothing is empty only if the token may read there.
+    async fn end(&mut self) -> Result<Option<ListItem>> {
+        self.tell_foreign();
+        if self.items.take().is_some_and(|items| items.may_be_hidden()) {
+            let deadline = Deadline::after(self.options.timeout.unwrap_or(self.shared.timeout));
+            let below = self.shared.names.native_prefix(&self.prefix);
+            self.shared.api.check_readable(Lane::Call, &below, &deadline).await?;
+        }
+        Ok(None)
+    }
+
+    fn tell_foreign(&mut self) {
         if self.foreign > 0 {
             tracing::debug!(
                 prefix = %self.prefix, count = self.foreign, "names that are no keys were not listed"
             );
             self.foreign = 0;
         }
-        Ok(None)
     }
 
     fn not_an_entry(&mut self, native: &str) {

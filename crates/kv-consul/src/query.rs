@@ -8,6 +8,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
+use kv_backend::Deadline;
 use kv_core::{Consistency, ErrorKind, Result};
 use tokio::sync::Notify;
 use tokio::time::Instant;
@@ -192,9 +193,27 @@ impl Reader<'_> {
                 }
             }
         }
+        if items.hides() {
+            self.ask_for_rights(joining).await?;
+        }
         changed |= hub.state_ends(self.shared, self.id, joining, index > self.index);
         self.index = index;
         Ok(if changed { State::Changed(begin.elapsed()) } else { State::Same })
+    }
+
+    /// Before what is gone is told: subscriptions that find nothing are told that the token may not read
+    /// there, if that is the reason.
+    async fn ask_for_rights(&self, joining: &[u64]) -> Result<()> {
+        let (api, hub) = (&self.shared.api, &self.shared.hub);
+        let emptied = hub.emptied(self.id, joining);
+        for (names, fresh) in [(emptied.turned, true), (emptied.begun, false)] {
+            if !names.is_empty() {
+                let deadline = Deadline::after(self.shared.timeout);
+                let names = names.into_iter().collect();
+                hub.deny(self.id, &api.unreadable(Lane::Call, names, fresh, &deadline).await?);
+            }
+        }
+        Ok(())
     }
 
     /// Whether the server as a whole is behind what it was: it lost its state, or is another one. The

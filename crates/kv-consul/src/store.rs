@@ -66,6 +66,9 @@ impl ConsulStore {
         let opened = async {
             config.check()?;
             let store = Self::over(transports(&config)?, &config)?;
+            if let Some(tls) = &config.tls {
+                tls.warn_if_unverified(BACKEND, &config.hosts.join(","));
+            }
             let limit = config.timeout.min(config.connect_timeout);
             store.shared.api.probe(&Deadline::after(limit)).await?;
             if has_token {
@@ -277,7 +280,7 @@ impl Store for ConsulStore {
         let result = async {
             self.shared.check_open()?;
             let version = self.shared.api.version(&self.shared.deadline(None)).await?;
-            Ok(ServerInfo::new("Consul", version))
+            Ok(ServerInfo::new("Consul", version.unwrap_or_else(|| "unknown".to_owned())))
         };
         self.report(Operation::Server, "", result.await)
     }

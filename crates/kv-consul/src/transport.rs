@@ -1,9 +1,12 @@
 //! One HTTP exchange, whoever carries it out: the seam between Consul's API and an HTTP client.
 
 use std::fmt;
+use std::net::SocketAddr;
 
 use async_trait::async_trait;
 use bytes::Bytes;
+use kv_backend::Plaintext;
+use kv_core::Error;
 
 type Source = Box<dyn std::error::Error + Send + Sync + 'static>;
 
@@ -12,6 +15,7 @@ type Source = Box<dyn std::error::Error + Send + Sync + 'static>;
 pub(crate) enum Method {
     Get,
     Put,
+    Post,
     Delete,
 }
 
@@ -23,27 +27,43 @@ pub(crate) struct Request {
     pub(crate) body: Bytes,
     /// Whether it does no harm to send it twice.
     pub(crate) repeatable: bool,
+    /// Whether it is one of the round trips an operation promises.
+    pub(crate) counted: bool,
 }
 
 impl Request {
+    fn new(method: Method, path: String, body: Bytes) -> Self {
+        Self { method, path, body, repeatable: false, counted: true }
+    }
+
     /// A request that reads.
     pub(crate) fn get(path: String) -> Self {
-        Self { method: Method::Get, path, body: Bytes::new(), repeatable: true }
+        Self { repeatable: true, ..Self::new(Method::Get, path, Bytes::new()) }
     }
 
     /// A request that may change something.
     pub(crate) fn put(path: String, body: Bytes) -> Self {
-        Self { method: Method::Put, path, body, repeatable: false }
+        Self::new(Method::Put, path, body)
+    }
+
+    /// A request that asks something in its body.
+    pub(crate) fn post(path: String, body: Bytes) -> Self {
+        Self::new(Method::Post, path, body)
     }
 
     /// A request that deletes.
     pub(crate) fn delete(path: String) -> Self {
-        Self { method: Method::Delete, path, body: Bytes::new(), repeatable: false }
+        Self::new(Method::Delete, path, Bytes::new())
     }
 
     /// The same, which does no harm when it is sent twice.
     pub(crate) fn repeatable(self, repeatable: bool) -> Self {
         Self { repeatable, ..self }
+    }
+
+    /// The same, which is no round trip an operation promises.
+    pub(crate) fn uncounted(self) -> Self {
+        Self { counted: false, ..self }
     }
 }
 
@@ -80,8 +100,47 @@ pub(crate) struct Failure {
     pub(crate) timeout: bool,
     /// What does not fit between the two ends' TLS settings, where that is the cause.
     pub(crate) tls: Option<&'static str>,
+    /// Why this side did not connect, where that is the cause.
+    pub(crate) refused: Option<Error>,
     /// The cause, without URL or token.
     pub(crate) source: Source,
+}
+
+impl Failure {
+    /// Finds out what lies below an error of an HTTP client; `connecting`: there was no connection yet.
+    pub(crate) fn new(source: Source, connecting: bool, timeout: bool) -> Self {
+        let tls = tls_problem(&*source, connecting);
+        let refused = Error::out_of_files(&*source).or_else(|| refusal(&*source));
+        Self { unsent: connecting || tls.is_some() || refused.is_some(), timeout, tls, refused, source }
+    }
+}
+
+/// A refusal of ours that an HTTP client hands back among the causes of its error.
+fn refusal(error: &(dyn std::error::Error + 'static)) -> Option<Error> {
+    let mut cause = Some(error);
+    while let Some(error) = cause {
+        if let Some(ours) = error.downcast_ref::<Error>() {
+            return Some(Error::new(ours.kind().clone()).not_applied());
+        }
+        cause = error.source();
+    }
+    None
+}
+
+/// The addresses of a host, to which a token may be sent if this rule allows it.
+///
+/// # Errors
+///
+/// Of the look-up, or our own refusal, which [`Failure::new`] finds again.
+pub(crate) async fn look_up(
+    host: &str,
+    plaintext: Option<(Plaintext, String)>,
+) -> Result<Vec<SocketAddr>, Source> {
+    let found: Vec<SocketAddr> = tokio::net::lookup_host((host, 0)).await?.collect();
+    if let Some((rule, endpoint)) = plaintext {
+        rule.check(&endpoint, found.iter().map(SocketAddr::ip))?;
+    }
+    Ok(found)
 }
 
 /// Carries out exchanges with one endpoint. Never follows a redirect, never retries, and adds the ACL
@@ -119,11 +178,16 @@ pub(crate) fn tls_problem(
     if !connecting {
         return None;
     }
-    let words: [(&[&str], &str); 5] = [
+    let words: [(&[&str], &str); 7] = [
         (&["UnknownIssuer", "BadSignature"], "its certificate is not issued by a CA that is trusted (ca=)"),
         (&["NotValidForName", "not valid for name"], "its certificate is not for this host (server_name=)"),
         (&["Expired", "NotValidYet"], "its certificate is not valid now"),
-        (&["fatal alert", "AlertReceived"], "the two ends find no version or cipher they both have"),
+        (&["CaUsedAsEndEntity"], "its certificate is that of an authority, and not one for servers"),
+        (&["InvalidCertificate", "invalid peer certificate"], "its certificate is not accepted"),
+        (
+            &["fatal alert", "AlertReceived", "PeerIncompatible"],
+            "the two ends find no version or cipher they both have: it may offer nothing newer than TLS 1.1",
+        ),
         (&["InvalidContentType", "InvalidMessage"], "it does not speak TLS: use consul://"),
     ];
     words.iter().find(|(signs, _)| says(signs)).map(|(_, words)| *words)

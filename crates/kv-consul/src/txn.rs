@@ -12,11 +12,12 @@ use kv_core::{
     Txn as Request, TxnOp, TxnOutcome, TxnResult, Version,
 };
 
-use crate::api::Txn;
+use crate::api::{Lane, Txn};
 use crate::ephemeral::{check_holder, retire};
 use crate::error::{Refusal, protocol};
 use crate::fence::{check_fence, fence_op};
 use crate::names::is_record;
+use crate::rights::denied;
 use crate::session::Binding;
 use crate::shared::{Shared, has_lock_flags};
 use crate::store::{ConsulStore, to_entry};
@@ -148,14 +149,21 @@ async fn read_all(shared: &Shared, txn: &Request, deadline: &Deadline) -> Result
                 }
             }
             Txn::Refused(refused) => {
+                let mut absent = Vec::with_capacity(refused.len());
                 for (at, why) in refused {
                     match batch.get(at) {
                         Some(key) if why == Refusal::Missing => {
+                            absent.push(shared.names.native(key));
                             wanted.remove(key);
                             known.insert((*key).clone(), None);
                         }
                         _ => return Err(protocol("a read was refused as only a write can be")),
                     }
+                }
+                if let Some(hidden) =
+                    shared.api.unreadable(Lane::Call, absent, false, deadline).await?.first()
+                {
+                    return Err(denied(hidden));
                 }
             }
         }

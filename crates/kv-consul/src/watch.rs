@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::stream;
+use kv_backend::Deadline;
 use kv_core::{
     Consistency, Error, ErrorKind, Operation, Result, Watch, WatchEvent, WatchFilter, WatchOptions,
     WatchStart, WatchTarget,
@@ -126,7 +127,7 @@ impl Watcher {
                         Err(error) => error,
                     },
                 },
-                State::Reading(snapshot) => match next_entry(&self.shared, snapshot).await {
+                State::Reading(snapshot) => match next_entry(&self.shared, snapshot, self.timeout).await {
                     Ok(Some(event)) if self.filter.admits(&event) => return Ok(event),
                     Ok(Some(_)) => continue,
                     Ok(None) => {
@@ -153,13 +154,21 @@ impl Watcher {
     }
 }
 
-/// The next entry of a state.
-async fn next_entry(shared: &Shared, snapshot: &mut Snapshot) -> Result<Option<WatchEvent>> {
+/// The next entry of a state. One that has nothing is empty only if the token may read there.
+async fn next_entry(
+    shared: &Shared,
+    snapshot: &mut Snapshot,
+    timeout: Duration,
+) -> Result<Option<WatchEvent>> {
     while let Some(kv) = snapshot.items.next().await? {
         if let Some(key) = shared.names.entry(&kv.key, kv.flags) {
             snapshot.told.see(&kv.key, kv.modify_index, true);
             return Ok(Some(WatchEvent::Put(to_entry(key, &kv)?)));
         }
+    }
+    if snapshot.items.may_be_hidden() {
+        let deadline = Deadline::after(timeout);
+        shared.api.check_readable(Lane::Call, snapshot.items.scope().text(), &deadline).await?;
     }
     Ok(None)
 }

@@ -9,11 +9,12 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use common::script::{Act, Scripted, answer, json};
+use common::script::{Act, Scripted, answer, applied, json, refused};
 use common::{LOCK_FLAG, until};
 use kv_consul::ConsulStore;
 use kv_consul::kv_core::{
-    Applied, ErrorKind, Key, LockOptions, LockWait, Operation, Store, StoreExt, WatchEvent, WatchOptions,
+    Applied, ErrorKind, Expiry, GetOptions, Key, LockOptions, LockWait, Operation, PutOptions, Store,
+    StoreExt, Txn, TxnOp, WatchEvent, WatchOptions,
 };
 
 /// The memory of this process, in bytes.
@@ -192,25 +193,161 @@ async fn values_that_are_not_base64_are_protocol_errors() {
 }
 
 #[tokio::test]
-async fn an_index_that_is_no_number_is_a_protocol_error_for_watches() {
+async fn an_index_that_is_no_number_is_a_protocol_error() {
     for header in ["X-Consul-Index: \u{fc}\r\n", "X-Consul-Index: -1\r\n", "X-Consul-Index: 1e3\r\n", ""] {
         let hostile = Scripted::start(move |_| answer(200, header, "[]")).await;
         let store = hostile.store().await;
         assert_eq!(store.watch("p").await.unwrap_err().kind(), &ErrorKind::Protocol, "{header:?}");
-        assert!(store.entries("p").await.unwrap().is_empty());
+        // A list can do without one.
+        match store.entries("p").await {
+            Ok(entries) => assert!(entries.is_empty() && header.is_empty()),
+            Err(error) => assert_eq!(error.kind(), &ErrorKind::Protocol, "{header:?}"),
+        }
+    }
+}
+
+/// One key as a Consul shows it.
+fn kv(key: &str, created: i64, modified: i64) -> String {
+    format!(r#"{{"Key":"{key}","Value":"dg==","Flags":0,"CreateIndex":{created},"ModifyIndex":{modified}}}"#)
+}
+
+/// What a transaction, a query and a question for a session answer that have these items.
+fn items(request: &str, items: &[String]) -> Act {
+    if request.contains("/v1/session/create") {
+        return json(200, r#"{"ID":"s"}"#);
+    }
+    if request.contains("/v1/txn") {
+        let results: Vec<_> = items.iter().map(|kv| format!(r#"{{"KV":{kv}}}"#)).collect();
+        return json(200, &format!(r#"{{"Results":[{}],"Errors":null}}"#, results.join(",")));
+    }
+    json(200, &format!("[{}]", items.join(",")))
+}
+
+#[tokio::test]
+async fn answers_to_other_questions_are_protocol_errors() {
+    for (name, found) in [
+        ("another key", vec![kv("other", 1, 2)]),
+        ("another key beside it", vec![kv("k", 1, 2), kv("other", 1, 2)]),
+        ("twice", vec![kv("k", 1, 2), kv("k", 1, 2), kv("k", 1, 2)]),
+        ("index 0", vec![kv("k", 0, 0)]),
+        ("negative", vec![kv("k", -1, -1)]),
+        ("older than its creation", vec![kv("k", 3, 2)]),
+    ] {
+        let hostile = Scripted::start(move |request| items(request, &found)).await;
+        let store = hostile.store().await;
+        let k = Key::new("k").unwrap();
+        let ttl = PutOptions::default().with_expiry(Expiry::Ttl(Duration::from_secs(20)));
+        for error in [
+            store.get("k").await.map(drop).unwrap_err(),
+            store.put("k", "v").await.map(drop).unwrap_err(),
+            store.put_with(&k, "v".into(), ttl).await.map(drop).unwrap_err(),
+            store.compare_value_and_set("k", "v", "w").await.map(drop).unwrap_err(),
+            store.transact(Txn::always().then([TxnOp::get(k.clone())])).await.map(drop).unwrap_err(),
+        ] {
+            assert_eq!(error.kind(), &ErrorKind::Protocol, "{name}: {error}");
+        }
     }
 }
 
 #[tokio::test]
-async fn answers_to_other_operations_are_protocol_errors() {
-    let hostile = Scripted::start(|_| {
-        json(200, r#"{"Results":[{"KV":{"Key":"other","CreateIndex":1,"ModifyIndex":2}}],"Errors":null}"#)
+async fn keys_out_of_place_in_a_list_are_protocol_errors() {
+    for (name, found) in [
+        ("outside", vec![kv("q/a", 1, 2)]),
+        ("outside, at the end", vec![kv("p/a", 1, 2), kv("q/a", 1, 2)]),
+        ("the prefix without its slash", vec![kv("p", 1, 2)]),
+        ("disorder", vec![kv("p/b", 1, 2), kv("p/a", 1, 2)]),
+        ("doubled", vec![kv("p/a", 1, 2), kv("p/a", 1, 3)]),
+        ("index 0", vec![kv("p/a", 0, 0)]),
+        ("negative", vec![kv("p/a", 1, -2)]),
+    ] {
+        let hostile = Scripted::start(move |request| items(request, &found)).await;
+        let store = hostile.store().await;
+        let initial = WatchOptions::default().with_initial();
+        let prefix: kv_consul::kv_core::Prefix = "p".parse().unwrap();
+        let mut watched = store.watch_with(prefix.into(), initial).await.unwrap();
+        let watched = loop {
+            match watched.next().await.unwrap() {
+                Ok(WatchEvent::Put(_)) => {}
+                other => break other.map(drop),
+            }
+        };
+        for result in [
+            store.entries("p").await.map(drop),
+            store.delete_tree("p").await.map(drop),
+            store.watch("p").await.map(drop),
+            watched,
+        ] {
+            let error = result.expect_err(name);
+            assert_eq!(error.kind(), &ErrorKind::Protocol, "{name}: {error}");
+        }
+        // The watch of one key reads that key.
+        assert_eq!(store.watch_key("k").await.unwrap_err().kind(), &ErrorKind::Protocol, "{name}");
+    }
+    for names in [r#"["q/a"]"#, r#"["p/b","p/a"]"#, r#"["p/a","p/a"]"#] {
+        let hostile = Scripted::start(move |_| json(200, names)).await;
+        assert_eq!(
+            hostile.store().await.keys("p").await.unwrap_err().kind(),
+            &ErrorKind::Protocol,
+            "{names}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn sessions_that_make_no_sense_are_protocol_errors() {
+    let hostile = Scripted::start(|request| match request.split(' ').nth(1).unwrap() {
+        path if path.starts_with("/v1/session/create") => json(200, r#"{"ID":""}"#),
+        path if path.starts_with("/v1/session/info") => {
+            json(200, r#"[{"ID":"other","Name":"kv ttl","Behavior":"delete","TTL":"10s"}]"#)
+        }
+        _ => applied(request, 7, "s"),
     })
     .await;
     let store = hostile.store().await;
-    assert_eq!(store.put("k", "v").await.unwrap_err().kind(), &ErrorKind::Protocol);
-    // A read without the key: the token may not see it.
+    let k = Key::new("k").unwrap();
+    let ttl = PutOptions::default().with_expiry(Expiry::Ttl(Duration::from_secs(20)));
+    for error in [
+        store.put_with(&k, "v".into(), ttl).await.map(drop).unwrap_err(),
+        store.get_with(&k, GetOptions::default().with_expiry()).await.map(drop).unwrap_err(),
+    ] {
+        assert_eq!(error.kind(), &ErrorKind::Protocol, "{error}");
+    }
+}
+
+/// What a server is asked for and leaves out of a read the token may not see.
+#[tokio::test]
+async fn a_key_left_out_of_a_read_is_denied() {
+    let hostile = Scripted::start(|_| json(200, r#"{"Results":[],"Errors":null}"#)).await;
+    let store = hostile.store().await;
     assert_eq!(store.get("k").await.unwrap_err().kind(), &ErrorKind::PermissionDenied);
+}
+
+#[tokio::test]
+async fn a_refused_name_is_an_invalid_key() {
+    const WORDS: &str = r#"invalid key name, keys should respect the "^[a-zA-Z0-9,_./\-?&=]+$" format"#;
+    let all: [fn() -> Act; 3] = [|| json(500, WORDS), || json(400, WORDS), || refused(WORDS)];
+    for act in all {
+        let server = Scripted::start(move |_| act()).await;
+        let store = server.store().await;
+        let k = Key::new("a b").unwrap();
+        for error in [
+            store.put("a b", "v").await.map(drop).unwrap_err(),
+            store.get("a b").await.map(drop).unwrap_err(),
+            store.delete("a b").await.map(drop).unwrap_err(),
+            store.lock("a b").await.map(drop).unwrap_err(),
+            store.transact(Txn::always().then([TxnOp::put(k.clone(), "v")])).await.map(drop).unwrap_err(),
+        ] {
+            assert!(matches!(error.kind(), ErrorKind::InvalidKey { .. }), "{error}");
+            assert_eq!(error.applied(), Applied::No, "{error}");
+        }
+    }
+    // Reads go by way of an ancestor with a plain name, whatever the status.
+    let server = Scripted::start(|request| match request.split(' ').nth(1).unwrap() {
+        path if path.contains('%') => json(500, WORDS),
+        _ => json(200, &format!("[{}]", kv("a/b c/d", 1, 2))),
+    })
+    .await;
+    assert_eq!(server.store().await.entries("a/b c").await.unwrap().len(), 1);
 }
 
 #[tokio::test]

@@ -6,7 +6,7 @@ mod common;
 
 use std::time::{Duration, Instant};
 
-use common::script::{Act, Scripted, answer, applied, json};
+use common::script::{Act, Scripted, answer, applied, json, refused};
 use common::{open, own_server, until, url, variant};
 use futures_util::future::join_all;
 use kv_consul::kv_core::{
@@ -123,6 +123,137 @@ async fn a_write_to_a_silent_host_is_not_sent_to_another() {
     assert_eq!(second.count("PUT /v1/txn"), 0);
     store.put("k", "v").await.unwrap();
     assert_eq!(second.count("PUT /v1/txn"), 1);
+}
+
+/// What a host says that cannot serve now, without having passed the request on.
+const TURNED_AWAY: [(u16, &str); 4] = [
+    (500, "No known Consul servers"),
+    (500, "No cluster leader"),
+    (429, "Your IP is issuing too many concurrent connections"),
+    (500, "rpc error getting client: failed to get conn: dial tcp: connection refused"),
+];
+
+#[tokio::test]
+async fn the_next_host_is_used_when_one_cannot_serve() {
+    for (status, words) in TURNED_AWAY {
+        let first = Scripted::start_bare(move |_| json(status, words)).await;
+        let second = Scripted::start(|request| match request.split(' ').nth(1).unwrap() {
+            path if path.starts_with("/v1/session/create") => json(200, r#"{"ID":"s"}"#),
+            path if path.starts_with("/v1/kv") => state(5),
+            _ => applied(request, 7, ""),
+        })
+        .await;
+        let hosts = format!("{},{}", first.address, second.address);
+        let open_both = async || open(&url(&hosts, "", "timeout=3s&token=t", variant())).await;
+        // Each by a handle of its own, which begins with the first host.
+        open_both().await.put("k", "v").await.unwrap();
+        open_both().await.get("k").await.unwrap().unwrap();
+        assert_eq!(open_both().await.keys("w").await.map(|keys| keys.len()).unwrap_or(1), 1);
+        open_both().await.watch("w").await.unwrap();
+        let store = open_both().await;
+        let asked = first.requests().len();
+        for _ in 0..3 {
+            store.put("k", "v").await.unwrap();
+        }
+        assert_eq!(first.requests().len(), asked, "it is not asked again and again");
+    }
+}
+
+#[tokio::test]
+async fn a_write_goes_on_to_the_next_host_only_where_nothing_was_changed() {
+    let (gate, well) = watch::channel(true);
+    for (status, words, goes_on) in
+        TURNED_AWAY.map(|(status, words)| (status, words, true)).into_iter().chain([
+            (500, "rpc error making call: EOF", false),
+            (500, "leadership lost while committing log", false),
+            (503, "", false),
+        ])
+    {
+        gate.send_replace(true);
+        let well = well.clone();
+        let first = Scripted::start(move |request| match *well.borrow() {
+            true => applied(request, 7, ""),
+            false => json(status, words),
+        })
+        .await;
+        let second = Scripted::start(|request| applied(request, 7, "")).await;
+        let hosts = format!("{},{}", first.address, second.address);
+        let store = open(&url(&hosts, "", "timeout=3s", variant())).await;
+        store.put("k", "v").await.unwrap();
+        gate.send_replace(false);
+        let put = store.put("k", "v").await;
+        assert_eq!(second.count("PUT /v1/txn"), usize::from(goes_on), "{words}");
+        match put {
+            Ok(_) => assert!(goes_on, "{words}"),
+            Err(error) => {
+                assert!(!goes_on, "{words}: {error}");
+                assert_eq!((error.kind(), error.applied()), (&ErrorKind::Unavailable, Applied::Unknown));
+            }
+        }
+        // A read does no harm, and the next host is used from now on.
+        store.get("k").await.unwrap().unwrap();
+        assert_eq!(first.count("PUT /v1/txn"), 2, "{words}");
+    }
+}
+
+#[tokio::test]
+async fn where_no_host_can_serve_the_call_says_what_they_said() {
+    let hosts =
+        [Scripted::start(|_| json(429, "too many")).await, Scripted::start(|_| json(429, "too many")).await];
+    let all = hosts.each_ref().map(|host| host.address.clone()).join(",");
+    let store = open(&url(&all, "", "timeout=3s", variant())).await;
+    for error in
+        [store.put("k", "v").await.map(drop).unwrap_err(), store.get("k").await.map(drop).unwrap_err()]
+    {
+        assert_eq!((error.kind(), error.applied()), (&ErrorKind::Overloaded, Applied::No), "{error}");
+        assert!(error.to_string().contains("too many"), "{error}");
+    }
+    assert!(hosts.iter().all(|host| host.count("PUT /v1/txn") == 2), "each was asked once for each call");
+}
+
+#[tokio::test]
+async fn what_is_no_consul_is_doubted() {
+    let all: [fn() -> Act; 4] = [
+        || answer(404, "", "404 page not found"),
+        || answer(200, "", "<html>"),
+        || Act::Say(b"\x00\x00\x00\x00".to_vec()),
+        || Act::Cut,
+    ];
+    for act in all {
+        let other = Scripted::start_bare(move |_| act()).await;
+        let begin = Instant::now();
+        let error = ConsulStore::connect(ConsulConfig::new([other.address.as_str()])).await.unwrap_err();
+        assert!(error.to_string().contains("is this a Consul?"), "{error}");
+        assert!(error.to_string().contains(&other.address), "{error}");
+        assert!(begin.elapsed() < SECOND * 2, "{:?}", begin.elapsed());
+    }
+}
+
+#[tokio::test]
+async fn what_a_server_says_reaches_nobody_raw() {
+    const RAW: &str = "\u{1b}[31mred\u{1b}[0m\r\nand \u{202e}more";
+    let server = Scripted::start(|request| match request.split(' ').nth(1).unwrap() {
+        path if path.starts_with("/v1/agent/self") => {
+            json(200, &serde_json::json!({"Config": {"Version": RAW}}).to_string())
+        }
+        path if path.starts_with("/v1/txn") && request.contains("refuse") => refused(RAW),
+        _ => json(500, RAW),
+    })
+    .await;
+    let store = server.store().await;
+    let mut texts = vec![store.server().await.unwrap().version];
+    for error in [
+        store.put("k", "v").await.map(drop).unwrap_err(),
+        store.put("refuse", "v").await.map(drop).unwrap_err(),
+        store.entries("p").await.map(drop).unwrap_err(),
+        store.lock("k").await.map(drop).unwrap_err(),
+    ] {
+        texts.push(format!("{error}"));
+        texts.push(format!("{error:?}"));
+    }
+    for text in texts {
+        assert!(!text.contains(['\u{1b}', '\r', '\n', '\u{202e}']), "{text:?}");
+    }
 }
 
 #[tokio::test]

@@ -9,10 +9,11 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, LazyLock, Mutex};
 use std::time::{Duration, Instant};
 
-use common::{next, until};
+use common::acl::{AclServer, ROOT};
+use common::next;
 use kv_consul::kv_core::{
-    Applied, Error, ErrorKind, Key, LockLoss, LockOptions, LockWait, Store, StoreExt, StoreUrl, Watch,
-    WatchEvent, WatchOptions,
+    Applied, Error, ErrorKind, Key, LockLoss, LockOptions, LockWait, Store, StoreExt, StoreUrl, WatchEvent,
+    WatchOptions,
 };
 use kv_consul::{ConsulConfig, ConsulStore};
 use kv_testkit::require_or_skip;
@@ -20,7 +21,6 @@ use kv_testkit::spec::Probe;
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
 
 const SECOND: Duration = Duration::from_secs(1);
-const ROOT: &str = "11111111-aaaa-1111-1111-111111111111";
 const LIMITED: &str = "33333333-cccc-3333-3333-333333333333";
 
 /// Everything that is logged, at the finest level, by every crate.
@@ -79,46 +79,18 @@ fn key(text: &str) -> Key {
 #[tokio::test]
 async fn tokens_have_the_rights_they_were_given() {
     LazyLock::force(&LOG);
-    let Some(servers) = require_or_skip(env!("CARGO_MANIFEST_DIR")) else { return };
-    let acl = format!(
-        "acl {{ enabled = true, default_policy = \"deny\", tokens {{ master = \"{ROOT}\", agent = \"{ROOT}\" }} }}"
-    );
-    let ready =
-        Probe { port: None, http: Some("/v1/status/leader".into()), tcp: None, expect: "8300".into() };
-    let cluster = servers.arg(&format!("-hcl={acl}")).ready_when(ready).start().await.unwrap();
-    let endpoint = cluster.node(1).endpoint();
-    let config = |token: &str| {
-        let url = common::url(&endpoint, "app", &format!("token={token}"), common::variant());
-        ConsulConfig::from_url(&StoreUrl::parse(&url).unwrap()).unwrap()
-    };
-    until("access control should be up", SECOND * 30, || async {
-        match ConsulStore::connect(config(ROOT)).await {
-            Ok(store) => store.put("a", "x").await.is_ok(),
-            Err(_) => false,
-        }
-    })
-    .await;
+    let Some(server) = AclServer::start("").await else { return };
     let begin = Instant::now();
-    let unknown = ConsulStore::connect(config("22222222-2222-2222-2222-222222222222")).await.unwrap_err();
+    let unknown = server.open("app", "22222222-2222-2222-2222-222222222222", "").await.unwrap_err();
     assert_eq!(unknown.kind(), &ErrorKind::Unauthenticated, "{unknown}");
     assert!(begin.elapsed() < SECOND * 3, "not retried");
     assert!(!shown(&unknown).contains("22222222"));
 
-    let http = reqwest::Client::builder().no_proxy().build().unwrap();
-    let make = async |path: &str, body: String| {
-        let url = format!("http://{endpoint}/v1/acl/{path}");
-        let response = http.put(url).header("X-Consul-Token", ROOT).body(body).send().await.unwrap();
-        assert!(response.status().is_success(), "{}", response.text().await.unwrap());
-        response.text().await.unwrap()
-    };
-    let policy = |rules: &str| format!(r#"{{"Name":"p","Rules":{}}}"#, serde_json::to_string(rules).unwrap());
     let some = r#"key_prefix "app/mine/" { policy = "write" } key_prefix "app/read/" { policy = "read" }"#;
-    let made = make("policy", policy(some)).await;
-    let id = made.split("\"ID\"").nth(1).unwrap().split('"').nth(1).unwrap().to_owned();
-    make("token", format!(r#"{{"SecretID":"{LIMITED}","Policies":[{{"Name":"p"}}]}}"#)).await;
-    let store = ConsulStore::connect(config(LIMITED)).await.unwrap();
-    assert!(!format!("{store:?} {:?}", config(LIMITED)).contains(LIMITED));
-    let root = ConsulStore::connect(config(ROOT)).await.unwrap();
+    let id = server.token("p", LIMITED, some).await;
+    let store = server.open("app", LIMITED, "").await.unwrap();
+    assert!(!format!("{store:?}").contains(LIMITED));
+    let root = server.open("app", ROOT, "").await.unwrap();
     root.put("read/a", "x").await.unwrap();
     store.put("mine/a", "x").await.unwrap();
     assert_eq!(store.get("read/a").await.unwrap().unwrap().value, "x");
@@ -151,38 +123,26 @@ async fn tokens_have_the_rights_they_were_given() {
     let more = format!(
         "{some} session_prefix \"\" {{ policy = \"write\" }} node_prefix \"\" {{ policy = \"read\" }}"
     );
-    make(&format!("policy/{id}"), policy(&more)).await;
+    server.change(&id, "p", &more).await;
     let guard = store.lock_with(&key("mine/l"), try_only()).await.unwrap();
-    make(&format!("policy/{id}"), policy("key_prefix \"app/other/\" { policy = \"read\" }")).await;
+    server.change(&id, "p", r#"key_prefix "app/other/" { policy = "read" }"#).await;
     let loss = tokio::time::timeout(SECOND * 40, guard.lost()).await.unwrap();
     assert_eq!(loss, LockLoss::PermissionDenied);
-    // A watch of a key ends with the reason. Of a prefix Consul leaves out what the token may not read.
-    let error = loop {
-        root.put("read/a", "y").await.unwrap();
-        match next_or_end(&mut alone).await {
-            Some(Ok(_)) => {}
-            Some(Err(error)) => break error,
-            None => panic!("the watch ended without a word"),
-        }
-    };
-    assert_eq!(error.kind(), &ErrorKind::PermissionDenied, "{error}");
-    // What it asked before, it is answered as before.
-    let begin = Instant::now();
-    loop {
-        assert!(begin.elapsed() < SECOND * 60, "the keys should be gone from the watch");
-        root.put("mine/b", "z").await.unwrap();
-        match tokio::time::timeout(SECOND, tree.next()).await {
-            Ok(Some(Ok(WatchEvent::Delete(gone)))) if gone.key.as_str() == "mine/a" => break,
-            Ok(Some(Ok(_))) | Err(_) => {}
-            Ok(other) => panic!("{other:?}"),
-        }
+    // The watches end with the reason. What they asked before, they are answered as before, so there must be
+    // changes; and what the token may not read any more must not be told as deleted.
+    for (watch, name) in [(&mut alone, "read/a"), (&mut tree, "mine/b")] {
+        let error = loop {
+            root.put(name, "y").await.unwrap();
+            match tokio::time::timeout(SECOND, watch.next()).await {
+                Ok(Some(Ok(WatchEvent::Put(_)))) | Err(_) => {}
+                Ok(Some(Err(error))) => break error,
+                other => panic!("{other:?}"),
+            }
+        };
+        assert_eq!(error.kind(), &ErrorKind::PermissionDenied, "{error}");
     }
     LOG.is_silent_about(LIMITED);
     LOG.is_silent_about(ROOT);
-}
-
-async fn next_or_end(watch: &mut Watch) -> Option<Result<WatchEvent, Error>> {
-    tokio::time::timeout(SECOND * 60, watch.next()).await.expect("an event or the end")
 }
 
 struct Authority(CertifiedIssuer<'static, KeyPair>);

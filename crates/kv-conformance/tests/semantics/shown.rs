@@ -695,6 +695,14 @@ pub(crate) const SHOWN: &[(&str, &[&str])] = &[
         ],
     ),
     (
+        "A server that hides",
+        &[
+            "kv-consul::what_a_token_may_not_read_is_denied_and_not_absent",
+            "kv-consul::where_nobody_tells_rights_the_answer_is_kept_and_one_warning_given",
+        ],
+    ),
+    ("A right that is taken away", &["kv-consul::a_right_taken_away_ends_watches_and_tells_no_deletes"]),
+    (
         "TLS verifies",
         &[
             "kv-etcd::what_is_wrong_with_a_certificate_is_named_first",

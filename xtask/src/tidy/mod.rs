@@ -21,7 +21,7 @@ use floors::{Declared, Floors};
 use paths::Tree;
 
 /// Beyond this a file holds more than one idea.
-const LINE_LIMIT: usize = 700;
+const LINE_LIMIT: usize = 800;
 
 /// Check the house rules that no lint checks
 #[derive(Debug, Clone, clap::Args)]
@@ -189,6 +189,6 @@ mod tests {
     fn sources_open_with_their_purpose_and_stay_short() {
         assert!(source("//! Says it.\nfn a() {}\n").is_empty());
         assert_eq!(source("use std::fs;\n").len(), 1);
-        assert_eq!(source(&format!("//! Long.\n{}", "\n".repeat(700))).len(), 1);
+        assert_eq!(source(&format!("//! Long.\n{}", "\n".repeat(800))).len(), 1);
     }
 }

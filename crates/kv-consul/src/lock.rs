@@ -24,7 +24,6 @@ use crate::write::{LOCK_DELAY_POLL, version_of};
 /// Waits for a lock.
 pub(crate) async fn lock(shared: &Arc<Shared>, key: &Key, options: LockOptions) -> Result<LockGuard> {
     shared.names.check_writable(key)?;
-    shared.capabilities.limits.check_value(key, &options.owner)?;
     let ttl = shared.capabilities.limits.lock_ttl.check(options.ttl.unwrap_or(shared.lock_ttl))?;
     let give_up = match options.wait {
         LockWait::UpTo(wait) => Instant::now().checked_add(wait),

@@ -208,10 +208,12 @@ impl Store for ConsulStore {
     }
 
     async fn get_with(&self, key: &Key, options: GetOptions) -> Result<Option<Entry>> {
+        self.shared.capabilities.admit_get(key, &options)?;
         self.report(Operation::Get, key.as_str(), self.get_entry(key, options).await)
     }
 
     async fn put_with(&self, key: &Key, value: Bytes, options: PutOptions) -> Result<PutResult> {
+        self.shared.capabilities.admit_put(key, &value, &options)?;
         let result = async {
             self.shared.check_open()?;
             write::put(&self.shared, key, value, options).await
@@ -220,6 +222,7 @@ impl Store for ConsulStore {
     }
 
     async fn delete_with(&self, key: &Key, options: DeleteOptions) -> Result<DeleteResult> {
+        self.shared.capabilities.admit_delete(key, &options)?;
         let result = async {
             self.shared.check_open()?;
             write::delete(&self.shared, key, options).await
@@ -228,6 +231,7 @@ impl Store for ConsulStore {
     }
 
     async fn list_with(&self, prefix: &Prefix, options: ListOptions) -> Result<Listing> {
+        self.shared.capabilities.admit_list(prefix.as_str(), &options)?;
         let result = async {
             self.shared.check_open()?;
             list::list(&self.shared, prefix, options).await
@@ -236,6 +240,7 @@ impl Store for ConsulStore {
     }
 
     async fn delete_tree_with(&self, prefix: &Prefix, options: DeleteTreeOptions) -> Result<u64> {
+        self.shared.capabilities.admit_delete_tree(prefix.as_str(), &options)?;
         let result = async {
             self.shared.check_open()?;
             list::delete_tree(&self.shared, prefix, options).await
@@ -244,6 +249,7 @@ impl Store for ConsulStore {
     }
 
     async fn watch_with(&self, target: WatchTarget, options: WatchOptions) -> Result<Watch> {
+        self.shared.capabilities.admit_watch(&target, &options)?;
         let path = target.path().to_owned();
         let result = async {
             self.shared.check_open()?;
@@ -253,6 +259,7 @@ impl Store for ConsulStore {
     }
 
     async fn lock_with(&self, key: &Key, options: LockOptions) -> Result<LockGuard> {
+        self.shared.capabilities.admit_lock(key, &options)?;
         let result = async {
             self.shared.check_open()?;
             lock::lock(&self.shared, key, options).await

@@ -46,15 +46,10 @@ impl Transact for ConsulStore {
 }
 
 async fn transact(shared: &Arc<Shared>, txn: Request) -> Result<TxnResult> {
+    shared.capabilities.admit_transact(&txn)?;
     shared.check_open()?;
-    txn.check(&shared.capabilities.limits)?;
     for op in txn.then.iter().chain(&txn.or_else).filter(|op| op.is_write()) {
         shared.names.check_writable(op.key())?;
-    }
-    for op in txn.then.iter().chain(&txn.or_else) {
-        if let TxnOp::Put { expiry: kv_core::Expiry::Ttl(ttl), .. } = op {
-            crate::session::TTL.check(*ttl)?;
-        }
     }
     let fence = txn.fence.as_ref().map(fence_op).transpose()?;
     let deadline = shared.deadline(txn.timeout);

@@ -41,8 +41,6 @@ pub(crate) async fn put(
 ) -> Result<PutResult> {
     let PutOptions { precondition, expiry, fence, timeout, .. } = options;
     shared.names.check_writable(key)?;
-    shared.capabilities.limits.check_value(key, &value)?;
-    check_expected(shared, key, &precondition)?;
     let fence = fence.as_ref().map(fence_op).transpose()?;
     let deadline = shared.deadline(timeout);
     let native = shared.names.native(key);
@@ -156,7 +154,6 @@ fn put_ops(
 pub(crate) async fn delete(shared: &Arc<Shared>, key: &Key, options: DeleteOptions) -> Result<DeleteResult> {
     let DeleteOptions { precondition, previous, fence, timeout, .. } = options;
     shared.names.check_writable(key)?;
-    check_expected(shared, key, &precondition)?;
     let fence = fence.as_ref().map(fence_op).transpose()?;
     let deadline = shared.deadline(timeout);
     let native = shared.names.native(key);
@@ -235,14 +232,6 @@ pub(crate) async fn delete(shared: &Arc<Shared>, key: &Key, options: DeleteOptio
             retries.after(&refused, &mut Binding::Permanent, &deadline).await?;
             seen = Seen::State(shared.read(&native, &deadline).await.map_err(Error::not_applied)?);
         }
-    }
-}
-
-/// Refuses to compare with a value no key can have.
-fn check_expected(shared: &Shared, key: &Key, precondition: &Precondition) -> Result<()> {
-    match precondition {
-        Precondition::Value(value) => shared.capabilities.limits.check_value(key, value),
-        _ => Ok(()),
     }
 }
 

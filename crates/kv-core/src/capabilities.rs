@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
+use crate::admission::too_large;
 use crate::error::{Error, ErrorKind, Result};
 use crate::key::Key;
 use crate::text::duration;
@@ -167,10 +168,17 @@ impl Limits {
     ///
     /// `TooLarge`.
     pub fn check_value(&self, key: &Key, value: &Bytes) -> Result<()> {
+        self.check_size(key, value, "bytes of value")
+    }
+
+    /// Refuses a value that is only compared and is larger than any that is stored.
+    pub(crate) fn check_compared(&self, key: &Key, value: &Bytes) -> Result<()> {
+        self.check_size(key, value, "bytes of the value that is compared")
+    }
+
+    fn check_size(&self, key: &Key, value: &Bytes, what: &'static str) -> Result<()> {
         if value.len() > self.max_value {
-            return Err(Error::new(ErrorKind::TooLarge { size: value.len(), max: self.max_value })
-                .with_key(key.as_str())
-                .with_detail("bytes of value"));
+            return Err(too_large(value.len(), self.max_value, what).with_key(key.as_str()));
         }
         Ok(())
     }
@@ -200,6 +208,8 @@ pub struct Capabilities {
     pub backend: &'static str,
     powers: u32,
     guarantees: u32,
+    /// How to get a power that is absent.
+    advice: Vec<(Power, &'static str)>,
     /// Whose time to live a lock has.
     pub lock_ttl: LockTtl,
     /// Sizes and times.
@@ -210,7 +220,14 @@ impl Capabilities {
     /// A store that declares nothing.
     #[must_use]
     pub fn new(backend: &'static str) -> Self {
-        Self { backend, powers: 0, guarantees: 0, lock_ttl: LockTtl::default(), limits: Limits::default() }
+        Self {
+            backend,
+            powers: 0,
+            guarantees: 0,
+            advice: Vec::new(),
+            lock_ttl: LockTtl::default(),
+            limits: Limits::default(),
+        }
     }
 
     /// The same with these powers.
@@ -224,6 +241,14 @@ impl Capabilities {
     #[must_use]
     pub fn without_power(mut self, power: Power) -> Self {
         self.powers &= !power.bit();
+        self
+    }
+
+    /// The same, saying in refusals why this power is absent and how to get it.
+    #[must_use]
+    pub fn with_advice(mut self, power: Power, advice: &'static str) -> Self {
+        self.advice.retain(|(advised, _)| *advised != power);
+        self.advice.push((power, advice));
         self
     }
 
@@ -271,11 +296,16 @@ impl Capabilities {
     ///
     /// # Errors
     ///
-    /// `Unsupported`, naming the power.
+    /// `Unsupported`, naming the power and, where the store [advises](Self::with_advice), the way to it.
     pub fn require(&self, power: Power) -> Result<()> {
         if self.has(power) {
             return Ok(());
         }
-        Err(Error::unsupported(power.name()).with_backend(self.backend))
+        let advice = self.advice.iter().find(|(advised, _)| *advised == power);
+        let what = match advice {
+            Some((_, advice)) => format!("{}: {advice}", power.name()),
+            None => power.name().to_owned(),
+        };
+        Err(Error::unsupported(what).with_backend(self.backend))
     }
 }

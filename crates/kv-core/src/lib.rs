@@ -6,6 +6,7 @@
 //! Each idea has a file of its name; everything public is at the crate's root, and what makes text fit to
 //! be shown in [`text`].
 
+mod admission;
 mod capabilities;
 mod cause;
 mod codec;

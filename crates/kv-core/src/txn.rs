@@ -274,8 +274,9 @@ impl Txn {
         conditions + branch(&self.then).max(branch(&self.or_else))
     }
 
-    /// The checks every store makes before any I/O: limits, value sizes, and no key written twice in
-    /// one branch.
+    /// Checks limits, the sizes of values and of values that are compared, and that no key is written
+    /// twice in one branch. Part of
+    /// [`Capabilities::admit_transact`](crate::Capabilities::admit_transact).
     ///
     /// # Errors
     ///
@@ -288,6 +289,11 @@ impl Txn {
         ] {
             if size > max {
                 return Err(refuse(Error::new(ErrorKind::TooLarge { size, max }).with_detail(what)));
+            }
+        }
+        for condition in &self.conditions {
+            if let Test::Value(_, value) = &condition.test {
+                limits.check_compared(&condition.key, value).map_err(refuse)?;
             }
         }
         for branch in [&self.then, &self.or_else] {

@@ -106,21 +106,33 @@ pub struct WatchOptions {
     /// Deadline of starting it and of each reconnect, in place of the store's default. The stream
     /// itself has none.
     pub timeout: Option<Duration>,
+    /// Whether another start was given before this one.
+    two_starts: bool,
 }
 
 impl WatchOptions {
-    /// The same, beginning after this version.
+    /// The same, beginning after this version. It excludes [`with_initial`](Self::with_initial): a watch
+    /// with both is refused.
     #[must_use]
-    pub fn with_from(mut self, version: Version) -> Self {
-        self.start = WatchStart::After(version);
+    pub fn with_from(self, version: Version) -> Self {
+        self.starting(WatchStart::After(version))
+    }
+
+    /// The same, beginning with the entries there are. It excludes [`with_from`](Self::with_from): a
+    /// watch with both is refused.
+    #[must_use]
+    pub fn with_initial(self) -> Self {
+        self.starting(WatchStart::Initial)
+    }
+
+    fn starting(mut self, start: WatchStart) -> Self {
+        self.two_starts |= self.start != WatchStart::Now && self.start != start;
+        self.start = start;
         self
     }
 
-    /// The same, beginning with the entries there are.
-    #[must_use]
-    pub fn with_initial(mut self) -> Self {
-        self.start = WatchStart::Initial;
-        self
+    pub(crate) fn has_two_starts(&self) -> bool {
+        self.two_starts
     }
 
     /// The same with this filter.

@@ -28,7 +28,6 @@ const CANDIDATES: i64 = 64;
 pub(crate) async fn lock(core: &Arc<Handle>, key: &Key, options: LockOptions) -> Result<LockGuard> {
     core.check_open()?;
     let ttl = TTL.check(options.ttl.unwrap_or(core.lock_ttl))?;
-    core.capabilities.limits.check_value(key, &options.owner)?;
     // The closing waits for what a wait that it ends leaves behind.
     let _token = core.tasks.token();
     let until = match options.wait {

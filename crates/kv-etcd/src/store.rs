@@ -184,6 +184,7 @@ impl PutLease<'_> {
 impl EtcdStore {
     async fn get(&self, key: &Key, options: GetOptions) -> Result<Option<Entry>> {
         let core = &self.core;
+        core.capabilities.admit_get(key, &options)?;
         core.check_open()?;
         let deadline = core.deadline(options.timeout);
         let mut read = Read::new(Range::one(core.namespace.native(key)));
@@ -213,12 +214,9 @@ impl EtcdStore {
 
     async fn put(&self, key: &Key, value: Bytes, options: PutOptions) -> Result<PutResult> {
         let core = &self.core;
+        core.capabilities.admit_put(key, &value, &options)?;
         core.check_open()?;
-        core.capabilities.limits.check_value(key, &value)?;
         write::check_size(key, &value, &options.precondition, MAX_VALUES)?;
-        if let Expiry::Ttl(ttl) = options.expiry {
-            TTL.check(ttl)?;
-        }
         let deadline = core.deadline(options.timeout);
         let name = core.namespace.native(key);
         let guards = Guards::new([name.as_str()], options.fence.as_ref())?;
@@ -252,8 +250,8 @@ impl EtcdStore {
 
     async fn delete(&self, key: &Key, options: DeleteOptions) -> Result<DeleteResult> {
         let core = &self.core;
+        core.capabilities.admit_delete(key, &options)?;
         core.check_open()?;
-        write::check_size(key, &Bytes::new(), &options.precondition, MAX_VALUES)?;
         let name = core.namespace.native(key);
         let guards = Guards::new([name.as_str()], options.fence.as_ref())?;
         let mut when = guards.checks();
@@ -389,6 +387,7 @@ impl Store for EtcdStore {
     }
 
     async fn list_with(&self, prefix: &Prefix, options: ListOptions) -> Result<Listing> {
+        self.core.capabilities.admit_list(prefix.as_str(), &options)?;
         let listed = match self.core.check_open() {
             Ok(()) => list::list(&self.core, prefix, options).await,
             Err(error) => Err(error),
@@ -397,10 +396,12 @@ impl Store for EtcdStore {
     }
 
     async fn delete_tree_with(&self, prefix: &Prefix, options: DeleteTreeOptions) -> Result<u64> {
+        self.core.capabilities.admit_delete_tree(prefix.as_str(), &options)?;
         self.delete_tree(prefix, options).await.map_err(about(Operation::DeleteTree, prefix.as_str()))
     }
 
     async fn watch_with(&self, target: WatchTarget, options: WatchOptions) -> Result<Watch> {
+        self.core.capabilities.admit_watch(&target, &options)?;
         let path = target.path().to_owned();
         let watched = match self.core.check_open() {
             Ok(()) => watch::watch(&self.core, target, options).await,
@@ -410,6 +411,7 @@ impl Store for EtcdStore {
     }
 
     async fn lock_with(&self, key: &Key, options: LockOptions) -> Result<LockGuard> {
+        self.core.capabilities.admit_lock(key, &options)?;
         lock::lock(&self.core, key, options).await.map_err(about(Operation::Lock, key.as_str()))
     }
 

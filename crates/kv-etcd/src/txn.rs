@@ -13,13 +13,11 @@ use std::sync::Arc;
 use futures_util::future::try_join_all;
 use kv_backend::Deadline;
 use kv_core::{
-    Compare, Condition, DeleteResult, Error, ErrorKind, Expiry, PutResult, Result, Txn, TxnOp, TxnOutcome,
-    TxnResult,
+    Compare, Condition, DeleteResult, Error, ErrorKind, PutResult, Result, Txn, TxnOp, TxnOutcome, TxnResult,
 };
 
 use crate::client::{Check, Done, Field, Range, Read, Step, Tree, TreeDone};
 use crate::condition::{Term, term};
-use crate::config::TTL;
 use crate::error;
 use crate::handle::Handle;
 use crate::record;
@@ -108,13 +106,8 @@ fn branch(done: TreeDone) -> Result<TreeDone> {
 
 /// See [`kv_core::Transact::transact`].
 pub(crate) async fn transact(core: &Arc<Handle>, txn: Txn) -> Result<TxnResult> {
+    core.capabilities.admit_transact(&txn)?;
     core.check_open()?;
-    txn.check(&core.capabilities.limits)?;
-    for op in txn.then.iter().chain(&txn.or_else) {
-        if let TxnOp::Put { key, expiry: Expiry::Ttl(ttl), .. } = op {
-            TTL.check(*ttl).map_err(|error| error.with_key(key.as_str()))?;
-        }
-    }
     let terms = Terms::new(core, &txn.conditions)?;
     let written: Vec<_> = txn
         .then

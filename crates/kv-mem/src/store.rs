@@ -133,7 +133,6 @@ impl MemStore {
     }
 
     fn put_now(&self, key: &Key, value: Bytes, options: &PutOptions) -> Result<PutResult> {
-        self.limits().check_value(key, &value)?;
         let expiry = Granted::new(options.expiry, self.limits())?;
         self.database.write(|writer| {
             writer.check_open(self.id)?;
@@ -200,43 +199,49 @@ impl Store for MemStore {
     // of its thread from ever running.
 
     async fn get_with(&self, key: &Key, options: GetOptions) -> Result<Option<Entry>> {
+        self.capabilities.admit_get(key, &options)?;
         consume_budget().await;
         self.get_now(key, &options).map_err(|error| about(error, Operation::Get, key.as_str()))
     }
 
     async fn put_with(&self, key: &Key, value: Bytes, options: PutOptions) -> Result<PutResult> {
+        self.capabilities.admit_put(key, &value, &options)?;
         consume_budget().await;
         self.put_now(key, value, &options).map_err(|error| about(error, Operation::Put, key.as_str()))
     }
 
     async fn delete_with(&self, key: &Key, options: DeleteOptions) -> Result<DeleteResult> {
+        self.capabilities.admit_delete(key, &options)?;
         consume_budget().await;
         self.delete_now(key, &options).map_err(|error| about(error, Operation::Delete, key.as_str()))
     }
 
     async fn list_with(&self, prefix: &Prefix, options: ListOptions) -> Result<Listing> {
+        self.capabilities.admit_list(prefix.as_str(), &options)?;
         consume_budget().await;
         self.check_open().map_err(|error| about(error, Operation::List, prefix.as_str()))?;
         let (snapshot, as_of) = self.database.snapshot();
         Ok(Listing::new(Some(as_of), Items::new(snapshot, &self.namespace, prefix, &options)))
     }
 
-    async fn delete_tree_with(&self, prefix: &Prefix, _: DeleteTreeOptions) -> Result<u64> {
+    async fn delete_tree_with(&self, prefix: &Prefix, options: DeleteTreeOptions) -> Result<u64> {
+        self.capabilities.admit_delete_tree(prefix.as_str(), &options)?;
         consume_budget().await;
         self.delete_tree_now(prefix).map_err(|error| about(error, Operation::DeleteTree, prefix.as_str()))
     }
 
     async fn watch_with(&self, target: WatchTarget, options: WatchOptions) -> Result<Watch> {
+        self.capabilities.admit_watch(&target, &options)?;
         self.database.keep_sweeping();
         let state = Arc::clone(&self.state);
         self.database.hub.watch(self.id, &self.namespace, state, target, options).await
     }
 
     async fn lock_with(&self, key: &Key, options: LockOptions) -> Result<LockGuard> {
+        self.capabilities.admit_lock(key, &options)?;
         let locking = async {
             consume_budget().await;
-            // A holder in this process dies with the store: the time to live is only checked.
-            options.ttl.map(|ttl| self.limits().lock_ttl.check(ttl)).transpose()?;
+            // A holder in this process dies with the store: the time to live was only checked.
             let request = LockRequest {
                 name: native(&self.namespace, key).into(),
                 owner: options.owner,

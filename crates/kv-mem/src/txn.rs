@@ -2,7 +2,7 @@
 
 use async_trait::async_trait;
 use kv_core::{
-    DeleteCause, DeleteResult, Error, Operation, Result, Transact, Txn, TxnOp, TxnOutcome, TxnResult,
+    DeleteCause, DeleteResult, Error, Operation, Result, Store, Transact, Txn, TxnOp, TxnOutcome, TxnResult,
 };
 
 use crate::name::native;
@@ -13,6 +13,7 @@ use crate::store::MemStore;
 #[async_trait]
 impl Transact for MemStore {
     async fn transact_with(&self, txn: Txn) -> Result<TxnResult> {
+        self.capabilities().admit_transact(&txn)?;
         tokio::task::consume_budget().await;
         self.run(txn)
             .map_err(|error| error.with_operation(Operation::Transact).with_backend(crate::store::BACKEND))
@@ -22,7 +23,6 @@ impl Transact for MemStore {
 impl MemStore {
     fn run(&self, txn: Txn) -> Result<TxnResult> {
         let limits = self.limits();
-        txn.check(limits)?;
         // Everything that can be refused is refused before the first operation: then none fails.
         let [then, or_else] = [&txn.then, &txn.or_else].map(|ops| ops.iter().map(|op| check(op, limits)));
         let (then, or_else) = (then.collect::<Result<Vec<_>>>()?, or_else.collect::<Result<Vec<_>>>()?);

@@ -219,6 +219,7 @@ impl Store for SledStore {
     }
 
     async fn get_with(&self, key: &Key, options: GetOptions) -> Result<Option<Entry>> {
+        self.handle.capabilities.admit_get(key, &options)?;
         let fail = |error: Error| self.decorate(error, Operation::Get, Some(key.as_str()));
         let open = self.open_handle(Operation::Get)?;
         // Inline: it is in memory, or one read away.
@@ -237,9 +238,9 @@ impl Store for SledStore {
     }
 
     async fn put_with(&self, key: &Key, value: Bytes, options: PutOptions) -> Result<PutResult> {
+        self.handle.capabilities.admit_put(key, &value, &options)?;
         let fail = |error: Error| self.decorate(error, Operation::Put, Some(key.as_str()));
         let open = self.open_handle(Operation::Put)?;
-        self.handle.capabilities.limits.check_value(key, &value).map_err(fail)?;
         let write = Write::Put {
             name: open.name(key),
             value,
@@ -254,6 +255,7 @@ impl Store for SledStore {
     }
 
     async fn delete_with(&self, key: &Key, options: DeleteOptions) -> Result<DeleteResult> {
+        self.handle.capabilities.admit_delete(key, &options)?;
         let fail = |error: Error| self.decorate(error, Operation::Delete, Some(key.as_str()));
         let open = self.open_handle(Operation::Delete)?;
         let write = Write::Delete {
@@ -269,6 +271,7 @@ impl Store for SledStore {
     }
 
     async fn list_with(&self, prefix: &Prefix, options: ListOptions) -> Result<Listing> {
+        self.handle.capabilities.admit_list(prefix.as_str(), &options)?;
         let open = self.open_handle(Operation::List)?;
         let timeout = options.timeout.unwrap_or(self.handle.timeout);
         let endpoint = self.handle.endpoint.clone();
@@ -276,6 +279,7 @@ impl Store for SledStore {
     }
 
     async fn delete_tree_with(&self, prefix: &Prefix, options: DeleteTreeOptions) -> Result<u64> {
+        self.handle.capabilities.admit_delete_tree(prefix.as_str(), &options)?;
         let fail = |error: Error| self.decorate(error, Operation::DeleteTree, Some(prefix.as_str()));
         let open = self.open_handle(Operation::DeleteTree)?;
         let write = Write::DeleteTree { prefix: self.handle.namespace.native_prefix(prefix) };
@@ -286,6 +290,7 @@ impl Store for SledStore {
     }
 
     async fn watch_with(&self, target: WatchTarget, options: WatchOptions) -> Result<Watch> {
+        self.handle.capabilities.admit_watch(&target, &options)?;
         let fail = |error: Error| self.decorate(error, Operation::Watch, Some(target.path()));
         let open = self.open_handle(Operation::Watch)?;
         let timeout = options.timeout.unwrap_or(self.handle.timeout);
@@ -296,12 +301,9 @@ impl Store for SledStore {
     }
 
     async fn lock_with(&self, key: &Key, options: LockOptions) -> Result<LockGuard> {
+        self.handle.capabilities.admit_lock(key, &options)?;
         let fail = |error: Error| self.decorate(error, Operation::Lock, Some(key.as_str()));
         let open = self.open_handle(Operation::Lock)?;
-        if let Some(ttl) = options.ttl {
-            // Nothing outlives the process that has the directory: only the range is kept to.
-            self.handle.capabilities.limits.lock_ttl.check(ttl).map_err(fail)?;
-        }
         let request = LockRequest {
             name: open.name(key).native,
             owner: options.owner,

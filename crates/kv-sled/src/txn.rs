@@ -242,9 +242,9 @@ fn take_room(stage: &mut Stage<'_>, steps: &[Step]) -> Result<()> {
 #[async_trait]
 impl Transact for SledStore {
     async fn transact_with(&self, txn: Txn) -> Result<TxnResult> {
+        self.capabilities().admit_transact(&txn)?;
         let refuse = |error: Error| self.decorate(error, Operation::Transact, None);
         let handle = self.open_handle(Operation::Transact)?;
-        txn.check(&self.capabilities().limits).map_err(refuse)?;
         let step = |op: TxnOp| -> Result<Step> {
             Ok(match op {
                 TxnOp::Put { key, value, expiry, .. } => {

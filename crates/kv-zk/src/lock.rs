@@ -27,9 +27,6 @@ use crate::session::{AGAIN, ANY_VERSION, Mode, Reply, Session, Stat, answered, c
 impl Core {
     pub(crate) async fn lock(self: &Arc<Self>, key: &Key, options: LockOptions) -> Result<LockGuard> {
         self.layout.check_writable(key)?;
-        if let Some(ttl) = options.ttl {
-            self.capabilities.limits.lock_ttl.check(ttl)?;
-        }
         self.client.check_open()?;
         let request = options.timeout.unwrap_or(self.timeout);
         let wait_until = match options.wait {

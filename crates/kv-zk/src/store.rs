@@ -148,6 +148,7 @@ fn capabilities(config: &ZkConfig, full: bool, ttl: bool, session: Duration) -> 
     limits.lock_ttl = TtlRange::new(session, session, millisecond);
     let mut capabilities = Capabilities::new(BACKEND)
         .with_powers(&[Power::SessionKeys, Power::StaleReads])
+        .with_advice(Power::Ttl, "the servers were started without zookeeper.extendedTypesEnabled=true")
         .with_guarantees(&[Guarantee::LockFifo])
         .with_lock_ttl(LockTtl::PerSession)
         .with_limits(limits);
@@ -200,6 +201,7 @@ impl Store for ZkStore {
     }
 
     async fn get_with(&self, key: &Key, options: GetOptions) -> Result<Option<Entry>> {
+        self.core().capabilities.admit_get(key, &options)?;
         let core = self.core();
         let getting = async {
             core.client.check_open()?;
@@ -215,28 +217,34 @@ impl Store for ZkStore {
     }
 
     async fn put_with(&self, key: &Key, value: Bytes, options: PutOptions) -> Result<PutResult> {
+        self.core().capabilities.admit_put(key, &value, &options)?;
         self.core().put(key, value, options).await.map_err(name(Operation::Put, key.as_str()))
     }
 
     async fn delete_with(&self, key: &Key, options: DeleteOptions) -> Result<DeleteResult> {
+        self.core().capabilities.admit_delete(key, &options)?;
         self.core().delete(key, options).await.map_err(name(Operation::Delete, key.as_str()))
     }
 
     async fn list_with(&self, prefix: &Prefix, options: ListOptions) -> Result<Listing> {
+        self.core().capabilities.admit_list(prefix.as_str(), &options)?;
         self.core().list(prefix, options).await.map_err(name(Operation::List, prefix.as_str()))
     }
 
     async fn delete_tree_with(&self, prefix: &Prefix, options: DeleteTreeOptions) -> Result<u64> {
+        self.core().capabilities.admit_delete_tree(prefix.as_str(), &options)?;
         let core = self.core();
         core.delete_tree(prefix, options).await.map_err(name(Operation::DeleteTree, prefix.as_str()))
     }
 
     async fn watch_with(&self, target: WatchTarget, options: WatchOptions) -> Result<Watch> {
+        self.core().capabilities.admit_watch(&target, &options)?;
         let path = target.path().to_owned();
         self.watch(target, options).await.map_err(name(Operation::Watch, &path))
     }
 
     async fn lock_with(&self, key: &Key, options: LockOptions) -> Result<LockGuard> {
+        self.core().capabilities.admit_lock(key, &options)?;
         self.core().lock(key, options).await.map_err(name(Operation::Lock, key.as_str()))
     }
 
@@ -281,6 +289,7 @@ impl Store for ZkStore {
 #[async_trait]
 impl Transact for ZkStore {
     async fn transact_with(&self, txn: Txn) -> Result<TxnResult> {
+        self.core().capabilities.admit_transact(&txn)?;
         let transacting = self.core().transact(txn).await;
         transacting.map_err(|error| error.with_operation(Operation::Transact).with_backend(BACKEND))
     }

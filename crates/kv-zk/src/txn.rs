@@ -25,8 +25,6 @@ const AT_ONCE: usize = 64;
 
 impl Core {
     pub(crate) async fn transact(&self, txn: Txn) -> Result<TxnResult> {
-        txn.check(&self.capabilities.limits)?;
-        self.check_fence(txn.fence.as_ref())?;
         for op in txn.then.iter().chain(&txn.or_else).filter(|op| op.is_write()) {
             self.layout.check_writable(op.key())?;
             if let TxnOp::Put { key, value, expiry, .. } = op {

@@ -9,8 +9,8 @@ use bytes::Bytes;
 use futures_util::future;
 use kv_backend::Deadline;
 use kv_core::{
-    DeleteOptions, DeleteResult, Error, ErrorKind, Expiry, Fence, Key, Power, Precondition, PutOptions,
-    PutResult, Result, Version,
+    DeleteOptions, DeleteResult, Error, ErrorKind, Expiry, Fence, Key, Precondition, PutOptions, PutResult,
+    Result, Version,
 };
 
 use crate::client::Carried;
@@ -83,10 +83,8 @@ enum Attempt<T> {
 impl Core {
     pub(crate) async fn put(&self, key: &Key, value: Bytes, options: PutOptions) -> Result<PutResult> {
         self.layout.check_writable(key)?;
-        self.capabilities.limits.check_value(key, &value)?;
         check_value(key, &value)?;
         let mode = self.mode(options.expiry)?;
-        self.check_fence(options.fence.as_ref())?;
         self.client.check_open()?;
         let deadline = self.deadline(options.timeout);
         let path = self.layout.path(key);
@@ -120,7 +118,6 @@ impl Core {
 
     pub(crate) async fn delete(&self, key: &Key, options: DeleteOptions) -> Result<DeleteResult> {
         self.layout.check_writable(key)?;
-        self.check_fence(options.fence.as_ref())?;
         self.client.check_open()?;
         let deadline = self.deadline(options.timeout);
         let path = self.layout.path(key);
@@ -431,20 +428,9 @@ impl Core {
         Ok(match expiry {
             Expiry::Never => Mode::Persistent,
             Expiry::Session => Mode::Ephemeral,
-            Expiry::Ttl(ttl) => {
-                if !self.capabilities.has(Power::Ttl) {
-                    return Err(unsupported(
-                        "ttl: the servers were started without zookeeper.extendedTypesEnabled=true",
-                    ));
-                }
-                Mode::Ttl(self.capabilities.limits.ttl.check(ttl)?)
-            }
+            Expiry::Ttl(ttl) => Mode::Ttl(self.capabilities.limits.ttl.check(ttl)?),
             _ => return Err(unsupported("this expiry is not known to the store")),
         })
-    }
-
-    pub(crate) fn check_fence(&self, fence: Option<&Fence>) -> Result<()> {
-        if fence.is_some() { self.capabilities.require(Power::FencedWrites) } else { Ok(()) }
     }
 
     /// Notes on a node when its key came to be, where that is not when the node did. The write stands

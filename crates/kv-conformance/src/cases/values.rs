@@ -5,7 +5,10 @@ use std::sync::Arc;
 use anyhow::{Result, ensure};
 use bytes::Bytes;
 use futures_util::future::try_join_all;
-use kv_core::{Applied, ErrorKind, ListItem, ListOptions, Precondition, StoreExt};
+use kv_core::{
+    Applied, Compare, Condition, DeleteOptions, ErrorKind, ListItem, ListOptions, LockOptions, LockWait,
+    Power, Precondition, Store, StoreExt, Txn, TxnOp,
+};
 
 use crate::case::{BeyondReach, Case, case};
 use crate::fixture::Fixture;
@@ -16,6 +19,10 @@ pub(super) const CASES: &[Case] = &[
     case!(empty_value_is_not_absent, "An empty value is allowed and distinct from absent."),
     case!(largest_value_round_trips, "A value of exactly max_value bytes works."),
     case!(larger_value_is_refused, "Above max_value a put is TooLarge and changes nothing."),
+    case!(
+        larger_owner_or_compared_value_is_refused,
+        "Above max_value a lock's owner value, or a value that is only compared, is TooLarge and changes nothing."
+    ),
     case!(connection_survives_a_larger_value, "The connection survives a put above max_value."),
     case!(large_values_are_listed, "A list carries large values whole."),
 ];
@@ -101,6 +108,48 @@ async fn larger_value_is_refused(fixture: &Fixture) -> Result<()> {
     }
     ensure_eq!(store.get("absent").await?, None, "the absent key");
     ensure_eq!(entry(store, &before.key).await?, before, "the existing entry");
+    Ok(())
+}
+
+/// Catches a lock that waits for ever because its record breaks the connection, and a limit that only
+/// what is stored has to keep.
+async fn larger_owner_or_compared_value_is_refused(fixture: &Fixture) -> Result<()> {
+    let (store, k, name) = (&fixture.store, key("k")?, key("lock")?);
+    store.put(&k, "before").await?;
+    let before = entry(store, &k).await?;
+    for value in too_large(fixture)? {
+        let compared = || Precondition::Value(value.clone());
+        let size = value.len();
+        refused!(
+            put_if(store, &k, "after", compared()).await,
+            ErrorKind::TooLarge { .. },
+            "a put compared with {size} bytes"
+        );
+        let delete = DeleteOptions::default().with_precondition(compared());
+        refused!(
+            store.delete_with(&k, delete).await,
+            ErrorKind::TooLarge { .. },
+            "a delete compared with {size} bytes"
+        );
+        if fixture.capabilities().has(Power::Transactions) {
+            let differs = Condition::value(&k, Compare::NotEqual, value.clone());
+            let txn = Txn::when([differs]).then([TxnOp::put(&k, "after")]);
+            refused!(
+                store.transact(txn).await,
+                ErrorKind::TooLarge { .. },
+                "a transaction compared with {size} bytes"
+            );
+        }
+        let locking = LockOptions::default().with_owner(value.clone()).with_wait(LockWait::Try);
+        let error = refused!(
+            store.lock_with(&name, locking).await,
+            ErrorKind::TooLarge { .. },
+            "a lock whose owner value has {size} bytes"
+        );
+        ensure_eq!(error.applied(), Applied::No, "whether it was applied");
+    }
+    ensure_eq!(entry(store, &k).await?, before, "the entry");
+    ensure_eq!(store.lock_holder(&name).await?, None, "the lock's holder");
     Ok(())
 }
 

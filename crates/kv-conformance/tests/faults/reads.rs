@@ -44,6 +44,20 @@ pub(super) fn faults() -> Vec<Fault> {
             value.truncate(store.capabilities().limits.max_value);
             store.put_with(&key, value, options).await
         }),
+        Fault::new("an_owner_is_cut_to_the_limit", &["larger_owner_or_compared_value_is_refused"]).lock(
+            |store, key, mut options| async move {
+                options.owner.truncate(store.capabilities().limits.max_value);
+                store.lock_with(&key, options).await
+            },
+        ),
+        Fault::new("what_is_compared_has_no_limit", &["larger_owner_or_compared_value_is_refused"]).put(
+            |store, key, value, mut options| async move {
+                if let Precondition::Value(compared) = &mut options.precondition {
+                    compared.truncate(store.capabilities().limits.max_value);
+                }
+                store.put_with(&key, value, options).await
+            },
+        ),
         Fault::new("a_large_put_ends_the_session", &["connection_survives_a_larger_value"]).put(
             |store, key, value, options| async move {
                 let put = store.put_with(&key, value, options).await;

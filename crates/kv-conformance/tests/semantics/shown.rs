@@ -129,6 +129,7 @@ pub(crate) const SHOWN: &[(&str, &[&str])] = &[
         "A value above `max_value`",
         &["larger_value_is_refused", "largest_value_round_trips", "connection_survives_a_larger_value"],
     ),
+    ("The same limit holds", &["larger_owner_or_compared_value_is_refused"]),
     (
         "Every successful write of a key",
         &[

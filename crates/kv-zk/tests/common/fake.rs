@@ -35,6 +35,9 @@ const PING: i32 = 11;
 /// A read of this name is answered by watch events, of nodes nobody watches, and there is no end to them.
 pub(crate) const FLOOD: &str = "flood";
 
+/// In the place of an error code: what follows is whole frames, sent as they are and at once.
+pub(crate) const RAW: i32 = i32::MIN;
+
 /// How a request is answered: an error code, and what follows the header.
 pub(crate) type Answer = (i32, Vec<u8>);
 
@@ -133,6 +136,41 @@ pub(crate) fn data(value: &str) -> Vec<u8> {
     answer
 }
 
+/// What a read of a node answers that was made and written by this transaction.
+pub(crate) fn data_at(value: &str, zxid: i64) -> Vec<u8> {
+    let mut answer = data(value);
+    let stat = 4 + value.len();
+    answer[stat..stat + 8].copy_from_slice(&zxid.to_be_bytes());
+    answer[stat + 8..stat + 16].copy_from_slice(&zxid.to_be_bytes());
+    answer
+}
+
+fn text(text: &str) -> Vec<u8> {
+    [&i32::try_from(text.len()).unwrap().to_be_bytes()[..], text.as_bytes()].concat()
+}
+
+/// What a list of children answers.
+pub(crate) fn names(names: &[&str]) -> Vec<u8> {
+    let count = i32::try_from(names.len()).unwrap().to_be_bytes();
+    let names = names.iter().flat_map(|name| text(name));
+    count.into_iter().chain(names).collect()
+}
+
+/// A whole frame: an answer to some request, for a client that does not look to which.
+pub(crate) fn reply(error: i32, body: &[u8]) -> Vec<u8> {
+    frame_of(&[&7_i32.to_be_bytes(), &0_i64.to_be_bytes(), &error.to_be_bytes(), body])
+}
+
+/// A whole frame: a watch event of this kind.
+pub(crate) fn event(kind: i32, path: &str) -> Vec<u8> {
+    frame_of(&[&[255; 12], &[0; 4], &kind.to_be_bytes(), &3_i32.to_be_bytes(), &text(path)])
+}
+
+fn frame_of(parts: &[&[u8]]) -> Vec<u8> {
+    let body = parts.concat();
+    [&i32::try_from(body.len()).unwrap().to_be_bytes()[..], &body].concat()
+}
+
 async fn frame(stream: &mut TcpStream) -> std::io::Result<Vec<u8>> {
     let length = stream.read_i32().await?;
     let mut frame = vec![0; usize::try_from(length).unwrap()];
@@ -141,8 +179,7 @@ async fn frame(stream: &mut TcpStream) -> std::io::Result<Vec<u8>> {
 }
 
 async fn say(stream: &mut TcpStream, parts: &[&[u8]]) -> std::io::Result<()> {
-    let body = parts.concat();
-    stream.write_all(&[&i32::try_from(body.len()).unwrap().to_be_bytes()[..], &body].concat()).await
+    stream.write_all(&frame_of(parts)).await
 }
 
 async fn serve(
@@ -179,6 +216,10 @@ async fn serve(
             }]
         });
         for (error, body) in answers {
+            if error == RAW {
+                stream.write_all(&body).await?;
+                continue;
+            }
             let zxid = {
                 let mut zxid = zxid.lock().unwrap();
                 *zxid += 1;
@@ -190,13 +231,8 @@ async fn serve(
 }
 
 async fn flood(mut stream: TcpStream) -> std::io::Result<()> {
-    let name = b"/t/nobody";
-    // From nobody's request, by no transaction, no error; changed data, connected.
-    let mut event = [&[255; 12][..], &[0; 4], &3_i32.to_be_bytes(), &3_i32.to_be_bytes()].concat();
-    event.extend(i32::try_from(name.len()).unwrap().to_be_bytes());
-    event.extend(name);
-    let frame = [&i32::try_from(event.len()).unwrap().to_be_bytes()[..], &event].concat();
-    let frames = frame.repeat(2000);
+    // Data that was changed.
+    let frames = event(3, "/t/nobody").repeat(2000);
     loop {
         stream.write_all(&frames).await?;
     }

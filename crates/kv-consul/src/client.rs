@@ -15,7 +15,7 @@ use reqwest::header::{HeaderMap, HeaderName, HeaderValue};
 use reqwest::{Certificate, Client, ClientBuilder, Identity, redirect, retry, tls};
 
 use crate::config::{ConsulConfig, invalid};
-use crate::transport::{Body, Failure, Method, Reply, Request, Transport, look_up};
+use crate::transport::{Body, Failure, Method, Reply, Request, Transport, literal, look_up};
 
 const TOKEN: HeaderName = HeaderName::from_static("x-consul-token");
 const INDEX: HeaderName = HeaderName::from_static("x-consul-index");
@@ -68,8 +68,8 @@ impl HttpTransport {
                 // Nothing is verified, so a machine without certificate authorities will do.
                 builder = builder.tls_certs_only([]);
                 if config.token.is_some() {
-                    // An address is not looked up, and does not change.
-                    if let Ok(address) = host.name.parse() {
+                    // An address is not looked up, and does not change. `3221225985` is one, too.
+                    if let Some(address) = literal(parse(&base)?.host_str()) {
                         config.plaintext.check(&base, [address])?;
                     }
                     dial.plaintext = Some((config.plaintext, base.clone()));
@@ -96,10 +96,13 @@ impl HttpTransport {
             };
             invalid(reason).with_source(error)
         })?;
-        reqwest::Url::parse(&connect_to)
-            .map_err(|error| invalid(format!("{base} is no URL")).with_source(error))?;
+        parse(&connect_to)?;
         Ok(Self { base: connect_to, http })
     }
+}
+
+fn parse(base: &str) -> Result<reqwest::Url> {
+    reqwest::Url::parse(base).map_err(|error| invalid(format!("{base} is no URL")).with_source(error))
 }
 
 fn port_of(base: &str) -> &str {
@@ -178,4 +181,39 @@ fn failure(error: reqwest::Error) -> Failure {
     let error = error.without_url();
     let (connecting, timeout) = (error.is_connect(), error.is_timeout());
     Failure::new(Box::new(error), connecting, timeout)
+}
+
+#[cfg(test)]
+mod tests {
+    use kv_core::ErrorKind;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_name_is_refused_at_the_dial_that_finds_another_machine() {
+        let endpoint = "http://consul.test:8500".to_owned();
+        let plaintext = Some((Plaintext::default(), endpoint.clone()));
+        let dial = Dial { host: Some("192.0.2.1".to_owned()), plaintext };
+        let http =
+            Client::builder().no_proxy().tls_certs_only([]).dns_resolver(Arc::new(dial)).build().unwrap();
+        let transport = HttpTransport { base: endpoint, http };
+        let failure = transport.exchange(Request::get("/".to_owned())).await.unwrap_err();
+        assert!(failure.unsent);
+        let error = crate::error::transport(failure, transport.endpoint());
+        assert!(matches!(error.kind(), ErrorKind::InvalidConfig { .. }), "{error}");
+        assert!(error.to_string().contains("plaintext_credentials=true"), "{error}");
+        assert!(error.to_string().contains("consul.test"), "{error}");
+    }
+
+    #[test]
+    fn an_address_is_one_however_it_is_written() {
+        for host in ["192.0.2.1", "3221225985", "0xc0000201", "192.0.513", "[2001:db8::1]"] {
+            let config = ConsulConfig::new([host]).with_token(kv_core::Secret::new("t"));
+            let error = transports(&config).map(drop).unwrap_err();
+            assert!(error.to_string().contains("plaintext_credentials=true"), "{host}: {error}");
+        }
+        for host in ["127.0.0.1", "[::1]", "localhost"] {
+            transports(&ConsulConfig::new([host]).with_token(kv_core::Secret::new("t"))).unwrap();
+        }
+    }
 }

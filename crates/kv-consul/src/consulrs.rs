@@ -16,7 +16,7 @@ use rustify::clients::reqwest::Client as HttpClient;
 
 use crate::config::{ConsulConfig, invalid};
 use crate::store::ConsulStore;
-use crate::transport::{Body, Failure, Method, Reply, Request, Transport, look_up};
+use crate::transport::{Body, Failure, Method, Reply, Request, Transport, literal, look_up};
 
 const TOKEN: HeaderName = HeaderName::from_static("x-consul-token");
 const INDEX: HeaderName = HeaderName::from_static("x-consul-index");
@@ -66,10 +66,12 @@ pub(crate) fn transports(config: &ConsulConfig) -> Result<Vec<Arc<dyn Transport>
             "client=consulrs has no TLS of its own: hand over a client that has it, in code",
         ));
     }
-    let build = |address: String, host: &str| {
+    let build = |address: String| {
         let plaintext = config.token.is_some().then(|| (config.plaintext, address.clone()));
         // An address is not looked up, and does not change.
-        if let (Some((rule, endpoint)), Ok(literal)) = (&plaintext, host.parse()) {
+        let url = Url::parse(&address)
+            .map_err(|error| invalid(format!("{address} is no URL")).with_source(error))?;
+        if let (Some((rule, endpoint)), Some(literal)) = (&plaintext, literal(url.host_str())) {
             rule.check(endpoint, [literal])?;
         }
         let http = Client::builder()
@@ -93,7 +95,7 @@ pub(crate) fn transports(config: &ConsulConfig) -> Result<Vec<Arc<dyn Transport>
         let client = ConsulClient { http: HttpClient::new(&address, http), settings };
         Ok(Arc::new(transport(Arc::new(client))?) as Arc<dyn Transport>)
     };
-    config.endpoints()?.into_iter().map(|(base, host)| build(base, &host.name)).collect()
+    config.endpoints()?.into_iter().map(|(base, _)| build(base)).collect()
 }
 
 fn transport(client: Arc<ConsulClient>) -> Result<ConsulrsTransport> {

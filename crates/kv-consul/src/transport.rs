@@ -1,7 +1,7 @@
 //! One HTTP exchange, whoever carries it out: the seam between Consul's API and an HTTP client.
 
 use std::fmt;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -127,6 +127,11 @@ fn refusal(error: &(dyn std::error::Error + 'static)) -> Option<Error> {
     None
 }
 
+/// The address a URL names, however it is written; `None` if it names a host, which is looked up at each dial.
+pub(crate) fn literal(host_of_url: Option<&str>) -> Option<IpAddr> {
+    host_of_url?.trim_start_matches('[').trim_end_matches(']').parse().ok()
+}
+
 /// The addresses of a host, to which a token may be sent if this rule allows it.
 ///
 /// # Errors
@@ -228,6 +233,22 @@ mod tests {
 
     impl std::error::Error for Cause {}
 
+    #[tokio::test]
+    async fn a_token_goes_without_tls_only_where_the_rule_allows_it() {
+        let rule = |allowed| Some((Plaintext::new(allowed), "http://h:8500".to_owned()));
+        look_up("192.0.2.1", rule(false)).await.unwrap_err();
+        assert_eq!(look_up("192.0.2.1", rule(true)).await.unwrap().len(), 1);
+        assert_eq!(look_up("192.0.2.1", None).await.unwrap().len(), 1);
+        look_up("127.0.0.1", rule(false)).await.unwrap();
+    }
+
+    #[test]
+    fn lost_descriptors_are_named() {
+        let refused = std::io::Error::from_raw_os_error(24);
+        let error = crate::error::transport(Failure::new(refused.into(), true, false), "http://h:8500");
+        assert!(error.to_string().contains("no file descriptors left"), "{error}");
+    }
+
     #[test]
     fn only_a_refused_client_certificate_counts_once_there_is_a_connection() {
         for (text, connecting, behind) in [
@@ -235,6 +256,9 @@ mod tests {
             ("tlsv13 alert certificate required", true, true),
             ("invalid peer certificate: UnknownIssuer", true, false),
             ("invalid peer certificate: Expired", true, false),
+            ("invalid peer certificate: CaUsedAsEndEntity", true, false),
+            ("invalid peer certificate: Other(OtherError(UnsupportedCertVersion))", true, false),
+            ("peer is incompatible: ServerTlsVersionIsDisabledByOurConfig PeerIncompatible", true, false),
             ("received corrupt message of type InvalidContentType", true, false),
             ("received fatal alert: BadRecordMac", true, false),
             ("received fatal alert: InternalError", true, false),

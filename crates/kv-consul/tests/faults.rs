@@ -9,7 +9,8 @@ use std::time::{Duration, Instant};
 
 use common::{next, own_server, until};
 use kv_consul::kv_core::{
-    Applied, Consistency, ErrorKind, GetOptions, Key, LockLoss, Store, StoreExt, WatchEvent,
+    Applied, Consistency, ErrorKind, Expiry, GetOptions, Key, LockLoss, PutOptions, Store, StoreExt,
+    WatchEvent,
 };
 use kv_testkit::{Mode, Proxy, is_nightly, require_or_skip};
 use reqwest::Method;
@@ -304,4 +305,40 @@ async fn an_agent_without_a_leader_is_survived() {
     told(&mut watch, "w/a", "after").await;
     assert!(guard.is_held(), "{:?}", guard.loss());
     guard.unlock().await.unwrap();
+}
+
+/// Autopilot removes a failed server, and Consul with it all sessions that were made through it, although they
+/// are renewed through others. No client can prevent that; it is told as loss, and never passed over.
+#[tokio::test]
+async fn sessions_of_a_removed_server_are_told_as_lost() {
+    if !is_nightly() {
+        return;
+    }
+    let Some(servers) = require_or_skip(env!("CARGO_MANIFEST_DIR")) else { return };
+    let cluster = servers.nodes(3).start().await.unwrap();
+    let leader = cluster.leader().await.unwrap().endpoint();
+    let endpoints = [1, 2, 3].map(|node| cluster.node(node).endpoint());
+    let victim = (1..=3).find(|node| cluster.node(*node).endpoint() != leader).unwrap();
+    let victims = cluster.node(victim).endpoint();
+    let hosts: Vec<_> = std::iter::once(victims.clone())
+        .chain(endpoints.into_iter().filter(|endpoint| *endpoint != victims))
+        .collect();
+    // Sessions that would outlive the whole test if they were not removed.
+    let query = "timeout=3s&lock_ttl=600s&session_ttl=600s&lock_delay=0s";
+    let store = common::open(&common::url(&hosts.join(","), "app", query, common::variant())).await;
+    let guard = store.lock("held").await.unwrap();
+    let session = PutOptions::default().with_expiry(Expiry::Session);
+    store.put_with(&key("alive"), "yes".into(), session).await.unwrap();
+    cluster.node(victim).kill().await.unwrap();
+    let loss = tokio::time::timeout(SECOND * 240, guard.lost()).await.expect("autopilot removes it");
+    assert_eq!(loss, LockLoss::SessionLost);
+    assert!(!guard.is_held());
+    until("the session key should be gone", SECOND * 30, || async {
+        store.get("alive").await.is_ok_and(|entry| entry.is_none())
+    })
+    .await;
+    // The session of the handle is told as lost when it is used or renewed next.
+    let session = PutOptions::default().with_expiry(Expiry::Session);
+    store.put_with(&key("alive"), "again".into(), session).await.unwrap();
+    store.lock("held").await.unwrap().unlock().await.unwrap();
 }

@@ -349,6 +349,7 @@ pub(crate) const SHOWN: &[(&str, &[&str])] = &[
             "kv-backend::it_turns_suspect_and_lost_by_the_clock",
             "kv-etcd::what_a_frozen_leader_revokes_when_it_goes_on_is_told_as_lost",
             "kv-consul::a_handle_whose_session_is_destroyed_says_so",
+            "kv-consul::sessions_of_a_removed_server_are_told_as_lost",
         ],
     ),
     ("Every handle is told", &["session_key_is_told_to_every_handle"]),

@@ -39,8 +39,6 @@ struct Tool {
     secret: (&'static str, &'static str),
     /// The variable that names a file with the secret.
     secret_file: Option<&'static str>,
-    /// Whether the store refuses to send a secret without encryption unless it is told to.
-    refuses_plaintext: bool,
     /// The variable that names a place to look up the addresses.
     discovery: Option<&'static str>,
     unused: &'static [&'static str],
@@ -55,7 +53,6 @@ const TOOLS: [Tool; 2] = [
         user: Some("ETCDCTL_USER"),
         secret: ("ETCDCTL_PASSWORD", "password"),
         secret_file: None,
-        refuses_plaintext: true,
         discovery: Some("ETCDCTL_DISCOVERY_SRV"),
         unused: &["ETCDCTL_DISCOVERY_SRV", "ETCDCTL_INSECURE_SKIP_TLS_VERIFY", "ETCDCTL_INSECURE_TRANSPORT"],
     },
@@ -72,7 +69,6 @@ const TOOLS: [Tool; 2] = [
         user: None,
         secret: ("CONSUL_HTTP_TOKEN", "token"),
         secret_file: Some("CONSUL_HTTP_TOKEN_FILE"),
-        refuses_plaintext: false,
         discovery: None,
         unused: &["CONSUL_CAPATH", "CONSUL_HTTP_AUTH", "CONSUL_HTTP_SSL_VERIFY", "CONSUL_NAMESPACE"],
     },
@@ -208,9 +204,7 @@ impl<V: Fn(&str) -> Option<String>> Parts<V> {
         if has(PLAINTEXT)? || hosts.split(',').all(is_loopback) {
             return Ok(None);
         }
-        if self.tool.refuses_plaintext {
-            self.parameters.push(format!("{PLAINTEXT}=true"));
-        }
+        self.parameters.push(format!("{PLAINTEXT}=true"));
         Ok(Some(self.tool.secret.1))
     }
 
@@ -334,7 +328,7 @@ mod tests {
             "consul+tls://127.0.0.1:8501?cert=c.pem&key=k.pem&token_env=CONSUL_HTTP_TOKEN"
         );
         let file = [("CONSUL_HTTP_ADDR", "h"), ("CONSUL_HTTP_TOKEN_FILE", "f"), ("CONSUL_HTTP_TOKEN", "t")];
-        assert_eq!(url("consul:///ns", &file), "consul://h/ns?token_file=f");
+        assert_eq!(url("consul:///ns", &file), "consul://h/ns?token_file=f&plaintext_credentials=true");
         // As with consul itself, certificates alone do not ask for TLS.
         let plain = [("CONSUL_HTTP_ADDR", "h"), ("CONSUL_CACERT", "ca.pem")];
         assert_eq!(url("consul://", &plain), "consul://h");

@@ -13,6 +13,8 @@ mod common;
 mod locks;
 #[path = "servers/native.rs"]
 mod native;
+#[path = "servers/rights.rs"]
+mod rights;
 #[path = "servers/sync.rs"]
 mod sync;
 #[path = "servers/watches.rs"]

@@ -12,10 +12,13 @@ use kv_layers::{Call, LayerExt, Next, Policy};
 use kv_mem::{MemConfig, MemStore};
 use parking_lot::Mutex;
 
+/// An operation and the key or prefix it was about.
+type Passed = (Operation, Option<String>);
+
 /// Notes what passes.
 #[derive(Clone, Debug, Default)]
 struct Notes {
-    calls: Arc<Mutex<Vec<(Operation, Option<String>)>>>,
+    calls: Arc<Mutex<Vec<Passed>>>,
     begun: Arc<AtomicUsize>,
 }
 

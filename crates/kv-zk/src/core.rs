@@ -1,6 +1,6 @@
 //! What all operations of a store handle share: the client, where keys lie, and what is known of nodes.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::sync::atomic::{AtomicBool, AtomicUsize};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -16,8 +16,9 @@ use crate::client::{Client, Live};
 use crate::config::LockLayout;
 use crate::error::{BACKEND, Fault};
 use crate::mapping::{Layout, is_marker, may_be_marker};
-use crate::marks::{Access, Marks};
+use crate::marks::{Access, Marks, with_created, with_made};
 use crate::session::{AclEntry, BARRIER, Mode, Reply, Session, Stat, caught_up};
+use crate::write_queue::WriteQueue;
 
 /// Shared by a store handle, its watches and its locks.
 #[derive(Debug)]
@@ -31,6 +32,10 @@ pub(crate) struct Core {
     /// Whether linearizable reads take a write in vain also where the client has a sync.
     pub(crate) barrier_reads: bool,
     pub(crate) known: KnownNodes,
+    /// Whose turn it is to write a key.
+    pub(crate) queue: WriteQueue,
+    /// The sessions that keys of this handle have lived by.
+    pub(crate) own_sessions: OwnSessions,
     /// Where what outlives a call runs.
     pub(crate) runtime: tokio::runtime::Handle,
     /// How many lists are being read.
@@ -88,11 +93,20 @@ pub(crate) struct Known {
     pub(crate) kind: Kind,
     /// It is only a parent: no entry.
     pub(crate) marker: bool,
+    /// It may be a container: what is put on it goes with its last child.
+    pub(crate) container: bool,
 }
 
 impl Known {
     pub(crate) fn new(stat: &Stat, kind: Kind) -> Self {
-        Self { czxid: stat.czxid, mzxid: stat.mzxid, version: stat.version, kind, marker: false }
+        Self {
+            czxid: stat.czxid,
+            mzxid: stat.mzxid,
+            version: stat.version,
+            kind,
+            marker: false,
+            container: false,
+        }
     }
 
     pub(crate) fn entry_version(&self) -> Option<Version> {
@@ -111,11 +125,41 @@ pub(crate) struct Node {
 }
 
 impl Node {
+    /// From what was read of it. The data must have been read where it could be a marker's.
+    pub(crate) fn new(acl: Vec<AclEntry>, stat: Stat, data: Option<Bytes>) -> Self {
+        let marks = Marks::read(&acl);
+        let mut known = Known::new(&stat, Kind::of(&stat, marks));
+        // Its state does not tell a container: but nobody has written it, and it is not ours.
+        known.container =
+            stat.data_length == 0 && stat.version == 0 && known.kind == Kind::Permanent && !marks.value;
+        known.marker = data.as_deref().is_some_and(is_marker);
+        Self { known, stat, acl, data }
+    }
+
     /// The transaction by which the key came to be: the node's creation, unless the node was a
     /// parent before or took another one's place.
     pub(crate) fn created(&self) -> i64 {
-        let marked = Marks::read(&self.acl).created.filter(|zxid| *zxid <= self.stat.mzxid);
-        marked.unwrap_or(self.stat.czxid)
+        let marks = Marks::read(&self.acl);
+        if marks.made == Some(self.stat.version) {
+            return self.stat.mzxid;
+        }
+        marks.created.filter(|zxid| *zxid <= self.stat.mzxid).unwrap_or(self.stat.czxid)
+    }
+
+    /// The list of access the node must have before it is set again, so that whoever reads it then can
+    /// tell when the key came to be; `None` where that can be told already.
+    pub(crate) fn noted(&self) -> Option<Vec<AclEntry>> {
+        if self.known.marker {
+            return Some(with_made(self.acl.clone(), self.stat.version.wrapping_add(1)));
+        }
+        let made = Marks::read(&self.acl).made.filter(|made| *made == self.stat.version)?;
+        Some(with_created(self.acl.clone(), self.stat.mzxid, Some(made)))
+    }
+
+    /// Whether the server did not tell who has access: it hides passwords from those who may not change
+    /// them.
+    pub(crate) fn hides_access(&self) -> bool {
+        self.acl.iter().any(|entry| entry.scheme == "digest" && entry.id.ends_with(":x"))
     }
 
     /// The key's entry; `None` for a marker, or where the data was not read.
@@ -255,10 +299,7 @@ impl Core {
             if read.as_ref().is_some_and(|(_, other)| other.mzxid != stat.mzxid) {
                 continue;
             }
-            let mut known = Known::new(&stat, Kind::of(&stat, Marks::read(&acl)));
-            let data = read.map(|(data, _)| data);
-            known.marker = data.as_deref().is_some_and(is_marker);
-            return Ok(Some(Node { known, stat, acl, data }));
+            return Ok(Some(Node::new(acl, stat, read.map(|(data, _)| data))));
         }
     }
 }
@@ -276,8 +317,41 @@ pub(crate) fn unsupported(what: impl Into<String>) -> Error {
     Error::unsupported(what).with_backend(BACKEND)
 }
 
+/// Why a node that may be a container is left alone.
+pub(crate) fn container(path: &str) -> String {
+    format!(
+        "the node {path} is empty and another program made it; it may be a container, such as Curator makes \
+         for each lock, and a value put there would go with it when its last child goes: use another key, \
+         or, where it is an ordinary node, set its data once with a native tool"
+    )
+}
+
 pub(crate) fn not_held() -> Error {
     Error::new(ErrorKind::NotHeld).with_backend(BACKEND)
+}
+
+/// The server's numbers of the sessions that keys of a handle have lived by, the latest of them.
+#[derive(Debug, Default)]
+pub(crate) struct OwnSessions {
+    ids: Mutex<VecDeque<i64>>,
+}
+
+impl OwnSessions {
+    const MOST: usize = 64;
+
+    pub(crate) fn note(&self, id: i64) {
+        let mut ids = self.ids.lock().unwrap_or_else(PoisonError::into_inner);
+        if !ids.contains(&id) {
+            ids.push_back(id);
+            if ids.len() > Self::MOST {
+                ids.pop_front();
+            }
+        }
+    }
+
+    pub(crate) fn has(&self, id: i64) -> bool {
+        self.ids.lock().unwrap_or_else(PoisonError::into_inner).contains(&id)
+    }
 }
 
 /// What this handle last saw of nodes: a bounded memory that spares round trips and is never trusted

@@ -4,12 +4,13 @@
 //! # Where things are
 //!
 //! `config`: opening. `client`: the session, kept alive, and below it one file per client crate.
-//! `mapping`, `parents`: keys as nodes. `write`, `list`, `tree`, `watch` (with `hub`), `lock`, `txn`: the
+//! `mapping`, `parents`: keys as nodes. `write`, `delete` (with `write_queue`), `list`, `tree`, `watch` (with `hub`), `lock`, `txn`: the
 //! operations. `store` ties them together.
 
 mod client;
 mod config;
 mod core;
+mod delete;
 mod error;
 mod hub;
 mod list;
@@ -17,12 +18,14 @@ mod lock;
 mod mapping;
 mod marks;
 mod parents;
+mod pin;
 mod session;
 mod store;
 mod tree;
 mod txn;
 mod watch;
 mod write;
+mod write_queue;
 
 pub use kv_core;
 

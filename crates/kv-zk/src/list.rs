@@ -342,7 +342,9 @@ impl Core {
     /// Says once per handle that there are names that are no keys of ours.
     pub(crate) fn foreign(&self, path: &str) {
         let name = crate::mapping::name(path);
-        let expected = crate::mapping::lock_sequence(name).is_some() || path == "/zookeeper";
+        let expected = crate::mapping::lock_sequence(name).is_some()
+            || crate::mapping::is_pin(name)
+            || path == "/zookeeper";
         if !expected && !self.said_foreign.swap(true, Ordering::Relaxed) {
             tracing::info!(path, "a node's name is not a key of ours; such nodes are left alone");
         }

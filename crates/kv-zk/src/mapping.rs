@@ -49,6 +49,22 @@ pub(crate) fn lock_sequence(name: &str) -> Option<i32> {
     format!("{sign}{digits}").parse().ok()
 }
 
+const PIN: &str = "~kv-pin-";
+
+/// The longest key.
+const LONGEST_KEY: usize = 512;
+
+/// A new name of a node that keeps the one above it in its place for a moment. It is too long for a
+/// key, and comes after every record of a lock.
+pub(crate) fn pin_name() -> String {
+    format!("{PIN}{}{}", uuid::Uuid::new_v4(), "-".repeat(LONGEST_KEY))
+}
+
+/// Whether it is such a name.
+pub(crate) fn is_pin(name: &str) -> bool {
+    name.len() > LONGEST_KEY && name.starts_with(PIN)
+}
+
 /// The node below `parent` with this name.
 pub(crate) fn child(parent: &str, name: &str) -> String {
     if parent == "/" { format!("/{name}") } else { format!("{parent}/{name}") }
@@ -186,6 +202,8 @@ mod tests {
             assert_eq!(layout.key(layout.root()), None);
             assert_eq!(layout.key(&child(layout.root(), "a/x-lock-0000000001")), None);
             assert_eq!(layout.key(&child(layout.root(), "\u{1}")), None);
+            assert_eq!(layout.key(&child(layout.root(), &pin_name())), None);
+            assert!(is_pin(&pin_name()) && lock_sequence(&pin_name()).is_none());
         }
         let top = Layout::new(&Prefix::root()).unwrap();
         assert_eq!(top.key("/zookeeper/config"), None);

@@ -17,13 +17,14 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use crate::client::Client;
 use crate::config::ZkConfig;
-use crate::core::{Core, KnownNodes};
+use crate::core::{Core, KnownNodes, OwnSessions};
 use crate::error::{BACKEND, Fault};
 use crate::hub::{HubHandle, Scope};
 use crate::mapping::Layout;
 use crate::marks::Access;
 use crate::session::Mode;
 use crate::watch::{Feed, Quiet};
+use crate::write_queue::WriteQueue;
 
 /// The largest value. The server drops a connection whose request is above 1,048,575 bytes, and all
 /// requests on it fail.
@@ -86,6 +87,8 @@ impl ZkStore {
                 lock_layout: config.lock_layout,
                 barrier_reads: config.barrier_reads,
                 known: KnownNodes::default(),
+                queue: WriteQueue::default(),
+                own_sessions: OwnSessions::default(),
                 runtime: tokio::runtime::Handle::current(),
                 lists: AtomicUsize::new(0),
                 said_foreign: AtomicBool::new(false),

@@ -132,6 +132,15 @@ impl Core {
             if is_parent && !entry {
                 return Ok(Step::Closed(path, 0));
             }
+            if is_parent && stat.data_length == 0 && stat.version == 0 {
+                let looked = self.node(node, false, deadline).await?;
+                match looked.filter(|looked| looked.stat.mzxid == stat.mzxid) {
+                    None => continue,
+                    // It goes with its last child; marked as a parent it would look like one of ours.
+                    Some(looked) if looked.known.container => return Ok(Step::Closed(path, 0)),
+                    Some(_) => {}
+                }
+            }
             self.known.forget(node);
             begun.store(true, Ordering::Relaxed);
             let reply = self.client.write(deadline, |session| async move {

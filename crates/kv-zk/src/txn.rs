@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use bytes::Bytes;
+use futures_util::future;
 use futures_util::stream::{self, StreamExt, TryStreamExt};
 use kv_backend::Deadline;
 use kv_core::{
@@ -12,10 +13,11 @@ use kv_core::{
 };
 
 use crate::client::Carried;
-use crate::core::{Age, Core, Kind, Known, Node, not_held, unsupported, version};
+use crate::core::{Age, Core, Kind, Known, Node, container, not_held, unsupported, version};
 use crate::error::{EXPIRING_PARENT, Fault};
-use crate::mapping::{MARKER, check_value, parent};
-use crate::session::{Mode, MultiFault, MultiOp, Stat};
+use crate::mapping::{MARKER, check_value, is_marker, parent};
+use crate::marks::with_empty_value;
+use crate::session::{AclEntry, Mode, MultiFault, MultiOp, Stat};
 
 /// The most a multi may take: the server drops connections whose requests are larger.
 const MAX_REQUEST: usize = 1_000_000;
@@ -65,7 +67,7 @@ impl Core {
             for op in branch {
                 plan.guard(op.key()).await?;
             }
-            let notes = std::mem::take(&mut plan.notes);
+            let mut notes = std::mem::take(&mut plan.notes);
             let mut ops = std::mem::take(&mut plan.guards);
             let guards = ops.len();
             ops.append(&mut plan.writes);
@@ -80,7 +82,14 @@ impl Core {
                 return Err(Error::new(ErrorKind::TooLarge { size, max: MAX_REQUEST })
                     .with_detail("bytes of the request, with checks and parents"));
             }
-            let (reply, carried) = self.multi(&ops, deadline).await?;
+            let (noted, made) =
+                future::join(self.note_all(&nodes, &ops, deadline), self.multi(&ops, deadline)).await;
+            let (reply, carried) = made?;
+            for note in &mut notes {
+                if let Some((acl, aversion)) = noted.get(&note.path) {
+                    (note.acl, note.aversion) = (acl.clone(), *aversion);
+                }
+            }
             match reply {
                 Ok(stats) => {
                     let first_write = guards + usize::from(txn.fence.is_some());
@@ -127,6 +136,23 @@ impl Core {
             .await
     }
 
+    /// Notes on the nodes that are to be set when their keys came to be: [`Core::note`].
+    async fn note_all(
+        &self,
+        nodes: &BTreeMap<String, Option<Node>>,
+        ops: &[MultiOp],
+        deadline: Deadline,
+    ) -> BTreeMap<String, (Vec<AclEntry>, i32)> {
+        let noting = ops.iter().filter_map(|op| match op {
+            MultiOp::Set { path, data, .. } if !is_marker(data) => {
+                let node = nodes.get(path)?.as_ref();
+                Some(async move { Some((path.clone(), self.note(path, node, deadline).await?)) })
+            }
+            _ => None,
+        });
+        future::join_all(noting).await.into_iter().flatten().collect()
+    }
+
     #[allow(clippy::too_many_arguments, reason = "all there is about one transaction that was made")]
     async fn finish(
         &self,
@@ -156,7 +182,7 @@ impl Core {
         for note in notes {
             if let Some(stat) = written.get(note.path.as_str()) {
                 let created = note.created.unwrap_or(stat.mzxid);
-                self.note_created(&note.path, stat, note.acl, created, deadline).await;
+                self.note_created(&note.path, stat, note.acl, note.aversion, created, deadline).await;
             }
         }
         if ops.iter().any(|op| matches!(op, MultiOp::Create { mode: Mode::Ephemeral, .. })) {
@@ -205,7 +231,9 @@ impl Made {
 /// What is written down about a node afterwards: when its key came to be.
 struct Note {
     path: String,
-    acl: Vec<crate::session::AclEntry>,
+    acl: Vec<AclEntry>,
+    /// The list's version.
+    aversion: i32,
     /// `None`: with this transaction.
     created: Option<i64>,
 }
@@ -218,6 +246,8 @@ struct Sim {
     children: i64,
     kind: Kind,
     entry: Option<Read>,
+    /// It may be a container: [`Known::container`].
+    container: bool,
     /// Whether an operation of the transaction already fails if the node is not as it was read.
     guarded: bool,
 }
@@ -243,7 +273,7 @@ impl Plan<'_> {
         self.load(&path, Some(key)).await?;
         match op {
             TxnOp::Put { value, expiry, .. } => self.put(key, &path, value, *expiry).await,
-            TxnOp::Delete { .. } => Ok(Made::Delete(self.delete(&path))),
+            TxnOp::Delete { .. } => Ok(Made::Delete(self.delete(&path)?)),
             _ => Ok(Made::Get(self.now.get(&path).and_then(|sim| sim.entry.clone()))),
         }
     }
@@ -264,6 +294,7 @@ impl Plan<'_> {
                 children: 0,
                 kind: Kind::Permanent,
                 entry: None,
+                container: false,
                 guarded: false,
             },
             Some(node) => Sim {
@@ -277,6 +308,7 @@ impl Plan<'_> {
                     version: Some(entry.version),
                     created: Some(entry.created),
                 }),
+                container: node.known.container,
                 guarded: false,
             },
         };
@@ -295,6 +327,7 @@ impl Plan<'_> {
         let created = before.entry.as_ref().map(|entry| entry.created);
         let mut after = before.clone();
         after.guarded = true;
+        after.container = false;
         after.entry =
             Some(Read { key: key.clone(), value: value.clone(), version: None, created: created.flatten() });
         if !before.exists {
@@ -302,7 +335,7 @@ impl Plan<'_> {
             self.writes.push(self.core.create_op(path, value, mode));
             after = Sim { exists: true, version: 0, children: 0, kind: kind_of(mode), ..after };
             self.count_child(path, 1);
-        } else if before.kind.is(mode, &live) {
+        } else if before.kind.is(mode, &live) && !before.container {
             self.writes.push(MultiOp::Set {
                 path: path.to_owned(),
                 data: value.clone(),
@@ -312,27 +345,43 @@ impl Plan<'_> {
             if before.entry.is_none()
                 && let Some(Some(node)) = self.nodes.get(path)
             {
-                self.notes.push(Note { path: path.to_owned(), acl: node.acl.clone(), created: None });
+                let aversion = node.stat.aversion;
+                let note = Note { path: path.to_owned(), acl: node.acl.clone(), aversion, created: None };
+                self.notes.push(note);
             }
         } else {
-            if before.children > 0 {
+            // Another program's node stays open to whom it was open.
+            let theirs = self.nodes.get(path).and_then(Option::as_ref).filter(|_| before.container);
+            if theirs.is_some_and(|node| before.children > 0 || node.hides_access()) {
+                return Err(unsupported(container(path)));
+            }
+            // A pin is gone when the multi is made anew.
+            if before.children > 0 && !self.core.is_only_pinned(path, self.deadline).await? {
                 return Err(unsupported(EXPIRING_PARENT));
             }
+            let acl = match theirs {
+                Some(node) if mode == Mode::Persistent => with_empty_value(node.acl.clone()),
+                _ => self.core.acl(value, mode),
+            };
+            let (data, created_acl) = (value.clone(), acl.clone());
             self.writes.push(MultiOp::Delete { path: path.to_owned(), version: before.version });
-            self.writes.push(self.core.create_op(path, value, mode));
+            self.writes.push(MultiOp::Create { path: path.to_owned(), data, mode, acl });
             after.version = 0;
             after.kind = kind_of(mode);
             if let Some(created) = created.flatten() {
                 let created = i64::try_from(created.get()).ok();
-                self.notes.push(Note { path: path.to_owned(), acl: self.core.acl(mode), created });
+                self.notes.push(Note { path: path.to_owned(), acl: created_acl, aversion: 0, created });
             }
         }
         self.now.insert(path.to_owned(), after);
         Ok(Made::Put(granted))
     }
 
-    fn delete(&mut self, path: &str) -> bool {
-        let Some(sim) = self.now.get_mut(path).filter(|sim| sim.entry.is_some()) else { return false };
+    fn delete(&mut self, path: &str) -> Result<bool> {
+        let Some(sim) = self.now.get_mut(path).filter(|sim| sim.entry.is_some()) else { return Ok(false) };
+        if sim.container && sim.children > 0 {
+            return Err(unsupported(container(path)));
+        }
         let (path_owned, version) = (path.to_owned(), sim.version);
         sim.entry = None;
         sim.guarded = true;
@@ -344,7 +393,7 @@ impl Plan<'_> {
             self.writes.push(MultiOp::Delete { path: path_owned, version });
             self.count_child(path, -1);
         }
-        true
+        Ok(true)
     }
 
     /// Makes the missing nodes above `path`, from the top.
@@ -368,6 +417,7 @@ impl Plan<'_> {
                 children: 0,
                 kind: Kind::Permanent,
                 entry: None,
+                container: false,
                 guarded: true,
             };
             self.now.insert(path.clone(), made);

@@ -1,4 +1,4 @@
-//! put and delete of one key.
+//! put of one key, and what all writes of a key share.
 //!
 //! A write is guarded by the node's version, which a node that is deleted and made again has once more.
 //! So what this handle remembers of a node serves only a put of anything over anything, in one round
@@ -8,24 +8,22 @@
 use bytes::Bytes;
 use futures_util::future;
 use kv_backend::Deadline;
-use kv_core::{
-    DeleteOptions, DeleteResult, Error, ErrorKind, Expiry, Fence, Key, Precondition, PutOptions, PutResult,
-    Result, Version,
-};
+use kv_core::{Error, ErrorKind, Expiry, Fence, Key, Precondition, PutOptions, PutResult, Result, Version};
 
-use crate::client::Carried;
-use crate::core::{Age, Core, Kind, Known, Node, not_held, unsupported, version};
+use crate::client::{Carried, Live};
+use crate::core::{Age, Core, Kind, Known, Node, container, not_held, optional, unsupported, version};
 use crate::error::{EXPIRING_PARENT, Fault};
-use crate::mapping::{MARKER, check_value};
-use crate::marks::{Marks, with_created};
-use crate::session::{AclEntry, Mode, MultiFault, MultiOp, Reply, Session, Stat};
+use crate::mapping::check_value;
+use crate::marks::{Marks, with_created, with_empty_value};
+use crate::session::{AGAIN, AclEntry, Mode, MultiFault, MultiOp, Reply, Session, Stat};
+use crate::write_queue::{StepBack, competes};
 
 /// Why a change of expiry is refused where there is no multi.
 const EXPIRY_CHANGE: &str =
     "expiry_change: changing how an existing key expires takes client=zookeeper-client";
 
 /// What is at a path, as a write sees it.
-enum State {
+pub(crate) enum State {
     Absent,
     There(Known, Option<Node>),
 }
@@ -46,7 +44,7 @@ impl State {
     }
 
     /// Refuses a precondition that does not hold.
-    fn check(&self, precondition: &Precondition) -> Result<()> {
+    pub(crate) fn check(&self, precondition: &Precondition) -> Result<()> {
         let current = self.version();
         let (holds, refusal) = match precondition {
             Precondition::Any => return Ok(()),
@@ -62,7 +60,7 @@ impl State {
     }
 
     /// Whether a refusal of the precondition stands however old this state is.
-    fn refuses_for_good(&self, precondition: &Precondition) -> bool {
+    pub(crate) fn refuses_for_good(&self, precondition: &Precondition) -> bool {
         match precondition {
             // It comes after a refused creation, which this state is no older than.
             Precondition::Absent => true,
@@ -74,7 +72,7 @@ impl State {
 }
 
 /// What came of one attempt.
-enum Attempt<T> {
+pub(crate) enum Attempt<T> {
     Done(T),
     /// The node was not as expected; nothing was changed.
     Conflict,
@@ -90,12 +88,16 @@ impl Core {
         let path = self.layout.path(key);
         let data = matches!(options.precondition, Precondition::Value(_));
         let mut age = self.age(&options.precondition);
+        let _turn = match competes(&options.precondition) {
+            true => Some(self.queue.turn(&path, deadline).await?),
+            false => None,
+        };
         let mut state = self.remembered(&path, &options.precondition);
+        let mut back = StepBack::default();
         loop {
-            deadline.remaining()?;
             let now = match state.take() {
                 Some(state) => state,
-                None => self.state(&path, data, age, deadline).await?,
+                None => self.state(&path, data, age, deadline).await.map_err(Error::not_applied)?,
             };
             if let Err(refusal) = now.check(&options.precondition) {
                 if age == Age::Now || now.refuses_for_good(&options.precondition) {
@@ -113,63 +115,13 @@ impl Core {
                 });
             }
             self.known.forget(&path);
+            back.wait(deadline).await?;
         }
-    }
-
-    pub(crate) async fn delete(&self, key: &Key, options: DeleteOptions) -> Result<DeleteResult> {
-        self.layout.check_writable(key)?;
-        self.client.check_open()?;
-        let deadline = self.deadline(options.timeout);
-        let path = self.layout.path(key);
-        let whole = options.previous || matches!(options.precondition, Precondition::Value(_));
-        let mut age = self.age(&options.precondition);
-        loop {
-            deadline.remaining()?;
-            let now = self.state(&path, whole, age, deadline).await?;
-            // An answer without a write must not be older than the call.
-            let settled = age == Age::Now
-                || (options.precondition != Precondition::Absent
-                    && now.refuses_for_good(&options.precondition));
-            let (known, node) = match (now.check(&options.precondition), now) {
-                (Ok(()), State::There(known, node)) if !known.marker => (known, node),
-                _ if !settled => {
-                    age = Age::Now;
-                    continue;
-                }
-                (Err(refusal), _) => return Err(refusal),
-                _ => return self.deleted_nothing(options.fence.as_ref(), deadline).await,
-            };
-            let previous = match &node {
-                Some(node) if options.previous => {
-                    let read = node.data.clone().map(|data| (data, node.stat));
-                    self.entry(key, &path, read, false, deadline).await?
-                }
-                _ => None,
-            };
-            // The entry may have been read again for its creation.
-            let moved = previous.as_ref().is_some_and(|entry| Some(entry.version) != known.entry_version());
-            let parent = node.as_ref().is_some_and(|node| node.stat.num_children > 0);
-            self.known.forget(&path);
-            if !moved
-                && let Attempt::Done(()) =
-                    self.erase(&path, &known, parent, options.fence.as_ref(), deadline).await?
-            {
-                return Ok(DeleteResult::deleted(previous));
-            }
-        }
-    }
-
-    /// A delete of nothing is still refused by a fence that does not hold.
-    async fn deleted_nothing(&self, fence: Option<&Fence>, deadline: Deadline) -> Result<DeleteResult> {
-        if fence.is_some() {
-            self.submit(fence, Vec::new(), deadline).await?.0.map_err(Fault::into_error)?;
-        }
-        Ok(DeleteResult::absent())
     }
 
     /// How old what a write is decided on may be at first. Where only a write in vain tells what is now,
     /// a write without a condition is tried on less: what it finds there guards it.
-    fn age(&self, precondition: &Precondition) -> Age {
+    pub(crate) fn age(&self, precondition: &Precondition) -> Age {
         match precondition {
             Precondition::Absent => Age::Any,
             _ if self.client.is_full() => Age::Synced,
@@ -181,7 +133,7 @@ impl Core {
     /// What this handle knows of a key, where that is enough to try without reading. A put that may
     /// create begins with that.
     fn remembered(&self, path: &str, precondition: &Precondition) -> Option<State> {
-        let known = self.known.get(path).filter(|known| !known.marker);
+        let known = self.known.get(path).filter(|known| !known.marker && !known.container);
         match (precondition, known) {
             (Precondition::Absent, _) | (Precondition::Any, None) => Some(State::Absent),
             (Precondition::Any, Some(known)) => Some(State::There(known, None)),
@@ -189,7 +141,7 @@ impl Core {
         }
     }
 
-    async fn state(&self, path: &str, data: bool, age: Age, deadline: Deadline) -> Result<State> {
+    pub(crate) async fn state(&self, path: &str, data: bool, age: Age, deadline: Deadline) -> Result<State> {
         let node = self.look(path, data, age, deadline).await?;
         Ok(match node {
             None => State::Absent,
@@ -232,9 +184,14 @@ impl Core {
                     Err(fault) => Err(fault.into_error()),
                 }
             }
-            State::There(known, node) if known.kind.is(mode, &live) => {
+            State::There(known, node) if known.kind.is(mode, &live) && !known.container => {
                 let set = MultiOp::Set { path: path.to_owned(), data: value.clone(), version: known.version };
-                let (reply, carried) = self.submit(fence, vec![set], deadline).await?;
+                let (noted, submitted) = future::join(
+                    self.note(path, node.as_ref(), deadline),
+                    self.submit(fence, vec![set], deadline),
+                )
+                .await;
+                let (reply, carried) = submitted?;
                 let stat = match reply {
                     Ok(stat) => stat,
                     Err(Fault::BadVersion | Fault::NoNode) => return Ok(Attempt::Conflict),
@@ -243,18 +200,59 @@ impl Core {
                 if stat.czxid != known.czxid || !known.kind.is(mode, &carried.live) {
                     return self.settle(path, value, mode, stat, fence, deadline).await.map(Attempt::Done);
                 }
-                if let (true, Some(node)) = (known.marker, node) {
-                    self.note_created(path, &stat, node.acl.clone(), stat.mzxid, deadline).await;
+                let told = match noted.filter(|_| known.marker) {
+                    Some((acl, aversion)) => {
+                        self.note_created(path, &stat, acl, aversion, stat.mzxid, deadline).await
+                    }
+                    None => true,
+                };
+                let stat = self.wrote(path, stat, mode, &carried);
+                if !told {
+                    // The next write looks at the node and does it.
+                    self.known.forget(path);
                 }
-                Ok(Attempt::Done(self.wrote(path, stat, mode, &carried)))
+                Ok(Attempt::Done(stat))
             }
             // How old the key is must be known to be kept.
             State::There(_, None) => Ok(Attempt::Conflict),
+            State::There(known, Some(_)) if !self.client.is_full() && self.is_left_over(known, &live) => {
+                self.until_gone(path, known, deadline).await?;
+                Ok(Attempt::Conflict)
+            }
             State::There(_, Some(node)) => self.replace(path, value, mode, node, fence, deadline).await,
         }
     }
 
-    /// Exchanges the node for one that expires differently, in one step.
+    /// Whether a key lives by a session that this handle has lost: it is about to go.
+    fn is_left_over(&self, known: &Known, live: &Live) -> bool {
+        matches!(known.kind, Kind::Session { owner }
+            if self.own_sessions.has(owner) && live.own_id.get() != Some(&owner))
+    }
+
+    /// Waits until the servers have dropped a key of a lost session.
+    async fn until_gone(&self, path: &str, known: &Known, deadline: Deadline) -> Result<()> {
+        loop {
+            let reply = self.client.read(deadline, |session| async move { session.stat(path).await });
+            let there = match reply.await {
+                Ok(reply) => optional(reply)?.flatten().is_some_and(|stat| stat.czxid == known.czxid),
+                Err(error) if *error.kind() == ErrorKind::Timeout => true,
+                Err(error) => return Err(error.not_applied()),
+            };
+            if !there {
+                return Ok(());
+            }
+            if deadline.remaining().is_err() {
+                return Err(Error::new(ErrorKind::Unavailable).not_applied().with_detail(
+                    "the key still lives by a session this handle has lost; the servers drop it within the \
+                     session timeout",
+                ));
+            }
+            tokio::time::sleep(AGAIN).await;
+        }
+    }
+
+    /// Exchanges the node for one that expires differently, or that certainly is no container, in one
+    /// step.
     async fn replace(
         &self,
         path: &str,
@@ -265,8 +263,14 @@ impl Core {
         deadline: Deadline,
     ) -> Result<Attempt<Stat>> {
         let known = &node.known;
+        if known.container && (node.stat.num_children > 0 || !self.client.is_full() || node.hides_access()) {
+            return Err(unsupported(container(path)));
+        }
         if node.stat.num_children > 0 {
-            return Err(unsupported(EXPIRING_PARENT));
+            return match self.is_only_pinned(path, deadline).await.map_err(Error::not_applied)? {
+                true => Ok(Attempt::Conflict),
+                false => Err(unsupported(EXPIRING_PARENT)),
+            };
         }
         if !self.client.is_full() {
             return Err(unsupported(if known.marker {
@@ -275,21 +279,27 @@ impl Core {
                 EXPIRY_CHANGE
             }));
         }
+        let acl = match mode {
+            // Another program's node stays open to whom it was open.
+            Mode::Persistent if known.container => with_empty_value(node.acl.clone()),
+            _ => self.acl(value, mode),
+        };
         let ops = vec![
             MultiOp::Delete { path: path.to_owned(), version: known.version },
-            self.create_op(path, value, mode),
+            MultiOp::Create { path: path.to_owned(), data: value.clone(), mode, acl: acl.clone() },
         ];
         let (reply, carried) = self.submit(fence, ops, deadline).await?;
         match reply {
             Ok(stat) => {
                 if !known.marker {
-                    let acl = self.acl(mode);
-                    self.note_created(path, &stat, acl, node.created(), deadline).await;
+                    self.note_created(path, &stat, acl, 0, node.created(), deadline).await;
                 }
                 Ok(Attempt::Done(self.wrote(path, stat, mode, &carried)))
             }
-            Err(Fault::BadVersion | Fault::NoNode | Fault::NodeExists) => Ok(Attempt::Conflict),
-            Err(Fault::NotEmpty) => Err(unsupported(EXPIRING_PARENT)),
+            // What is below it is looked at anew.
+            Err(Fault::BadVersion | Fault::NoNode | Fault::NodeExists | Fault::NotEmpty) => {
+                Ok(Attempt::Conflict)
+            }
             Err(fault) => Err(fault.into_error()),
         }
     }
@@ -307,45 +317,19 @@ impl Core {
         deadline: Deadline,
     ) -> Result<Stat> {
         let unsure = |error: Error| error.maybe_applied();
-        let sent_at = tokio::time::Instant::now();
-        let live = self.client.up(deadline).await.map_err(unsure)?;
-        let node = self.node(path, false, deadline).await.map_err(unsure)?;
-        let Some(node) = node.filter(|node| node.stat.mzxid == stat.mzxid) else { return Ok(stat) };
-        if node.known.kind.is(mode, &live) {
-            return Ok(self.wrote(path, stat, mode, &Carried { live, sent_at }));
-        }
-        let replaced = self.replace(path, value, mode, &node, fence, deadline).await;
-        match replaced.map_err(unsure)? {
-            Attempt::Done(stat) => Ok(stat),
-            // Somebody has written since: ours was before that.
-            Attempt::Conflict => Ok(stat),
-        }
-    }
-
-    /// Takes the key away and leaves the keys below it.
-    async fn erase(
-        &self,
-        path: &str,
-        known: &Known,
-        mut parent: bool,
-        fence: Option<&Fence>,
-        deadline: Deadline,
-    ) -> Result<Attempt<()>> {
         loop {
-            let (path, version) = (path.to_owned(), known.version);
-            let op = if parent {
-                MultiOp::Set { path, data: Bytes::from_static(MARKER), version }
-            } else {
-                MultiOp::Delete { path, version }
-            };
-            return match self.submit(fence, vec![op], deadline).await?.0 {
-                Ok(_) => Ok(Attempt::Done(())),
-                Err(Fault::NotEmpty) if !parent => {
-                    parent = true;
-                    continue;
-                }
-                Err(Fault::NoNode | Fault::BadVersion) => Ok(Attempt::Conflict),
-                Err(fault) => Err(fault.into_error()),
+            let sent_at = tokio::time::Instant::now();
+            let live = self.client.up(deadline).await.map_err(unsure)?;
+            let node = self.node(path, false, deadline).await.map_err(unsure)?;
+            // Somebody has written since: ours was before that.
+            let Some(node) = node.filter(|node| node.stat.mzxid == stat.mzxid) else { return Ok(stat) };
+            if node.known.kind.is(mode, &live) {
+                return Ok(self.wrote(path, stat, mode, &Carried { live, sent_at }));
+            }
+            let replaced = self.replace(path, value, mode, &node, fence, deadline).await;
+            match replaced.map_err(unsure)? {
+                Attempt::Done(stat) => return Ok(stat),
+                Attempt::Conflict => deadline.remaining().map_err(unsure)?,
             };
         }
     }
@@ -397,13 +381,14 @@ impl Core {
     }
 
     pub(crate) fn create_op(&self, path: &str, value: &Bytes, mode: Mode) -> MultiOp {
-        MultiOp::Create { path: path.to_owned(), data: value.clone(), mode, acl: self.acl(mode) }
+        MultiOp::Create { path: path.to_owned(), data: value.clone(), mode, acl: self.acl(value, mode) }
     }
 
-    /// The access control list of a node that expires so.
-    pub(crate) fn acl(&self, mode: Mode) -> Vec<AclEntry> {
+    /// The access control list of a node that is created with this value and expires so.
+    pub(crate) fn acl(&self, value: &Bytes, mode: Mode) -> Vec<AclEntry> {
         match mode {
             Mode::Ttl(ttl) => self.access.acl_with_ttl(ttl),
+            Mode::Persistent if value.is_empty() => with_empty_value(self.access.acl()),
             _ => self.access.acl(),
         }
     }
@@ -415,6 +400,7 @@ impl Core {
             Mode::Ttl(ttl) => Kind::Ttl(ttl),
             Mode::Ephemeral | Mode::EphemeralSequential => {
                 let _ = carried.live.own_id.set(stat.ephemeral_owner);
+                self.own_sessions.note(stat.ephemeral_owner);
                 self.client.keeps_key(carried);
                 Kind::Session { owner: stat.ephemeral_owner }
             }
@@ -433,20 +419,41 @@ impl Core {
         })
     }
 
+    /// Notes on a node that is to be set what would be lost by that: that the set makes a key, or when
+    /// the last one did. Answers the list and its version. The set need not wait for it: the server
+    /// carries both out in order.
+    pub(crate) async fn note(
+        &self,
+        path: &str,
+        node: Option<&Node>,
+        deadline: Deadline,
+    ) -> Option<(Vec<AclEntry>, i32)> {
+        let node = node?;
+        let acl = node.noted()?;
+        let (list, aversion) = (&acl, node.stat.aversion);
+        let reply =
+            self.client.read(deadline, |session| async move { session.set_acl(path, list, aversion).await });
+        let noted = matches!(reply.await, Ok(Ok(())));
+        // Where another writer was faster, it noted the same.
+        Some((acl, if noted { aversion.wrapping_add(1) } else { aversion }))
+    }
+
     /// Notes on a node when its key came to be, where that is not when the node did. The write stands
-    /// whether or not this works; where it does not, the key seems as old as the node.
+    /// whether or not this works; where it does not, the next write of the key does it. `acl` is the
+    /// node's list at this version.
     pub(crate) async fn note_created(
         &self,
         path: &str,
         stat: &Stat,
         acl: Vec<AclEntry>,
+        aversion: i32,
         created: i64,
         deadline: Deadline,
-    ) {
-        let (mut acl, mut aversion) = (acl, stat.aversion);
+    ) -> bool {
+        let (mut acl, mut aversion) = (acl, aversion);
         // Of two writers the later one is right.
         while Marks::read(&acl).created.is_none_or(|noted| noted < created) {
-            let marked = with_created(acl, created);
+            let marked = with_created(acl, created, Some(stat.version));
             let marked = &marked;
             let reply = self
                 .client
@@ -454,17 +461,24 @@ impl Core {
                 .await;
             match reply {
                 Ok(Err(Fault::BadVersion)) => {}
-                Ok(Ok(()) | Err(Fault::NoNode)) => return,
-                Ok(Err(fault)) => return tracing::debug!(path, %fault, "cannot note when a key was created"),
-                Err(error) => return tracing::debug!(path, %error, "cannot note when a key was created"),
+                Ok(Ok(()) | Err(Fault::NoNode)) => return true,
+                Ok(Err(fault)) => {
+                    tracing::debug!(path, %fault, "cannot note when a key was created");
+                    return false;
+                }
+                Err(error) => {
+                    tracing::debug!(path, %error, "cannot note when a key was created");
+                    return false;
+                }
             }
             match self.node(path, false, deadline).await {
                 Ok(Some(node)) if node.stat.czxid == stat.czxid => {
                     (acl, aversion) = (node.acl, node.stat.aversion);
                 }
-                _ => return,
+                found => return found.is_ok(),
             }
         }
+        true
     }
 }
 

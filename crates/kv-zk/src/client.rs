@@ -27,7 +27,8 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
 use std::time::Duration;
 
-use kv_backend::{Deadline, HoldState, SessionCell};
+use futures_util::future;
+use kv_backend::{Deadline, SessionCell};
 use kv_core::{Error, ErrorKind, LockLoss, Result, SessionState, SessionStates};
 use tokio::sync::watch;
 use tokio::time::{Instant, MissedTickBehavior};
@@ -35,6 +36,7 @@ use tokio::time::{Instant, MissedTickBehavior};
 use self::connect::connect;
 use crate::config::{ZkClient, ZkConfig};
 use crate::error::{BACKEND, Fault};
+use crate::grace::Held;
 use crate::session::{Link, Reply, Session, caught_up};
 
 /// Between two attempts to get a session.
@@ -121,7 +123,7 @@ pub(crate) struct Client {
     needed: AtomicBool,
     /// Whether that was a key, which may still be there.
     keys: AtomicBool,
-    holds: Mutex<Vec<Weak<HoldState>>>,
+    holds: Mutex<Vec<Weak<Held>>>,
     /// How many requests were sent, and how many times one waited for answers.
     requests: Arc<AtomicU64>,
     round_trips: AtomicU64,
@@ -305,19 +307,20 @@ impl Client {
 
     /// Lets the heartbeats of this session vouch for a hold, beginning with the last one. Returns
     /// whether it still stands.
-    pub(crate) fn vouch(&self, live: &Live, hold: &Arc<HoldState>) -> bool {
+    pub(crate) fn vouch(&self, live: &Live, hold: &Arc<Held>) -> bool {
         let mut holds = self.holds.lock().unwrap_or_else(PoisonError::into_inner);
         holds.retain(|hold| hold.strong_count() > 0);
         holds.push(Arc::downgrade(hold));
         drop(holds);
-        self.is_current(live) && hold.renewed(*live.proved.borrow(), live.session.timeout(), live.margin())
+        self.is_current(live)
+            && hold.state.renewed(*live.proved.borrow(), live.session.timeout(), live.margin())
     }
 
     fn is_current(&self, live: &Live) -> bool {
         matches!(&*self.current.borrow(), Current::Live(now) if now.epoch == live.epoch)
     }
 
-    fn holds(&self) -> Vec<Arc<HoldState>> {
+    fn holds(&self) -> Vec<Arc<Held>> {
         let holds = self.holds.lock().unwrap_or_else(PoisonError::into_inner);
         holds.iter().filter_map(Weak::upgrade).collect()
     }
@@ -332,7 +335,7 @@ impl Client {
         // First of all: what would become held from here on is refused.
         let before = self.current.send_replace(Current::Closed);
         for hold in self.holds() {
-            hold.lose(LockLoss::Closed);
+            hold.state.lose(LockLoss::Closed);
         }
         self.cell.close();
         let Current::Live(live) = before else { return Ok(()) };
@@ -352,7 +355,7 @@ impl Client {
 
     /// Whether a key or a lock lives by the session now.
     fn at_stake(&self) -> bool {
-        self.keys.load(Ordering::SeqCst) || self.holds().iter().any(|hold| hold.loss().is_none())
+        self.keys.load(Ordering::SeqCst) || self.holds().iter().any(|hold| hold.state.loss().is_none())
     }
 
     /// Until when the session is taken for alive: by what went through the leader where it matters.
@@ -368,7 +371,7 @@ impl Client {
         let sent_at = if self.at_stake() {
             let sent_at = live.prove().await?;
             for hold in self.holds() {
-                hold.renewed(sent_at, live.session.timeout(), live.margin());
+                hold.state.renewed(sent_at, live.session.timeout(), live.margin());
             }
             sent_at
         } else {
@@ -385,8 +388,9 @@ impl Client {
         Ok(())
     }
 
-    /// The session is over, by the server's account or by ours.
-    fn lose(&self, why: &Fault) {
+    /// The session is over, by the server's account or by ours. Answers the holds that were lost with
+    /// it.
+    fn lose(&self, why: &Fault) -> Vec<Arc<Held>> {
         // Nobody may take up the session again before its loss is reported.
         self.current.send_if_modified(|current| {
             let open = !matches!(current, Current::Closed);
@@ -395,14 +399,16 @@ impl Client {
             }
             open
         });
-        for hold in self.holds() {
-            hold.lose(LockLoss::SessionLost);
+        let holds = self.holds();
+        for hold in &holds {
+            hold.state.lose(LockLoss::SessionLost);
         }
         self.holds.lock().unwrap_or_else(PoisonError::into_inner).clear();
         self.keys.store(false, Ordering::SeqCst);
         if self.needed.swap(false, Ordering::SeqCst) {
             self.cell.lost();
         }
+        holds
     }
 }
 
@@ -418,10 +424,17 @@ async fn keep(client: Weak<Client>, mut live: Arc<Live>) {
             return;
         }
         tracing::warn!(reason = %why, "the ZooKeeper session is over");
-        strong.lose(&why);
-        let old = Arc::clone(&live.session);
-        // Where the server still has it, its ephemeral nodes need not wait for their timeout.
-        tokio::spawn(async move { old.close().await });
+        let holds = strong.lose(&why);
+        let (old, mut current) = (Arc::clone(&live.session), strong.current());
+        // Where the server still has it, its ephemeral nodes need not wait for their timeout. But who
+        // holds a lock by it has time to stop.
+        tokio::spawn(async move {
+            tokio::select! {
+                _ = future::join_all(holds.iter().map(|hold| hold.given_up())) => {}
+                _ = current.wait_for(|current| matches!(current, Current::Closed)) => {}
+            }
+            old.close().await;
+        });
         let (config, requests) = (strong.config.clone(), Arc::clone(&strong.requests));
         drop(strong);
         let (session, sent_at) = loop {

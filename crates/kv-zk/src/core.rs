@@ -179,6 +179,12 @@ impl Core {
         Deadline::after(timeout.unwrap_or(self.timeout))
     }
 
+    /// Whether the nodes above a lock's record go with it. kazoo's `Lock` makes its node once and fails
+    /// where it is gone; and where there is no multi, nothing ties a node to the record.
+    pub(crate) fn clears_locks(&self) -> bool {
+        self.client.is_full() && self.lock_layout == LockLayout::Curator
+    }
+
     /// Whether a read must see everything that was acknowledged before it.
     pub(crate) fn must_sync(&self, consistency: Consistency) -> bool {
         consistency == Consistency::Linearizable && self.capabilities.guarantees(Guarantee::LinearizableReads)

@@ -4,7 +4,8 @@
 //! # Where things are
 //!
 //! `config`: opening. `client`: the session, kept alive, and below it one file per client crate.
-//! `mapping`, `parents`: keys as nodes. `write`, `delete` (with `write_queue`), `list`, `tree`, `watch` (with `hub`), `lock`, `txn`: the
+//! `mapping`, `parents`, `pin`: keys as nodes. `write`, `delete` (with `write_queue`), `list`, `tree`,
+//! `watch` (with `hub`), `lock` (with `hold`, `grace`, `record`), `txn`: the
 //! operations. `store` ties them together.
 
 mod client;
@@ -12,6 +13,8 @@ mod config;
 mod core;
 mod delete;
 mod error;
+mod grace;
+mod hold;
 mod hub;
 mod list;
 mod lock;
@@ -19,6 +22,7 @@ mod mapping;
 mod marks;
 mod parents;
 mod pin;
+mod record;
 mod session;
 mod store;
 mod tree;

@@ -7,21 +7,23 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use async_trait::async_trait;
 use bytes::Bytes;
-use kv_backend::HoldState;
+use kv_backend::Deadline;
 use kv_core::{
-    Consistency, Error, ErrorKind, Fence, FencingToken, Hold, Key, LockGuard, LockHolder, LockLoss,
-    LockOptions, LockWait, Result,
+    Consistency, Error, ErrorKind, Fence, FencingToken, Key, LockGuard, LockHolder, LockLoss, LockOptions,
+    LockWait, Result,
 };
 use tokio::sync::watch;
 use tokio::time::Instant;
 
 use crate::client::{Carried, Live, closed};
 use crate::config::LockLayout;
-use crate::core::{Core, not_held, optional};
+use crate::core::{Core, optional};
 use crate::error::{BACKEND, Fault};
+use crate::grace::Held;
+use crate::hold::ZkHold;
 use crate::mapping::{child, lock_sequence};
+use crate::record::Above;
 use crate::session::{AGAIN, ANY_VERSION, Mode, Reply, Session, Stat, answered, connected};
 
 impl Core {
@@ -41,9 +43,7 @@ impl Core {
             acquired = acquiring => acquired,
             () = self.client.closed() => Err(closed()),
             // Waiting for the lock ends by itself; this ends waiting for the servers.
-            () = until(wait_until.map(|at| at + request)) => Err(Error::new(ErrorKind::Timeout)
-                .not_applied()
-                .with_detail(format!("no answer within {request:?}"))),
+            () = until(wait_until.map(|at| at + request)) => Err(no_answer(request)),
         }
     }
 
@@ -55,23 +55,35 @@ impl Core {
         wait_until: Option<Instant>,
     ) -> Result<LockGuard> {
         let path = self.layout.path(key);
+        // Until a record was acknowledged this is a request like any other.
+        let (first, mut queued) = (Deadline::after(request), false);
+        let outlives = |queued: bool| queued && wait_until.is_none_or(|at| Instant::now() < at);
         loop {
-            let queued = async {
-                let deadline = kv_backend::Deadline::after(request);
-                self.make_parents(&child(&path, "-"), deadline).await?;
-                self.client.up(deadline).await
-            };
-            let live = match queued.await {
+            let deadline = if queued { Deadline::after(request) } else { first };
+            let live = match self.open_lock(&path, deadline).await {
                 Ok(live) => live,
-                // A wait outlives an outage.
-                Err(error) if error.is_transient() && wait_until.is_none_or(|at| Instant::now() < at) => {
+                Err(error) if error.is_transient() && outlives(queued) => {
                     tokio::time::sleep(AGAIN).await;
                     continue;
                 }
-                Err(error) => return Err(error),
+                Err(error) => return Err(error.not_applied()),
             };
             let mut contender = Contender::new(Arc::clone(self), live, path.clone());
-            match contender.run(options, wait_until).await {
+            let making = contender.enqueue(&options.owner);
+            let own = if queued {
+                making.await
+            } else {
+                // What was made and not acknowledged is taken away in the background.
+                deadline.run(async { Ok(making.await) }).await.map_err(|_| no_answer(request))?
+            };
+            let waited = match own {
+                Ok(own) => {
+                    queued = true;
+                    contender.wait(own, options, wait_until).await
+                }
+                Err(fault) => Err(fault),
+            };
+            match waited {
                 Ok(Some(guard)) => {
                     // From here on the guard's task takes the node away.
                     contender.tracked = false;
@@ -90,6 +102,12 @@ impl Core {
                 Err(fault) => return Err(fault.into_error().not_applied()),
             }
         }
+    }
+
+    /// Makes sure that there is a node to lock below, and a session.
+    async fn open_lock(&self, path: &str, deadline: Deadline) -> Result<Arc<Live>> {
+        self.make_parents(&child(path, "-"), deadline).await?;
+        self.client.up(deadline).await
     }
 
     pub(crate) async fn holder(&self, key: &Key) -> Result<Option<LockHolder>> {
@@ -116,6 +134,11 @@ impl Core {
             }
         }
     }
+}
+
+fn no_answer(request: Duration) -> Error {
+    let detail = format!("no answer within {request:?}");
+    Error::new(ErrorKind::Timeout).not_applied().with_backend(BACKEND).with_detail(detail)
 }
 
 /// The records of a lock among these names, in the order of their turn.
@@ -169,9 +192,13 @@ impl Contender {
     }
 
     /// Waits for the lock; `None` when the wait is over without it.
-    async fn run(&self, options: &LockOptions, wait_until: Option<Instant>) -> Reply<Option<MakeGuard>> {
+    async fn wait(
+        &self,
+        mut own: Own,
+        options: &LockOptions,
+        wait_until: Option<Instant>,
+    ) -> Reply<Option<MakeGuard>> {
         let session = &*self.live.session;
-        let mut own = self.enqueue(&options.owner).await?;
         loop {
             let dir = &self.dir;
             let names = answered(session, || session.children(dir)).await?;
@@ -274,24 +301,24 @@ impl Contender {
         carried: &Carried,
         options: &LockOptions,
     ) -> Reply<MakeGuard> {
-        let state = Arc::new(HoldState::new(options.max_hold));
+        let held = Arc::new(Held::new(options.max_hold));
         self.core.client.need(carried);
-        if !self.core.client.vouch(&self.live, &state) {
+        if !self.core.client.vouch(&self.live, &held) {
             return Err(Fault::SessionExpired);
         }
         let (released, outcome) = watch::channel(None);
         let timeout = self.core.timeout;
         let token = token(stat);
-        let (live, kept) = (Arc::clone(&self.live), Arc::clone(&state));
+        let (core, live, kept) = (Arc::clone(&self.core), Arc::clone(&self.live), Arc::clone(&held));
         let record = node.clone();
         // From here on the task takes the node away.
         self.core.runtime.spawn(async move {
-            let result = keep(&*live.session, &record, &kept).await;
+            let result = keep(&core, &*live.session, &record, &kept).await;
             released.send_replace(Some(result));
         });
         Ok(Box::new(move |key: &Key| {
             let fence = Fence::new(key.clone(), token, node);
-            LockGuard::new(ZkHold { fence, state, outcome, timeout })
+            LockGuard::new(ZkHold { fence, held, outcome, timeout })
         }))
     }
 
@@ -316,23 +343,23 @@ impl Drop for Contender {
 
 /// Takes away every node with this mark, while the session lives.
 async fn sweep(core: &Arc<Core>, live: &Arc<Live>, dir: &str, mark: &str) {
-    let contender = Contender {
-        core: Arc::clone(core),
-        live: Arc::clone(live),
-        dir: dir.to_owned(),
-        mark: mark.to_owned(),
-        tracked: false,
-    };
-    let Ok(nodes) = contender.nodes().await else { return };
-    for node in nodes {
-        if contender.remove(&node).await.is_err() {
+    let session = &*live.session;
+    let Ok(names) = answered(session, || session.children(dir)).await else { return };
+    let (ours, others): (Vec<_>, Vec<_>) = names.iter().partition(|name| name.starts_with(mark));
+    for (at, name) in ours.iter().enumerate() {
+        let node = child(dir, name);
+        let last = others.is_empty() && at + 1 == ours.len();
+        let above = if last { core.above_record(session, &node).await } else { Vec::new() };
+        if !matches!(take_away(core, session, &node, &above).await, Ok(()) | Err(Fault::NoNode)) {
             return;
         }
     }
 }
 
 /// Watches over a hold until it ends, then takes its node away. `NoNode`: it was gone before.
-async fn keep(session: &dyn Session, node: &str, state: &HoldState) -> Reply<()> {
+async fn keep(core: &Core, session: &dyn Session, node: &str, held: &Held) -> Reply<()> {
+    let state = &held.state;
+    let above = core.above_record(session, node).await;
     loop {
         let look = answered(session, || session.get_watched(node));
         let fired = tokio::select! {
@@ -359,11 +386,19 @@ async fn keep(session: &dyn Session, node: &str, state: &HoldState) -> Reply<()>
             _ = state.lost() => break,
         }
     }
-    // The node is ours alone: deleting it twice harms nobody.
+    tokio::select! {
+        () = held.given_up() => {}
+        () = core.client.closed() => {}
+    }
+    take_away(core, session, node, &above).await
+}
+
+/// Takes a node away that is ours alone: deleting it twice harms nobody.
+async fn take_away(core: &Core, session: &dyn Session, node: &str, above: &[Above]) -> Reply<()> {
     let mut unsure = false;
     loop {
         connected(session).await?;
-        match session.delete(node, ANY_VERSION).await {
+        match core.remove_record(session, node, above).await {
             Err(Fault::NoNode) if unsure => return Ok(()),
             Err(Fault::ConnectionLost | Fault::SessionMoved | Fault::Protocol(_)) => {
                 unsure = true;
@@ -372,66 +407,6 @@ async fn keep(session: &dyn Session, node: &str, state: &HoldState) -> Reply<()>
             Err(Fault::Unsent | Fault::Throttled) => tokio::time::sleep(AGAIN).await,
             reply => return reply,
         }
-    }
-}
-
-/// A lock that is held.
-struct ZkHold {
-    fence: Fence,
-    state: Arc<HoldState>,
-    outcome: watch::Receiver<Option<Reply<()>>>,
-    timeout: Duration,
-}
-
-#[async_trait]
-impl Hold for ZkHold {
-    fn fence(&self) -> Fence {
-        self.fence.clone()
-    }
-
-    fn loss(&self) -> Option<LockLoss> {
-        self.state.loss()
-    }
-
-    async fn lost(&self) -> LockLoss {
-        self.state.lost().await
-    }
-
-    fn grace(&self) -> Duration {
-        self.state.margin()
-    }
-
-    async fn unlock(&self) -> Result<()> {
-        let refuse = |error: Error| {
-            error
-                .with_operation(kv_core::Operation::Unlock)
-                .with_backend(BACKEND)
-                .with_key(self.fence.key().as_str())
-        };
-        if !self.state.lose(LockLoss::Released) {
-            let why = self.state.loss().map(|loss| loss.to_string()).unwrap_or_default();
-            return Err(refuse(not_held().with_detail(why)));
-        }
-        let mut outcome = self.outcome.clone();
-        let waiting = outcome.wait_for(Option::is_some);
-        let result = match tokio::time::timeout(self.timeout, waiting).await {
-            Ok(Ok(result)) => result.clone(),
-            Ok(Err(_)) => Some(Err(Fault::ClientClosed)),
-            Err(_) => None,
-        };
-        match result {
-            Some(Ok(())) => Ok(()),
-            // Gone before we could: with its session, or by another's hand.
-            Some(Err(Fault::NoNode | Fault::SessionExpired)) => Err(refuse(not_held())),
-            Some(Err(fault)) => Err(refuse(fault.into_error().maybe_applied())),
-            None => Err(refuse(
-                Error::new(ErrorKind::Timeout).with_detail(format!("no answer within {:?}", self.timeout)),
-            )),
-        }
-    }
-
-    fn release(&self) {
-        self.state.lose(LockLoss::Released);
     }
 }
 

@@ -229,7 +229,9 @@ fn sequence(guard: &LockGuard) -> u32 {
 async fn a_record_whose_making_was_not_answered_is_found_again(client: &str) {
     let Some(cluster) = cluster().await else { return };
     let (direct, behind, proxy) = both(&cluster, client, "timeout=5s&session_timeout=30s").await;
-    // From here on the parent is known, so the next request is the one that makes the record.
+    // The node to lock below stays for that, and is known from here on: the next request is the one that
+    // makes the record.
+    direct.put("l/below", "x").await.unwrap();
     let first = behind.lock("l").await.unwrap();
     let before = sequence(&first);
     first.unlock().await.unwrap();

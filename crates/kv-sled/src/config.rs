@@ -78,15 +78,15 @@ pub(crate) struct EngineConfig {
 }
 
 impl EngineConfig {
-    /// For entries as they were read: an eighth of the memory, which holds more of what is read again
-    /// and again than pages would.
+    /// For entries as they were read, and for pages of lists: an eighth of the memory each, which holds
+    /// more of what is read again and again than the engine's pages would.
     pub(crate) fn entry_cache_bytes(self) -> usize {
         (self.cache_mib as usize) << 17
     }
 
     /// For sled's pages: the rest.
     pub(crate) fn page_cache_bytes(self) -> u64 {
-        u64::from(self.cache_mib) * (7 << 17)
+        u64::from(self.cache_mib) * (6 << 17)
     }
 }
 

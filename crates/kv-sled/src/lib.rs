@@ -15,6 +15,7 @@ mod lock;
 mod lock_view;
 mod name;
 mod open;
+mod pages;
 mod private;
 mod record;
 mod space;

@@ -2,19 +2,19 @@
 
 use std::collections::VecDeque;
 use std::ops::Bound;
+use std::pin::Pin;
 use std::sync::{Arc, Weak};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use futures_util::stream;
-use kv_backend::{Clock, Namespace, Timestamp, within};
-use kv_core::{
-    Entry, Error, ErrorKind, Key, ListItem, ListOptions, Listing, Operation, Prefix, Result, Version,
-};
+use futures_util::{FutureExt, Stream};
+use kv_backend::{Clock, Namespace, Timestamp, poll_budget, within};
+use kv_core::{Error, ErrorKind, Key, ListItem, ListOptions, Listing, Operation, Prefix, Result};
 
 use crate::BACKEND;
 use crate::database::Database;
 use crate::name::{NameRange, behind};
-use crate::record::Record;
+use crate::pages::Page;
 use crate::view::{Snapshot, View};
 
 /// How many names are read at a time.
@@ -23,9 +23,6 @@ const PAGE: usize = 512;
 /// How many are read at a time where most of them are skipped.
 const LEVEL_PAGE: usize = 32;
 
-/// A page ends when its values are so large.
-const PAGE_BYTES: usize = 1 << 20;
-
 /// A list of what is below `prefix`.
 pub(crate) fn listing(
     database: &Arc<Database>,
@@ -33,7 +30,7 @@ pub(crate) fn listing(
     prefix: &Prefix,
     options: &ListOptions,
     timeout: Duration,
-    endpoint: String,
+    endpoint: &str,
 ) -> Listing {
     let now = database.locks().clock().now();
     let snapshot = database.view().snapshot();
@@ -41,6 +38,7 @@ pub(crate) fn listing(
     let native = namespace.native_prefix(prefix);
     let bound = |bound: &Bound<Key>| bound.as_ref().map(|key| namespace.native(key));
     let range = NameRange::below(&native).within(bound(&options.start), bound(&options.end));
+    let is_empty = range.is_empty();
     let walk = Walk {
         snapshot,
         now,
@@ -50,53 +48,123 @@ pub(crate) fn listing(
         keys_only: options.keys_only,
         one_level: options.one_level,
         left: options.limit.unwrap_or(usize::MAX),
+        kept: 0,
     };
-    let list =
-        Pages { database: Arc::downgrade(database), walk: Some(walk), items: VecDeque::new(), timeout };
-    let decorate = {
-        let prefix = prefix.clone();
-        move |error: Error| {
-            error
-                .with_operation(Operation::List)
-                .with_backend(BACKEND)
-                .with_endpoint(endpoint.as_str())
-                .with_key(prefix.as_str())
-        }
+    let items = Items {
+        database: Arc::downgrade(database),
+        walk: (!is_empty).then(|| Box::new(walk)),
+        reading: None,
+        run: Run::Items(VecDeque::new()),
+        now,
+        left: options.limit.unwrap_or(usize::MAX),
+        timeout,
+        prefix: prefix.clone(),
+        endpoint: endpoint.to_owned(),
     };
-    let items = stream::unfold(Some((list, decorate)), |state| async {
-        let (mut list, decorate) = state?;
-        match list.next().await {
-            Ok(Some(item)) => Some((Ok(item), Some((list, decorate)))),
-            Ok(None) => None,
-            Err(error) => Some((Err(decorate(error)), None)),
-        }
-    });
     Listing::new(Some(as_of), items)
 }
 
-/// A list on its way.
-struct Pages {
-    /// Weak: a list that is not read does not keep the store open.
-    database: Weak<Database>,
-    /// With the reader of the next page; none when there are no more.
-    walk: Option<Walk>,
-    items: VecDeque<ListItem>,
-    timeout: Duration,
+/// What was read and is still to be told.
+enum Run {
+    Items(VecDeque<ListItem>),
+    /// Entries of a page, the next and the one behind the last.
+    Page {
+        page: Arc<Page>,
+        at: usize,
+        end: usize,
+    },
 }
 
-impl Pages {
-    async fn next(&mut self) -> Result<Option<ListItem>> {
+/// A page on its way, and with it the reader of the next one; none when there are no more.
+type Reading = Pin<Box<dyn Future<Output = Result<(Run, Option<Box<Walk>>)>> + Send>>;
+
+/// The items of a list.
+struct Items {
+    /// Weak: a list that is not read does not keep the store open.
+    database: Weak<Database>,
+    /// With the reader of the next page; none when there are no more or while it reads.
+    walk: Option<Box<Walk>>,
+    reading: Option<Reading>,
+    run: Run,
+    now: Timestamp,
+    /// How many may still be told.
+    left: usize,
+    timeout: Duration,
+    prefix: Prefix,
+    endpoint: String,
+}
+
+impl Items {
+    /// The next of what was read.
+    fn next(&mut self) -> Option<ListItem> {
+        if self.left == 0 {
+            return None;
+        }
+        let item = match &mut self.run {
+            Run::Items(items) => items.pop_front()?,
+            Run::Page { page, at, end } => loop {
+                let listed = page.entries.get(*at).filter(|_| at < end)?;
+                *at += 1;
+                // What has expired by then is not listed, whether it is deleted yet or not.
+                if !listed.is_over(self.now) {
+                    break ListItem::Entry(listed.entry.clone());
+                }
+            },
+        };
+        self.left -= 1;
+        Some(item)
+    }
+
+    /// Takes the next page from memory, or begins to read it.
+    fn read_on(&mut self, mut walk: Box<Walk>) -> Result<()> {
+        let database = self.database.upgrade().ok_or_else(|| Error::new(ErrorKind::Closed))?;
+        if let Some(run) = walk.known(database.view())? {
+            self.run = run;
+            self.walk = walk.range.is_some().then_some(walk);
+            return Ok(());
+        }
+        let page = blocking(move || {
+            let run = walk.read(database.view())?;
+            Ok((run, walk.range.is_some().then_some(walk)))
+        });
+        self.reading = Some(Box::pin(within(self.timeout, page)));
+        Ok(())
+    }
+
+    /// Ends the list with an error.
+    fn fail(&mut self, error: Error) -> Error {
+        (self.walk, self.left) = (None, 0);
+        error
+            .with_operation(Operation::List)
+            .with_backend(BACKEND)
+            .with_endpoint(self.endpoint.as_str())
+            .with_key(self.prefix.as_str())
+    }
+}
+
+impl Stream for Items {
+    type Item = Result<ListItem>;
+
+    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        // What is in memory is always there: it must give way by itself.
+        ready!(poll_budget(cx));
         loop {
-            if let Some(item) = self.items.pop_front() {
-                return Ok(Some(item));
+            if let Some(item) = self.next() {
+                return Poll::Ready(Some(Ok(item)));
             }
-            let Some(mut walk) = self.walk.take() else { return Ok(None) };
-            let database = self.database.upgrade().ok_or_else(|| Error::new(ErrorKind::Closed))?;
-            let page = blocking(move || {
-                let items = walk.page(database.view())?;
-                Ok((items, walk.range.is_some().then_some(walk)))
-            });
-            (self.items, self.walk) = within(self.timeout, page).await?;
+            if let Some(reading) = &mut self.reading {
+                let read = ready!(reading.poll_unpin(cx));
+                self.reading = None;
+                match read {
+                    Ok((run, walk)) => (self.run, self.walk) = (run, walk),
+                    Err(error) => return Poll::Ready(Some(Err(self.fail(error)))),
+                }
+                continue;
+            }
+            let Some(walk) = self.walk.take().filter(|_| self.left > 0) else { return Poll::Ready(None) };
+            if let Err(error) = self.read_on(walk) {
+                return Poll::Ready(Some(Err(self.fail(error))));
+            }
         }
     }
 }
@@ -127,12 +195,65 @@ struct Walk {
     prefix: String,
     keys_only: bool,
     one_level: bool,
-    /// How many items are still wanted.
+    /// How many items are still wanted, of lists that do not tell all entries they read.
     left: usize,
+    /// How many bytes this list has given to those that are kept.
+    kept: usize,
 }
 
 impl Walk {
-    fn page(&mut self, view: &View) -> Result<VecDeque<ListItem>> {
+    /// The next page, if it is in memory.
+    fn known(&mut self, view: &View) -> Result<Option<Run>> {
+        if self.keys_only || self.one_level {
+            return Ok(None);
+        }
+        let Some(range) = &self.range else { return Ok(None) };
+        let Some(page) = view.known_page(&self.snapshot, range, &self.namespace)? else { return Ok(None) };
+        Ok(Some(self.run_of(page)))
+    }
+
+    /// Reads the next page.
+    fn read(&mut self, view: &View) -> Result<Run> {
+        if self.keys_only || self.one_level {
+            return self.names(view).map(Run::Items);
+        }
+        let Some(range) = &self.range else { return Ok(Run::Items(VecDeque::new())) };
+        let max = PAGE.min(self.left.max(1));
+        let page = view.read_page(&mut self.snapshot, range, max, &self.namespace, &mut self.kept)?;
+        Ok(self.run_of(page))
+    }
+
+    /// What of a page lies in the range that is still to be read. Goes on behind it.
+    fn run_of(&mut self, page: Arc<Page>) -> Run {
+        let Some(range) = self.range.take() else { return Run::Items(VecDeque::new()) };
+        let path = self.namespace.path();
+        let place = |bound: &Bound<String>, is_end: bool| {
+            let (Bound::Included(name) | Bound::Excluded(name)) = bound else {
+                return if is_end { page.entries.len() } else { 0 };
+            };
+            // Of an end that is included, and of a beginning that is not, the name itself is in front.
+            let with_it = matches!(bound, Bound::Included(_)) == is_end;
+            let below = name.strip_prefix(path);
+            page.entries.partition_point(|listed| match below {
+                Some(below) if with_it => listed.entry.key.as_str() <= below,
+                Some(below) => listed.entry.key.as_str() < below,
+                // A bound outside the namespace lies before all of it or behind all of it.
+                None => name.as_str() > path,
+            })
+        };
+        let (at, end) = (place(&range.from, false), place(&range.to, true));
+        self.range = match &page.range.to {
+            Bound::Unbounded => None,
+            Bound::Included(to) => Some(Bound::Excluded(to.clone())),
+            Bound::Excluded(to) => Some(Bound::Included(to.clone())),
+        }
+        .map(|from| NameRange { from, to: range.to })
+        .filter(|rest| !rest.is_empty());
+        Run::Page { page, at, end }
+    }
+
+    /// A page of keys, or of one level.
+    fn names(&mut self, view: &View) -> Result<VecDeque<ListItem>> {
         let mut items = VecDeque::new();
         let Some(range) = self.range.take().filter(|_| self.left > 0) else { return Ok(items) };
         let max = if self.one_level { LEVEL_PAGE } else { PAGE }.min(self.left.max(1));
@@ -144,7 +265,12 @@ impl Walk {
             let below = self.one_level.then(|| self.sub_prefix(&native)).flatten();
             let item = match &below {
                 Some(below) => self.namespace.key(below).map(|key| ListItem::Prefix(key.as_prefix())),
-                None => self.item(view, &native, &record, &mut bytes)?,
+                None if self.keys_only => self.namespace.key(&native).map(ListItem::Key),
+                None => {
+                    let entry = view.entry(&self.snapshot, &self.namespace, &native, &record)?;
+                    bytes += entry.as_ref().map_or(0, |entry| entry.value.len());
+                    entry.map(ListItem::Entry)
+                }
             };
             // Too long for a key as seen from here, though not from further down.
             let Some(item) = item else { continue };
@@ -162,30 +288,13 @@ impl Walk {
                 };
                 break;
             }
-            if bytes >= PAGE_BYTES {
+            if bytes >= crate::view::PAGE_BYTES {
                 next = Some(Bound::Excluded(native));
                 break;
             }
         }
         self.range = next.map(|from| NameRange { from, to: range.to });
         Ok(items)
-    }
-
-    fn item(
-        &self,
-        view: &View,
-        native: &str,
-        record: &Record,
-        bytes: &mut usize,
-    ) -> Result<Option<ListItem>> {
-        let Some(key) = self.namespace.key(native) else { return Ok(None) };
-        if self.keys_only {
-            return Ok(Some(ListItem::Key(key)));
-        }
-        let value = view.value(&self.snapshot, record).map_err(|error| error.with_key(key.as_str()))?;
-        *bytes += value.len();
-        let (version, created) = (Version::new(record.version), Version::new(record.created));
-        Ok(Some(ListItem::Entry(Entry::new(key, value, version, created))))
     }
 
     /// The native path one level below the prefix that `native` lies below.

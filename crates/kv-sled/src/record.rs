@@ -118,6 +118,13 @@ pub(crate) enum StoredExpiry {
     Session(u64),
 }
 
+impl StoredExpiry {
+    /// Whether it is over. Asks for the time only if it matters.
+    pub(crate) fn is_over(self, now: impl FnOnce() -> Timestamp) -> bool {
+        matches!(self, Self::Ttl { deadline, .. } if Timestamp::from_millis(deadline) <= now())
+    }
+}
+
 /// Where a value is.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Value {
@@ -161,7 +168,7 @@ impl Record {
     /// Whether it has expired and is about to be deleted: then nobody sees it any more. Asks for the time
     /// only if it matters.
     pub(crate) fn is_over(&self, now: impl FnOnce() -> Timestamp) -> bool {
-        matches!(self.expiry, StoredExpiry::Ttl { deadline, .. } if Timestamp::from_millis(deadline) <= now())
+        self.expiry.is_over(now)
     }
 
     pub(crate) fn encode(&self) -> Vec<u8> {

@@ -274,8 +274,8 @@ impl Store for SledStore {
         self.handle.capabilities.admit_list(prefix.as_str(), &options)?;
         let open = self.open_handle(Operation::List)?;
         let timeout = options.timeout.unwrap_or(self.handle.timeout);
-        let endpoint = self.handle.endpoint.clone();
-        Ok(list::listing(&open.database, &self.handle.namespace, prefix, &options, timeout, endpoint))
+        let handle = &self.handle;
+        Ok(list::listing(&open.database, &handle.namespace, prefix, &options, timeout, &handle.endpoint))
     }
 
     async fn delete_tree_with(&self, prefix: &Prefix, options: DeleteTreeOptions) -> Result<u64> {

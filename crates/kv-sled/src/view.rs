@@ -5,17 +5,22 @@ use std::ops::{Bound, ControlFlow};
 use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
-use kv_core::{Error, ErrorKind, Result, Version};
+use kv_backend::Namespace;
+use kv_core::{Entry, Error, ErrorKind, Result, Version};
 use parking_lot::{Mutex, RwLock};
 
 use crate::cache::EntryCache;
 use crate::client::Client;
 use crate::name::NameRange;
+use crate::pages::{Listed, Page, PageCache};
 use crate::record::{self, Event, Meta, Record, Stamp, Value, corrupt, space, unseal};
 use crate::tree::{Doomed, is_dead};
 
 /// How many entries of a deleted subtree are passed over at a time: commits wait meanwhile.
 const MAX_SKIPPED: usize = 4096;
+
+/// A page ends when its values are so large.
+pub(crate) const PAGE_BYTES: usize = 1 << 20;
 
 /// How many changes behind a list may fall before it is given up.
 pub(crate) const MAX_BEHIND: u64 = 50_000;
@@ -45,6 +50,8 @@ struct State {
     inflight: BTreeMap<String, Option<Record>>,
     /// Only what is committed and alive.
     cache: EntryCache,
+    /// Only what is committed.
+    pages: PageCache,
 }
 
 /// The versions that lists are being read at: their history is kept.
@@ -128,7 +135,7 @@ impl State {
 }
 
 impl View {
-    /// `cache` is how many bytes of entries are kept in memory.
+    /// `cache` is how many bytes of entries are kept in memory, and how many of pages of lists.
     pub(crate) fn new(client: Client, meta: &Meta, doomed: Vec<Doomed>, cache: usize) -> Self {
         let state = State {
             client: Some(Arc::new(client)),
@@ -137,6 +144,7 @@ impl View {
             doomed,
             inflight: BTreeMap::new(),
             cache: EntryCache::new(cache),
+            pages: PageCache::new(cache),
         };
         Self { state: RwLock::new(state), pins: Arc::default() }
     }
@@ -177,8 +185,12 @@ impl View {
                 Some(doomed) => {
                     state.doomed = doomed;
                     state.cache.forget_all();
+                    state.pages.forget_all();
                 }
-                None => state.inflight.keys().for_each(|native| state.cache.forget(native)),
+                None => state.inflight.keys().for_each(|native| {
+                    state.cache.forget(native);
+                    state.pages.forget(native);
+                }),
             }
             std::mem::take(&mut state.inflight)
         };
@@ -238,16 +250,105 @@ impl View {
         }
     }
 
-    /// The value of a record that [`page`](Self::page) found.
+    /// The page that a snapshot's range begins with, if it is in memory.
     ///
     /// # Errors
     ///
     /// As for a page.
-    pub(crate) fn value(&self, snapshot: &Snapshot, record: &Record) -> Result<Bytes> {
+    pub(crate) fn known_page(
+        &self,
+        snapshot: &Snapshot,
+        range: &NameRange,
+        namespace: &Namespace,
+    ) -> Result<Option<Arc<Page>>> {
+        let state = self.state.read();
+        state.client()?;
+        state.check(snapshot)?;
+        // Kept is the committed state: the snapshot's own if nothing in its range was changed since.
+        let is_own = snapshot.seen == state.committed && snapshot.changed.is_empty();
+        Ok(state.pages.get(namespace, &range.from).filter(|_| is_own))
+    }
+
+    /// Reads the page that a snapshot's range begins with, of about `max` entries, and keeps it while
+    /// `kept`, which counts the bytes, is not too much for one list.
+    ///
+    /// # Errors
+    ///
+    /// As for a page.
+    pub(crate) fn read_page(
+        &self,
+        snapshot: &mut Snapshot,
+        range: &NameRange,
+        max: usize,
+        namespace: &Namespace,
+        kept: &mut usize,
+    ) -> Result<Arc<Page>> {
+        let (mut rest, mut is_own) = (range.clone(), true);
+        loop {
+            catch_up(&*self.client()?, snapshot, &rest, self.committed())?;
+            let state = self.state.read();
+            let client = state.client()?;
+            catch_up(client, snapshot, &rest, state.committed)?;
+            state.check(snapshot)?;
+            // Of what is passed over too: the page speaks for it.
+            is_own &= snapshot.changed.is_empty();
+            let found = page_of(client, &state, snapshot, &rest, max)?;
+            client.reclaim();
+            if let Some(read_to) = found.read_to.as_ref().filter(|_| found.entries.is_empty()) {
+                rest.from = Bound::Excluded(read_to.clone());
+                continue;
+            }
+            let page = Arc::new(page_for(client, found, range, namespace)?);
+            if is_own && *kept < state.pages.share() {
+                *kept += page.bytes();
+                state.pages.keep(namespace, &page);
+            }
+            return Ok(page);
+        }
+    }
+
+    /// The entry of a record that [`page`](Self::page) found; none for a name that is no key as seen from
+    /// this namespace.
+    ///
+    /// # Errors
+    ///
+    /// As for a page.
+    pub(crate) fn entry(
+        &self,
+        snapshot: &Snapshot,
+        namespace: &Namespace,
+        native: &str,
+        record: &Record,
+    ) -> Result<Option<Entry>> {
         let state = self.state.read();
         state.check(snapshot)?;
-        read_value(state.client()?, record)
+        entry_of(state.client()?, namespace, native, record)
     }
+}
+
+/// The entry of a record as seen from a namespace; none for a name that is no key there.
+fn entry_of(client: &Client, namespace: &Namespace, native: &str, record: &Record) -> Result<Option<Entry>> {
+    let Some(key) = namespace.key(native) else { return Ok(None) };
+    let value = read_value(client, record).map_err(|error| error.with_key(key.as_str()))?;
+    Ok(Some(Entry::new(key, value, Version::new(record.version), Version::new(record.created))))
+}
+
+/// A page of what was found at the beginning of a range, as far as its values are not too large.
+fn page_for(client: &Client, found: Found, range: &NameRange, namespace: &Namespace) -> Result<Page> {
+    let mut to = found.read_to.map_or_else(|| range.to.clone(), Bound::Included);
+    let mut entries = Vec::with_capacity(found.entries.len());
+    let mut bytes = 0;
+    for (native, record) in found.entries {
+        // Too long for a key as seen from here, though not from further down.
+        let Some(entry) = entry_of(client, namespace, &native, &record)? else { continue };
+        bytes += entry.value.len();
+        entries.push(Listed { entry, expiry: record.expiry });
+        if bytes >= PAGE_BYTES {
+            to = Bound::Included(native);
+            break;
+        }
+    }
+    Ok(Page { range: NameRange { from: range.from.clone(), to }, entries })
 }
 
 /// A page of what is there now, with what was changed since put back.
@@ -260,7 +361,7 @@ fn page_of(
 ) -> Result<Found> {
     let mut last = None;
     let mut skipped = 0;
-    let mut found: BTreeMap<String, Option<Record>> = BTreeMap::new();
+    let mut found = Vec::with_capacity(max);
     client.scan(range.data_keys(), |key, bytes| {
         let name = native_name(key)?;
         let (content, _) = unseal(key, bytes).map_err(|error| error.with_key(name))?;
@@ -268,7 +369,7 @@ fn page_of(
         if is_dead(&state.doomed, name, record.version) {
             skipped += 1;
         } else {
-            found.insert(name.to_owned(), Some(record));
+            found.push((name.to_owned(), record));
         }
         if found.len() >= max || skipped >= MAX_SKIPPED {
             last = Some(name.to_owned());
@@ -278,13 +379,20 @@ fn page_of(
     })?;
     let to = last.clone().map_or_else(|| range.to.clone(), Bound::Included);
     let bounds = (range.from.as_ref(), to.as_ref());
-    for (name, old) in state.inflight.range::<String, _>(bounds) {
-        found.insert(name.clone(), old.clone());
+    let mut hidden = state.inflight.range::<String, _>(bounds).peekable();
+    let mut changed = snapshot.changed.range::<String, _>(bounds).peekable();
+    if hidden.peek().is_none() && changed.peek().is_none() {
+        return Ok(Found { entries: found, read_to: last });
     }
-    for (name, version) in snapshot.changed.range::<String, _>(bounds) {
-        found.insert(name.clone(), read_event(client, *version)?.before);
+    let mut all: BTreeMap<String, Option<Record>> =
+        found.into_iter().map(|(name, record)| (name, Some(record))).collect();
+    for (name, old) in hidden {
+        all.insert(name.clone(), old.clone());
     }
-    let entries = found.into_iter().filter_map(|(name, record)| Some((name, record?))).collect();
+    for (name, version) in changed {
+        all.insert(name.clone(), read_event(client, *version)?.before);
+    }
+    let entries = all.into_iter().filter_map(|(name, record)| Some((name, record?))).collect();
     Ok(Found { entries, read_to: last })
 }
 

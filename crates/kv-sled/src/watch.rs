@@ -5,7 +5,7 @@ use std::sync::{Arc, Weak};
 
 use futures_util::stream;
 use kv_backend::{Namespace, Page, Pages, State, StateFor};
-use kv_core::{Entry, Error, ErrorKind, Result, Version, WatchTarget};
+use kv_core::{Entry, Error, ErrorKind, Result, WatchTarget};
 
 use crate::database::Database;
 use crate::list::blocking;
@@ -105,14 +105,12 @@ impl Walk {
                     more = true;
                     break;
                 }
-                let key = self.namespace.key(&native);
+                let entry = view.entry(snapshot, &self.namespace, &native, &record)?;
                 last = Some(native);
                 // Too long for a key as seen from here, though not from further down.
-                let Some(key) = key else { continue };
-                let value = view.value(snapshot, &record).map_err(|error| error.with_key(key.as_str()))?;
-                bytes += value.len();
-                let (version, created) = (Version::new(record.version), Version::new(record.created));
-                entries.push(Entry::new(key, value, version, created));
+                let Some(entry) = entry else { continue };
+                bytes += entry.value.len();
+                entries.push(entry);
             }
             // A page speaks for the keys up to its own last one: the next begins behind that.
             let delivered = entries.last().map(|entry: &Entry| self.namespace.native(&entry.key));

@@ -224,3 +224,89 @@ async fn what_was_read_before_is_not_read_again_after_it_changed() {
         assert_eq!(value(&names[1]).await, None);
     }
 }
+
+/// Pages of lists stay in memory: every list must still be what a plain map says, on handles of different
+/// namespaces, from any place on, whatever is written in between and whichever pages are known.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_listed_before_is_not_listed_again_after_it_changed() {
+    let dir = tempfile::tempdir().unwrap();
+    let config = || SledConfig::new(dir.path()).with_small_tree(1);
+    let store = SledStore::open(config()).await.unwrap();
+    let below = SledStore::open(config().with_namespace(Prefix::new("a").unwrap())).await.unwrap();
+    let mut expected = std::collections::BTreeMap::new();
+    let puts = (0..1500).map(|n| {
+        let name = format!("a/{:04}", n * 2);
+        expected.insert(name.clone(), b"first".to_vec());
+        let store = &store;
+        async move { store.put(name, "first").await.unwrap() }
+    });
+    futures_util::future::join_all(puts).await;
+
+    // The same choices each time.
+    let mut last = 7u64;
+    let mut random = |below: u64| {
+        last = last.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+        (last >> 33) % below
+    };
+    for round in 0..60u64 {
+        let begun = store.list("").await.unwrap();
+        let before: Vec<_> = expected.clone().into_iter().collect();
+        for _ in 0..random(4) {
+            let name = format!("a/{:04}", random(3000));
+            match random(3) {
+                0 => {
+                    store.delete(name.as_str()).await.unwrap();
+                    expected.remove(&name);
+                }
+                _ => {
+                    store.put(name.as_str(), format!("{round}")).await.unwrap();
+                    expected.insert(name, format!("{round}").into_bytes());
+                }
+            }
+        }
+        if round % 20 == 13 {
+            store.put(format!("a/{round:04}/x"), "x").await.unwrap();
+            store.delete_tree(format!("a/{round:04}")).await.unwrap();
+            assert!(store.delete_tree("b").await.unwrap() == 0);
+        }
+        assert_eq!(collect(begun).await, before, "round {round}: a list that was begun before");
+        let now: Vec<_> = expected.clone().into_iter().collect();
+        for again in 0..2 {
+            assert_eq!(collect(store.list("").await.unwrap()).await, now, "round {round}, list {again}");
+            assert_eq!(
+                collect(store.list("a").await.unwrap()).await,
+                now,
+                "round {round}, list {again} of a"
+            );
+        }
+        let inner: Vec<_> = now.iter().map(|(name, value)| (name[2..].to_owned(), value.clone())).collect();
+        assert_eq!(collect(below.list("").await.unwrap()).await, inner, "round {round}: below a");
+        let (start, end) = (format!("a/{:04}", random(3000)), format!("a/{:04}", random(3000)));
+        let limit = usize::try_from(random(1200)).unwrap();
+        let options = ListOptions::default().with_range(key(&start)..key(&end)).with_limit(limit);
+        let part = now.iter().filter(|(name, _)| *name >= start && *name < end).take(limit).cloned();
+        let listed = store.list_with(&Prefix::root(), options).await.unwrap();
+        assert_eq!(
+            collect(listed).await,
+            part.collect::<Vec<_>>(),
+            "round {round}: {start} to {end}, {limit}"
+        );
+        let options = ListOptions::default().with_start_after(key(&start));
+        let rest = now.iter().filter(|(name, _)| *name > start).cloned();
+        let listed = store.list_with(&Prefix::new("a").unwrap(), options).await.unwrap();
+        assert_eq!(collect(listed).await, rest.collect::<Vec<_>>(), "round {round}: behind {start}");
+    }
+    // What has expired is not listed, also where it was listed before and nobody has deleted it.
+    let ttl = PutOptions::default().with_expiry(Expiry::Ttl(Duration::from_millis(300)));
+    store.put_with(&key("a/expires"), "x".into(), ttl).await.unwrap();
+    assert_eq!(store.entries("a").await.unwrap().len(), expected.len() + 1);
+    let deadline = Instant::now() + Duration::from_secs(20);
+    while store.entries("a").await.unwrap().len() > expected.len() {
+        assert!(Instant::now() < deadline, "an entry that has expired is still listed");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    assert!(store.delete_tree("a").await.unwrap() == expected.len() as u64);
+    assert!(store.entries("").await.unwrap().is_empty() && below.entries("").await.unwrap().is_empty());
+    below.close().await.unwrap();
+    store.close().await.unwrap();
+}

@@ -714,6 +714,15 @@ pub(crate) const SHOWN: &[(&str, &[&str])] = &[
         ],
     ),
     (
+        "Credentials without TLS",
+        &[
+            "kv-backend::only_loopback_addresses_get_credentials_in_the_clear",
+            "kv-etcd::a_password_goes_in_clear_to_this_machine_only",
+            "kv-zk::credentials_go_to_no_other_machine_in_the_clear",
+            "kv-cli::a_secret_without_encryption_is_told_and_sent_as_the_native_tool_would",
+        ],
+    ),
+    (
         "A server that answers nonsense",
         &[
             "kv-etcd::a_get_takes_no_other_key_and_no_impossible_revision",

@@ -4,6 +4,7 @@
 //! was and whether the request had been sent. One endpoint is used until it fails.
 
 mod answer;
+mod failure;
 mod member;
 mod stream;
 mod wire;
@@ -19,7 +20,8 @@ use kv_core::{Error, ErrorKind, Result};
 
 use crate::config::EtcdConfig;
 use crate::error::{self, Next};
-pub(crate) use answer::changes as check_changes;
+pub(crate) use answer::check_changes;
+use failure::Failure;
 use member::{Dial, Leader, Member, Native};
 pub(crate) use stream::{Answer, ChangesIn, ChangesOut, WatchRequest};
 pub(crate) use wire::{
@@ -32,25 +34,6 @@ const PAUSE: Duration = Duration::from_millis(100);
 const REPEATS: usize = 3;
 /// No member is given up sooner for its silence, however many there are: links can be slow.
 const PATIENCE: Duration = Duration::from_secs(1);
-
-/// Why an attempt failed and what it leaves to do.
-pub(crate) struct Failure {
-    error: Error,
-    next: Next,
-}
-
-impl From<native::Error> for Failure {
-    fn from(error: native::Error) -> Self {
-        let (error, next) = error::classify(error);
-        Self { error, next }
-    }
-}
-
-impl From<Error> for Failure {
-    fn from(error: Error) -> Self {
-        Self { error, next: Next::Stop }
-    }
-}
 
 /// Whether a request may be sent again when it is unknown what became of it.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -194,7 +177,7 @@ impl Client {
         let (name, options) = read.native();
         let ask = move |native: Arc<Native>| {
             let (name, options) = (name.clone(), options.clone());
-            async move { Ok(wire::page(read, native.kv.clone().get(name, Some(options)).await?.0)?) }
+            async move { Ok(answer::page(read, native.kv.clone().get(name, Some(options)).await?.0)?) }
         };
         let leader = if read.stale { Leader::NotNeeded } else { Leader::Needed };
         self.call(deadline, leader, Repeat::Harmless, ask).await
@@ -204,7 +187,7 @@ impl Client {
         let repeat = if tree.writes() { Repeat::Never } else { Repeat::Harmless };
         let tree = &tree;
         let ask = move |native: Arc<Native>| async move {
-            Ok(wire::tree_done(tree, native.kv.clone().txn(tree.clone().native()).await?.0)?)
+            Ok(answer::tree_done(tree, native.kv.clone().txn(tree.clone().native()).await?.0)?)
         };
         self.call(deadline, Leader::Needed, repeat, ask).await
     }
@@ -218,7 +201,7 @@ impl Client {
                     let (name, value) = (name.clone(), value.clone());
                     async move {
                         let answer = native.kv.clone().put(name, value, wire::lasting(lease)).await?;
-                        Ok(wire::put_done(answer.0)?)
+                        Ok(answer::put_done(answer.0)?)
                     }
                 };
                 self.call(deadline, Leader::Needed, Repeat::Never, ask).await
@@ -227,7 +210,7 @@ impl Client {
                 let range = &range;
                 let ask = move |native: Arc<Native>| async move {
                     let (name, options) = wire::deletion(range.clone(), previous);
-                    Ok(wire::deleted(range, native.kv.clone().delete(name, Some(options)).await?.0)?)
+                    Ok(answer::deleted(range, native.kv.clone().delete(name, Some(options)).await?.0)?)
                 };
                 self.call(deadline, Leader::Needed, Repeat::Never, ask).await
             }

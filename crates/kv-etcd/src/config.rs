@@ -2,29 +2,17 @@
 
 use std::fmt;
 use std::net::IpAddr;
-use std::sync::Arc;
 use std::time::Duration;
 
 use kv_backend::{
     Plaintext, TlsOptions, TlsParam, check_times, parse_endpoint, take_times, user_and_password,
 };
-use kv_core::{Driver, Error, Operation, Prefix, Result, Secret, Store, StoreUrl, TtlRange};
+use kv_core::{Error, Operation, Prefix, Result, Secret, StoreUrl, TtlRange};
 
 use crate::error::{BACKEND, MAX_TTL, MIN_TTL};
-use crate::store::EtcdStore;
 
 const DEFAULT_PORT: u16 = 2379;
-const TLS_SCHEME: &str = "etcd+tls";
-
-/// How a URL with the scheme `etcd` or `etcd+tls` becomes a store.
-pub const DRIVER: Driver = Driver { name: BACKEND, schemes: &["etcd", TLS_SCHEME], open };
-
-fn open(url: StoreUrl) -> kv_core::Opening {
-    Box::pin(async move {
-        let store = EtcdStore::connect(EtcdConfig::from_url(&url)?).await?;
-        Ok(Arc::new(store) as Arc<dyn Store>)
-    })
-}
+pub(crate) const TLS_SCHEME: &str = "etcd+tls";
 
 /// The time to live of keys and locks: whole seconds.
 pub(crate) const TTL: TtlRange = TtlRange::new(MIN_TTL, MAX_TTL, Duration::from_secs(1));

@@ -164,6 +164,11 @@ fn broken(error: &(dyn StdError + 'static)) -> Error {
     Error::new(ErrorKind::Unavailable).with_detail(plain(&chain(error)))
 }
 
+/// The error of every call on a closed handle.
+pub(crate) fn closed() -> Error {
+    Error::new(ErrorKind::Closed)
+}
+
 /// The server's answer makes no sense.
 pub(crate) fn nonsense(what: &str) -> Error {
     Error::new(ErrorKind::Protocol).with_detail(format!("the server sent {what}"))

@@ -11,6 +11,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::client::Client;
 use crate::config::EtcdConfig;
+use crate::error::closed;
 use crate::hub::Hub;
 use crate::lease::{Leases, revoker};
 use crate::session::Session;
@@ -100,9 +101,4 @@ impl Handle {
             ))),
         }
     }
-}
-
-/// The error of every call on a closed handle.
-pub(crate) fn closed() -> Error {
-    Error::new(ErrorKind::Closed)
 }

@@ -1,6 +1,6 @@
 //! A lock that is held: renewed and watched by a task of its own until it is released or lost.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -12,9 +12,10 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::client::{Range, Step, Tree};
+use crate::error::closed;
 use crate::fate::{self, Fate, PAUSE, Place};
-use crate::handle::{Handle, closed};
-use crate::lease::{Ended, margin};
+use crate::handle::Handle;
+use crate::lease::{Ended, Lease, margin, reuse};
 
 /// What a guard drives.
 pub(crate) struct Held {
@@ -31,23 +32,16 @@ impl Held {
         core: &Arc<Handle>,
         fence: Fence,
         place: Place,
-        lease: i64,
-        ttl: Duration,
+        lease: Lease,
         acked: Instant,
         state: HoldState,
     ) -> Self {
         let state = Arc::new(state);
         let (unlocks, requests) = mpsc::unbounded_channel();
         let let_go = CancellationToken::new();
-        let task = Task {
-            core: Arc::clone(core),
-            state: Arc::clone(&state),
-            place,
-            lease,
-            ttl,
-            let_go: let_go.clone(),
-        };
-        core.tasks.spawn(task.run(acked + ttl / 3, requests));
+        let task =
+            Task { core: Arc::clone(core), state: Arc::clone(&state), place, lease, let_go: let_go.clone() };
+        core.tasks.spawn(task.run(acked + lease.ttl / 3, requests));
         Self { fence, state, unlocks, let_go }
     }
 }
@@ -100,18 +94,22 @@ struct Task {
     core: Arc<Handle>,
     state: Arc<HoldState>,
     place: Place,
-    lease: i64,
-    ttl: Duration,
+    lease: Lease,
     let_go: CancellationToken,
 }
 
 impl Task {
     async fn run(self, first: Instant, mut unlocks: mpsc::UnboundedReceiver<oneshot::Sender<Result<()>>>) {
         // That the hold stands no more is seen below.
-        let acked = |sent_at| {
-            self.state.renewed(sent_at, self.ttl, margin(self.ttl));
+        let Lease { id, ttl, .. } = self.lease;
+        let acked = Mutex::new(first - ttl / 3);
+        let last_acked = || acked.lock().unwrap_or_else(PoisonError::into_inner);
+        let acks = |sent_at| {
+            *last_acked() = sent_at;
+            self.state.renewed(sent_at, ttl, margin(ttl));
         };
-        let kept = self.core.leases.keep(self.lease, self.ttl, first, acked, |_| {});
+        let kept = self.core.leases.keep(id, ttl, first, acks, |_| {});
+        let mut is_free = false;
         let loss = tokio::select! {
             biased;
             Some(reply) = unlocks.recv() => {
@@ -120,6 +118,11 @@ impl Task {
                 } else {
                     Err(not_held(self.state.loss().unwrap_or(LockLoss::Released)))
                 };
+                is_free = unlocked.is_ok();
+                if is_free {
+                    // Before the holder is told, who may lock again at once.
+                    reuse(&self.core, self.lease, *last_acked());
+                }
                 // Whoever asked may not wait any more.
                 let _ = reply.send(unlocked);
                 LockLoss::Released
@@ -141,8 +144,10 @@ impl Task {
         if loss == LockLoss::Expired {
             self.linger().await;
         }
-        // The record goes with its lease, and only this lock lives by it.
-        self.core.leases.revoke_later(self.lease);
+        if !is_free {
+            // The record goes with its lease, and only this lock lives by it.
+            self.core.leases.revoke_later(id);
+        }
     }
 
     /// Leaves the lock on the server for as long as the holder was promised to have for stopping, unless

@@ -21,8 +21,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::client::{Answer, ChangesIn, ChangesOut, Client, Range, Read, WatchRequest, check_changes};
-use crate::error::{self, Next};
-use crate::handle::closed;
+use crate::error::{self, Next, closed};
 use crate::past::Past;
 use subscription::{Queued, Sub};
 pub(crate) use subscription::{Signal, Spec, Subscription};

@@ -1,6 +1,7 @@
 //! Leases: granted under ids of our own choosing, renewed, and revoked once nothing uses them.
 
 mod id;
+mod pool;
 
 use std::collections::{HashMap, VecDeque};
 use std::hash::{BuildHasher, RandomState};
@@ -18,7 +19,9 @@ use tokio_util::sync::CancellationToken;
 
 use crate::client::{Client, Name};
 use crate::error;
-pub(crate) use id::is_session;
+pub(crate) use id::{Purpose, is_session};
+use pool::Pool;
+pub(crate) use pool::{Lease, reuse};
 
 /// Revocations in flight at a time.
 const REVOKING: usize = 16;
@@ -41,6 +44,7 @@ pub(crate) struct Leases {
     revoke: mpsc::UnboundedSender<Unused>,
     counter: AtomicU64,
     book: Mutex<HashMap<Name, Use>>,
+    pool: Mutex<Pool>,
 }
 
 /// A lease to revoke.
@@ -68,15 +72,6 @@ struct Use {
     until: Instant,
 }
 
-/// What a lease is granted for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Purpose {
-    /// One key with a time to live, or one place in the queue for a lock.
-    Own,
-    /// The session of a handle. Its id says so, to every handle.
-    Session,
-}
-
 /// Why a lease is not renewed any more.
 #[derive(Debug)]
 pub(crate) enum Ended {
@@ -90,7 +85,14 @@ impl Leases {
     /// Also returns the leases to revoke, for [`revoker`].
     pub(crate) fn new(client: Arc<Client>, timeout: Duration) -> (Self, mpsc::UnboundedReceiver<Unused>) {
         let (revoke, revocations) = mpsc::unbounded_channel();
-        let leases = Self { client, timeout, revoke, counter: AtomicU64::new(0), book: Mutex::default() };
+        let leases = Self {
+            client,
+            timeout,
+            revoke,
+            counter: AtomicU64::new(0),
+            book: Mutex::default(),
+            pool: Mutex::default(),
+        };
         (leases, revocations)
     }
 
@@ -108,6 +110,7 @@ impl Leases {
             let mut granted = Granted {
                 leases: self,
                 id: id::new(purpose, self.random()),
+                asked: ttl,
                 ttl,
                 sent_at: Instant::now(),
                 granted: false,
@@ -209,9 +212,10 @@ impl Leases {
 pub(crate) struct Granted<'a> {
     leases: &'a Leases,
     pub(crate) id: i64,
+    asked: Duration,
     /// What the server granted: what was asked for or more.
     pub(crate) ttl: Duration,
-    /// When it was asked for: it lives at least `ttl` from then.
+    /// When it was asked for, or last renewed: it lives at least `ttl` from then.
     pub(crate) sent_at: Instant,
     granted: bool,
     revokes: bool,
@@ -222,6 +226,12 @@ impl Granted<'_> {
     pub(crate) fn keep(mut self) -> i64 {
         self.revokes = false;
         self.id
+    }
+
+    /// Leaves it to the lock that lives by it to revoke it, or to keep it for the next.
+    pub(crate) fn keep_for_lock(mut self) -> Lease {
+        self.revokes = false;
+        Lease { id: self.id, asked: self.asked, ttl: self.ttl }
     }
 
     /// A write that attaches a key to it is about to be sent. It may be made although its future is

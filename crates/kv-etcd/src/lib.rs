@@ -10,6 +10,7 @@
 mod client;
 mod condition;
 mod config;
+mod driver;
 mod error;
 mod fate;
 mod handle;
@@ -26,6 +27,7 @@ mod txn;
 mod watch;
 mod write;
 
-pub use config::{DRIVER, EtcdConfig};
+pub use config::EtcdConfig;
+pub use driver::DRIVER;
 pub use kv_core;
 pub use store::EtcdStore;

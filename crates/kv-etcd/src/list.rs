@@ -15,8 +15,8 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
 use crate::client::{Client, Name, Page, Range, Read, Record, behind};
-use crate::error::{self, BACKEND};
-use crate::handle::{Handle, closed};
+use crate::error::{self, BACKEND, closed};
+use crate::handle::Handle;
 use crate::record;
 
 /// What a page aims at, in bytes and in records. For each page the server counts all that is left, so

@@ -13,9 +13,9 @@ use tokio::time::Instant;
 
 use crate::client::{Check, Done, Name, Order, Range, Read, Record, Step, Tree};
 use crate::config::TTL;
-use crate::error;
+use crate::error::{self, closed};
 use crate::fate::{self, PAUSE, Place};
-use crate::handle::{Handle, closed};
+use crate::handle::Handle;
 use crate::hold::Held;
 use crate::lease::{Ended, Granted, Purpose, margin};
 use crate::record;
@@ -186,7 +186,10 @@ impl Candidate<'_> {
         // longer than the wait, because a lock that is free is acquired however short that is.
         let time = if *was_queued { self.timeout().min(self.left()) } else { self.timeout() };
         let deadline = Deadline::after(time);
-        let granted = core.leases.grant(deadline, Purpose::Own, self.ttl).await?;
+        let granted = match core.leases.idle(self.ttl) {
+            Some(granted) => granted,
+            None => core.leases.grant(deadline, Purpose::Own, self.ttl).await?,
+        };
         let record = format!("{}/{:x}", core.namespace.native(self.key), granted.id);
         let name: Name = record.clone().into();
         let mut then =
@@ -240,7 +243,7 @@ impl Candidate<'_> {
         }
         let token = FencingToken::new(u64::try_from(place.created).unwrap_or(0));
         let fence = Fence::new(self.key.clone(), token, record);
-        let held = Held::start(core, fence, place, granted.keep(), ttl, acked, state);
+        let held = Held::start(core, fence, place, granted.keep_for_lock(), acked, state);
         Ok(Some(LockGuard::new(held)))
     }
 

@@ -113,6 +113,59 @@ async fn leases_that_nothing_uses_are_revoked() {
 }
 
 #[tokio::test]
+async fn a_released_lock_leaves_its_lease_to_the_next_for_a_while() {
+    let Some(cluster) = start(1).await else { return };
+    let namespace = namespace();
+    let url = url(&cluster, &cluster.endpoints(), &namespace, "?lock_ttl=12s");
+    let (store, rival) = (open(&url).await, open(&url).await);
+    let first = store.lock("l").await.unwrap();
+    let fence = first.fence();
+    first.unlock().await.unwrap();
+    let before = store.requests();
+    let second = store.lock("l").await.unwrap();
+    assert_eq!(store.requests() - before, 1, "one write");
+    // The record has the same name, and is another one all the same.
+    assert_eq!(second.fence().record(), fence.record());
+    assert!(second.token() > fence.token());
+    let put = |fence| PutOptions::default().with_fence(fence);
+    let error = rival.put_with(&key("f"), "1".into(), put(fence)).await.unwrap_err();
+    assert_eq!(error.kind(), &ErrorKind::NotHeld);
+    rival.put_with(&key("f"), "2".into(), put(second.fence())).await.unwrap();
+    let before = store.requests();
+    second.unlock().await.unwrap();
+    assert_eq!(store.requests() - before, 1, "one write");
+
+    // One that is in use is not given out again, nor one of another time to live.
+    let held = store.lock("l").await.unwrap();
+    let other = store.lock_with(&key("m"), LockOptions::default().with_ttl(60 * SECOND)).await.unwrap();
+    assert_eq!(leases(&cluster).await, 2);
+    // Who waits gets it in between, also from who locks again at once.
+    let waiting = tokio::spawn({
+        let rival = rival.clone();
+        async move { rival.lock("l").await.unwrap() }
+    });
+    until("it waits", 5 * SECOND, || async { leases(&cluster).await == 3 }).await;
+    held.unlock().await.unwrap();
+    let again = store.lock("l");
+    let waited = tokio::time::timeout(5 * SECOND, waiting).await.unwrap().unwrap();
+    waited.unlock().await.unwrap();
+    again.await.unwrap().unlock().await.unwrap();
+    drop(other);
+    until("what is idle is given back", 10 * SECOND, || async { leases(&cluster).await == 0 }).await;
+
+    let mut guards = Vec::new();
+    for at in 0..12 {
+        guards.push(store.lock(format!("many/{at}")).await.unwrap());
+    }
+    for guard in guards {
+        guard.unlock().await.unwrap();
+    }
+    until("few are kept", 3 * SECOND, || async { leases(&cluster).await <= 8 }).await;
+    store.close().await.unwrap();
+    assert_eq!(leases(&cluster).await, 0, "a closed handle leaves none");
+}
+
+#[tokio::test]
 async fn what_is_let_go_during_an_outage_is_free_after_it() {
     let Some(cluster) = start(1).await else { return };
     let namespace = namespace();

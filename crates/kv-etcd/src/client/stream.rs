@@ -7,8 +7,9 @@ use etcd_client as native;
 use kv_backend::TlsOptions;
 use kv_core::{Error, Result};
 
+use super::answer;
 use super::member::Native;
-use super::wire::{self, Change, Name, Range};
+use super::wire::{Change, Name, Range};
 use crate::error::{self, Next};
 
 /// One watch of a stream.
@@ -106,7 +107,7 @@ impl ChangesIn {
             return Err((error.with_detail("the server ended the stream"), Next::Again));
         };
         let message = message.0;
-        let changes = message.events.into_iter().map(wire::change).collect();
+        let changes = message.events.into_iter().map(answer::change).collect();
         let header = message.header.unwrap_or_default();
         Ok(Answer {
             id: message.watch_id,

@@ -1,17 +1,8 @@
-//! What the store asks of etcd and what it gets back, in words of our own, and their translation.
-//!
-//! Answers are taken by value and every optional part of them is checked: a server may send anything.
+//! What the store asks of etcd and what it gets back, in words of our own, and how it is asked.
 
 use bytes::Bytes;
 use etcd_client as native;
-use etcd_client::proto::{
-    PbDeleteResponse, PbEvent, PbKeyValue, PbPutResponse, PbRangeResponse, PbResponseHeader, PbResponseOp,
-    PbTxnOpResponse, PbTxnResponse,
-};
-use kv_core::{Compare, Result};
-
-use super::answer;
-use crate::error;
+use kv_core::Compare;
 
 /// A name as the server knows it: any bytes.
 pub(crate) type Name = Vec<u8>;
@@ -343,97 +334,6 @@ impl Change {
     }
 }
 
-pub(super) fn record(native: PbKeyValue) -> Record {
-    Record {
-        name: native.key,
-        value: native.value.into(),
-        version: native.mod_revision,
-        created: native.create_revision,
-        lease: native.lease,
-    }
-}
-
-fn revision(header: Option<PbResponseHeader>) -> Result<i64> {
-    let header = header.ok_or_else(|| error::nonsense("an answer without a header"))?;
-    answer::revision(header.revision)
-}
-
-pub(super) fn page(read: &Read, mut native: PbRangeResponse) -> Result<Page> {
-    let revision = revision(native.header.take())?;
-    page_at(read, revision, native)
-}
-
-fn page_at(read: &Read, revision: i64, native: PbRangeResponse) -> Result<Page> {
-    let records: Vec<_> = native.kvs.into_iter().map(record).collect();
-    answer::records(read, revision, &records)?;
-    Ok(Page { revision, more: native.more, records })
-}
-
-pub(super) fn tree_done(tree: &Tree, native: PbTxnResponse) -> Result<TreeDone> {
-    let revision = revision(native.header)?;
-    tree_done_at(tree, revision, native)
-}
-
-fn tree_done_at(tree: &Tree, revision: i64, native: PbTxnResponse) -> Result<TreeDone> {
-    let succeeded = native.succeeded;
-    let asked = if succeeded { &tree.then } else { &tree.or_else };
-    if (tree.when.is_empty() && !succeeded) || native.responses.len() != asked.len() {
-        return Err(error::nonsense("a transaction without the answers that were asked for"));
-    }
-    let steps = asked.iter().zip(native.responses).map(|(step, op)| done(step, op, revision));
-    Ok(TreeDone { succeeded, steps: steps.collect::<Result<_>>()?, revision })
-}
-
-/// A put on its own, as a transaction of nothing else.
-pub(super) fn put_done(native: PbPutResponse) -> Result<TreeDone> {
-    Ok(TreeDone { succeeded: true, steps: vec![Done::Put], revision: revision(native.header)? })
-}
-
-/// A delete on its own, as a transaction of nothing else.
-pub(super) fn deleted(range: &Range, mut native: PbDeleteResponse) -> Result<TreeDone> {
-    let revision = revision(native.header.take())?;
-    Ok(TreeDone { succeeded: true, steps: vec![delete_done(range, revision, native)?], revision })
-}
-
-fn delete_done(range: &Range, revision: i64, native: PbDeleteResponse) -> Result<Done> {
-    let (deleted, previous) = (native.deleted, native.prev_kvs);
-    let previous: Vec<_> = previous.into_iter().map(record).collect();
-    let most = if range.end.is_none() { 1 } else { i64::MAX };
-    if !(0..=most).contains(&deleted) || previous.len() as u64 > deleted.unsigned_abs() {
-        return Err(error::nonsense("a number of deleted keys that cannot be"));
-    }
-    previous.iter().try_for_each(|record| answer::record(range, revision, record))?;
-    Ok(Done::Delete { deleted, previous })
-}
-
-/// The headers of the parts of a transaction carry no revision of their own on every version.
-fn done(step: &Step, native: PbResponseOp, revision: i64) -> Result<Done> {
-    let response = native.response.ok_or_else(|| error::nonsense("a transaction with an empty answer"))?;
-    match (step, response) {
-        (Step::Put { .. }, PbTxnOpResponse::ResponsePut(_)) => Ok(Done::Put),
-        (Step::Read(read), PbTxnOpResponse::ResponseRange(range)) => {
-            page_at(read, revision, range).map(Done::Read)
-        }
-        (Step::Delete { range, .. }, PbTxnOpResponse::ResponseDeleteRange(delete)) => {
-            delete_done(range, revision, delete)
-        }
-        (Step::Branch(tree), PbTxnOpResponse::ResponseTxn(txn)) => {
-            tree_done_at(tree, revision, txn).map(Done::Branch)
-        }
-        _ => Err(error::nonsense("another answer than that of its operation")),
-    }
-}
-
-pub(super) fn change(native: PbEvent) -> Result<Change> {
-    let deleted = match native.r#type {
-        0 => false,
-        1 => true,
-        _ => return Err(error::nonsense("an event of an unknown kind")),
-    };
-    let kv = native.kv.ok_or_else(|| error::nonsense("an event without a key"))?;
-    Ok(Change { deleted, record: record(kv), previous: native.prev_kv.map(record) })
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -449,19 +349,5 @@ mod tests {
             assert!(name < range.start || name >= end, "{outside}");
         }
         assert_eq!(Range::below(""), Range { start: vec![0], end: Some(vec![0]) });
-    }
-
-    #[test]
-    fn an_empty_answer_is_nonsense_and_no_panic() {
-        let native = PbTxnResponse {
-            header: Some(PbResponseHeader { revision: 1, ..PbResponseHeader::default() }),
-            succeeded: true,
-            responses: vec![PbResponseOp { response: None }],
-        };
-        let tree = Tree::always(vec![Step::Read(Read::new(Range::one("k")))]);
-        assert_eq!(tree_done(&tree, native).unwrap_err().kind(), &kv_core::ErrorKind::Protocol);
-        assert!(page(&Read::new(Range::one("k")), PbRangeResponse::default()).is_err());
-        assert!(change(PbEvent { r#type: 7, ..PbEvent::default() }).is_err());
-        assert!(change(PbEvent::default()).is_err());
     }
 }

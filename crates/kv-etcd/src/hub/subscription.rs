@@ -8,7 +8,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::Command;
 use crate::client::{Change, Range, WatchRequest};
-use crate::handle::closed;
+use crate::error::closed;
 
 /// What may wait for one reader; one message more is taken when nothing waits.
 const QUEUED_CHANGES: usize = 4096;

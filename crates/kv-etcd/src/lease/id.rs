@@ -4,7 +4,14 @@
 //! The id of a session is the letters `kv`, 32 random bits and a checksum of both. Native tools take it
 //! like any other. Of all other ids, those that servers choose included, one in 2^31 passes for it.
 
-use super::Purpose;
+/// What a lease is granted for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Purpose {
+    /// One key with a time to live, or one place in the queue for a lock.
+    Own,
+    /// The session of a handle. Its id says so, to every handle.
+    Session,
+}
 
 const MARK: u64 = 0x6b76;
 const RANDOM_BITS: u32 = 32;

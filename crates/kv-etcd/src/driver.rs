@@ -1,0 +1,19 @@
+//! How a URL opens a store.
+
+use std::sync::Arc;
+
+use kv_core::{Driver, Store, StoreUrl};
+
+use crate::config::{EtcdConfig, TLS_SCHEME};
+use crate::error::BACKEND;
+use crate::store::EtcdStore;
+
+/// How a URL with the scheme `etcd` or `etcd+tls` becomes a store.
+pub const DRIVER: Driver = Driver { name: BACKEND, schemes: &["etcd", TLS_SCHEME], open };
+
+fn open(url: StoreUrl) -> kv_core::Opening {
+    Box::pin(async move {
+        let store = EtcdStore::connect(EtcdConfig::from_url(&url)?).await?;
+        Ok(Arc::new(store) as Arc<dyn Store>)
+    })
+}

@@ -17,6 +17,8 @@ mod diagnosis;
 mod flood;
 #[cfg(feature = "zookeeper-client")]
 mod held;
+#[cfg(feature = "zookeeper-client")]
+mod native;
 mod runtime;
 mod zookeeper_async;
 #[cfg(feature = "zookeeper-client")]

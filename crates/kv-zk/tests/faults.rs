@@ -20,6 +20,7 @@ common::on_each_client!(
     watches_survive_a_restart_of_the_server,
     a_holder_that_is_cut_off_knows_before_the_next_one_holds,
     a_cut_connection_costs_nothing_while_the_session_survives,
+    a_cut_connection_costs_no_session_however_much_is_watched,
     calls_to_a_silent_server_end_by_their_deadline,
     a_write_whose_answer_is_lost_is_never_made_twice,
     a_record_whose_making_was_not_answered_is_found_again,
@@ -182,6 +183,43 @@ async fn a_cut_connection_costs_nothing_while_the_session_survives(client: &str)
     let wait = LockOptions::default().with_wait(LockWait::Try);
     direct.lock_with(&key("l"), wait).await.unwrap_err();
     guard.unlock().await.unwrap();
+}
+
+/// More watches than zookeeper-client could set again: 3,000 nodes are more than twice its bound.
+async fn a_cut_connection_costs_no_session_however_much_is_watched(client: &str) {
+    let Some(cluster) = cluster().await else { return };
+    let (direct, behind, proxy) = both(&cluster, client, "timeout=20s&session_timeout=10s").await;
+    let put = |at: usize| {
+        let direct = direct.clone();
+        async move { direct.put(format!("t/{at:0>32}"), "x").await }
+    };
+    futures_util::stream::iter((0..3000).map(put))
+        .buffered(200)
+        .try_for_each(|_| async { Ok(()) })
+        .await
+        .unwrap();
+    let whole = WatchTarget::from("t".parse::<Prefix>().unwrap());
+    let mut watch = behind.watch_with(whole, WatchOptions::default()).await.unwrap();
+    let guard = behind.lock("l").await.unwrap();
+    let session = PutOptions::default().with_expiry(Expiry::Session);
+    behind.put_with(&key("mine"), "x".into(), session).await.unwrap();
+    for round in 0..3 {
+        proxy.cut();
+        // Told by whom was cut off as soon as it is back, and by the watch as a change and nothing else.
+        let version = direct.put("t/new", format!("{round}")).await.unwrap();
+        match next(&mut watch).await {
+            WatchEvent::Put(entry) => assert_eq!((entry.key.as_str(), entry.version), ("t/new", version)),
+            other => panic!("round {round}: {other:?}"),
+        }
+        assert_eq!(behind.get("mine").await.unwrap().unwrap().value, "x");
+    }
+    // Longer than the session would live.
+    tokio::time::sleep(11 * SECOND).await;
+    assert!(guard.is_held(), "{:?}", guard.loss());
+    assert!(direct.get("mine").await.unwrap().is_some());
+    guard.unlock().await.unwrap();
+    behind.close().await.unwrap();
+    until("the key is gone", SECOND, || async { direct.get("mine").await.unwrap().is_none() }).await;
 }
 
 async fn calls_to_a_silent_server_end_by_their_deadline(client: &str) {

@@ -10,6 +10,8 @@ use kv_core::{Error, ErrorKind, Result};
 use tokio::time::Instant;
 
 use super::diagnosis::{self, Asked};
+#[cfg(feature = "zookeeper-client")]
+use super::native::Dial;
 use super::zookeeper_async;
 #[cfg(feature = "zookeeper-client")]
 use super::zookeeper_client;
@@ -114,7 +116,6 @@ async fn session(
         #[cfg(feature = "zookeeper-client")]
         ZkClient::ZookeeperClient => {
             let (credentials, tls) = (config.credentials(), config.tls());
-            let addresses: Vec<SocketAddr> = servers.iter().map(|server| server.address).collect();
             // Credentials in the clear go to the addresses that were looked at and no others.
             let by_address = credentials.is_some() && tls.is_none();
             let mut names: Vec<String> = Vec::new();
@@ -124,15 +125,15 @@ async fn session(
                     names.push(name);
                 }
             }
-            let connecting = zookeeper_client::FullSession::connect(
-                &names,
-                &addresses,
-                config.session_timeout,
-                credentials.as_ref(),
-                tls,
-                Arc::clone(requests),
-            );
-            proven(connecting.await?).await
+            let dial = Dial {
+                servers: names,
+                addresses: servers.iter().map(|server| server.address).collect(),
+                timeout: config.session_timeout,
+                credentials,
+                tls: tls.cloned(),
+                requests: Arc::clone(requests),
+            };
+            proven(zookeeper_client::FullSession::connect(dial).await?).await
         }
         #[cfg(not(feature = "zookeeper-client"))]
         ZkClient::ZookeeperClient => Err(Fault::BadRequest("the feature zookeeper-client is off".to_owned())),

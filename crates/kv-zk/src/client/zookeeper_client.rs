@@ -1,61 +1,152 @@
 //! A session on zookeeper-client: with multi, sync, TLS and SASL.
 //!
 //! Put right here: requests are not queued while there is no connection, because nobody could tell
-//! then whether one was sent; closing waits for the server, and is not held up by requests and watches
-//! that are under way; an answer that makes the crate panic is an error of the request it was for; and
-//! the crate's watchers, which panic when the crate's task is gone, are not asked any more then.
+//! then whether one was sent; an answer that makes the crate panic is an error of the request it was
+//! for; the crate's watchers, which panic when the crate's task is gone, are not asked any more then; and
+//! a break of the connection costs no session, however much is watched.
 
 use std::fmt;
 use std::future::Future;
-use std::net::SocketAddr;
 use std::panic::AssertUnwindSafe;
 use std::pin::Pin;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use futures_util::FutureExt;
-use kv_backend::TlsOptions;
 use tokio::sync::watch;
 use zookeeper_client as native;
-use zookeeper_client::{Acl, Acls, AuthId, Client, CreateMode, CreateOptions, EventType, SessionState};
+use zookeeper_client::{Acl, Acls, AuthId, Client, CreateMode, CreateOptions, EventType};
 
-use super::flood::{Guard, this_thread};
 use super::held::Held;
-use super::runtime::OwnedRuntime;
-use crate::config::Credentials;
+use super::native::{Dial, Life, Native, contained};
 use crate::error::Fault;
 use crate::mapping::is_marker;
 use crate::session::{AclEntry, Fired, Link, Mode, MultiFault, MultiOp, OneShot, Reply, Session, Stat};
 
-/// How long closing waits for the server's answer.
-const CLOSE: Duration = Duration::from_secs(2);
+/// How many bytes of paths are watched at most where the crate is left to set its watches again after a
+/// break. It begins a second request after 128 KiB, and takes the second answer for an error.
+const MANY: usize = 96 << 10;
+
+/// Between two attempts to take a session over.
+const AGAIN: Duration = Duration::from_millis(300);
 
 pub(crate) struct FullSession {
-    client: Mutex<Option<Client>>,
-    held: Arc<Held>,
-    shared: Arc<Shared>,
-    runtime: Arc<Mutex<Option<OwnedRuntime>>>,
+    inner: Arc<Inner>,
     timeout: Duration,
-    requests: Arc<AtomicU64>,
 }
 
-struct Shared {
+struct Inner {
+    dial: Dial,
+    /// None once it is closed, and while another takes its place.
+    native: Mutex<Option<Native>>,
     link: watch::Sender<Link>,
-    /// The same by the crate's account, also after we have closed the session.
-    native: watch::Sender<Link>,
-    /// Whether the crate's task is there, as far as we end it.
-    runs: RwLock<bool>,
+    /// How many bytes of paths are watched.
+    watched: Arc<AtomicUsize>,
 }
 
-impl Shared {
-    /// From here on the crate's task may be ended, and none of its watchers is asked any more.
-    fn end(&self, why: Fault) {
-        *self.runs.write().unwrap_or_else(PoisonError::into_inner) = false;
-        self.say(Link::Over(why));
+impl FullSession {
+    /// A session, counting its requests. Has no deadline of its own, and leaves nothing behind when
+    /// dropped.
+    pub(crate) async fn connect(dial: Dial) -> Reply<Self> {
+        let native = dial.connect(None).await?;
+        let timeout = native.client.session_timeout();
+        let states = native.life.link.subscribe();
+        let (native, link) = (Mutex::new(Some(native)), watch::Sender::new(Link::Up));
+        let inner = Arc::new(Inner { dial, native, link, watched: Arc::default() });
+        tokio::spawn(follow(Arc::downgrade(&inner), states));
+        Ok(Self { inner, timeout })
+    }
+
+    /// The client, for one request.
+    fn client(&self) -> Reply<(Client, Arc<Held>, Arc<Life>)> {
+        match &*self.inner.link.borrow() {
+            Link::Up => {}
+            Link::Down => return Err(Fault::Unsent),
+            Link::Over(fault) => return Err(fault.clone()),
+        }
+        self.inner.dial.requests.fetch_add(1, Ordering::Relaxed);
+        let native = self.inner.native.lock().unwrap_or_else(PoisonError::into_inner);
+        let native = native.as_ref().ok_or(Fault::Unsent)?;
+        Ok((native.client.clone(), Arc::clone(&native.held), Arc::clone(&native.life)))
+    }
+
+    /// Makes a request that holds the client until it is answered.
+    async fn request<T, F>(&self, request: impl FnOnce(Client) -> F) -> Reply<T>
+    where
+        T: Send + 'static,
+        F: Future<Output = Result<T, native::Error>> + Send + 'static,
+    {
+        let (client, held, _) = self.client()?;
+        held.hold(contained(request(client)))?.await
+    }
+
+    /// The same for one that sets a watch.
+    async fn watched<T, F>(&self, path: &str, request: impl FnOnce(Client) -> F) -> Reply<(T, OneShot)>
+    where
+        T: Send + 'static,
+        F: Future<Output = Result<(T, native::OneshotWatcher), native::Error>> + Send + 'static,
+    {
+        let (client, held, life) = self.client()?;
+        let (answer, watcher) = held.hold(contained(request(client)))?.await?;
+        let watched = Arc::clone(&self.inner.watched);
+        Ok((answer, Box::pin(Armed::new(life, watched, path.len(), watcher))))
+    }
+}
+
+/// Passes on how the connection stands; where the crate could not set its watches again, another client
+/// takes the session over.
+async fn follow(session: Weak<Inner>, mut states: watch::Receiver<Link>) {
+    loop {
+        let now = states.borrow_and_update().clone();
+        let Some(inner) = session.upgrade() else { return };
+        inner.say(now.clone());
+        match now {
+            Link::Over(_) => return,
+            Link::Down if inner.watched.load(Ordering::Relaxed) > MANY => {
+                let Some(others) = take_over(inner).await else { return };
+                states = others;
+                continue;
+            }
+            Link::Down | Link::Up => drop(inner),
+        }
+        if states.changed().await.is_err() {
+            return;
+        }
+    }
+}
+
+/// Goes on with the session on a client without watches: what was watched is told as lost.
+async fn take_over(inner: Arc<Inner>) -> Option<watch::Receiver<Link>> {
+    let old = inner.native.lock().unwrap_or_else(PoisonError::into_inner).take()?;
+    let session = old.client.session().clone();
+    // First of all: two clients would take the session from each other.
+    old.end();
+    let inner = {
+        let weak = Arc::downgrade(&inner);
+        drop(inner);
+        weak
+    };
+    loop {
+        let strong = inner.upgrade().filter(|inner| !inner.is_over())?;
+        match strong.dial.again(session.clone()).await {
+            Ok(native) => return strong.put(native),
+            Err(fault @ (Fault::SessionExpired | Fault::AuthFailed)) => {
+                strong.say(Link::Over(fault));
+                return None;
+            }
+            Err(fault) => tracing::debug!(%fault, "the ZooKeeper session is not taken over yet"),
+        }
+        drop(strong);
+        tokio::time::sleep(AGAIN).await;
+    }
+}
+
+impl Inner {
+    fn is_over(&self) -> bool {
+        matches!(*self.link.borrow(), Link::Over(_))
     }
 
     fn say(&self, now: Link) {
@@ -67,113 +158,32 @@ impl Shared {
             open
         });
     }
+
+    /// Puts a client in the place of the one before; closes it if the session was closed meanwhile.
+    fn put(&self, native: Native) -> Option<watch::Receiver<Link>> {
+        let states = native.life.link.subscribe();
+        let mut slot = self.native.lock().unwrap_or_else(PoisonError::into_inner);
+        if self.is_over() {
+            drop(slot);
+            tokio::spawn(native.close());
+            return None;
+        }
+        *slot = Some(native);
+        Some(states)
+    }
 }
 
-impl FullSession {
-    /// A session with one of these servers (`host:port`) at these addresses, counting its requests. Has
-    /// no deadline of its own, and leaves nothing behind when dropped.
-    pub(crate) async fn connect(
-        servers: &[String],
-        addresses: &[SocketAddr],
-        timeout: Duration,
-        credentials: Option<&Credentials>,
-        tls: Option<&TlsOptions>,
-        requests: Arc<AtomicU64>,
-    ) -> Reply<Self> {
-        let mut connector = Client::connector().with_session_timeout(timeout).with_fail_eagerly();
-        match credentials {
-            None => {}
-            Some(Credentials::Digest(secret)) => {
-                connector = connector.with_auth("digest", secret.expose().as_bytes());
-            }
-            Some(Credentials::Sasl { user, password }) => {
-                let sasl = native::SaslOptions::digest_md5(user.clone(), password.expose().to_owned());
-                connector = connector.with_sasl(sasl);
-            }
-        }
-        let servers = servers.join(",");
-        let secure = tls.is_some();
-        if let Some(tls) = tls {
-            connector = connector.with_tls(tls_options(tls)?);
-        }
-        let runtime = OwnedRuntime::start()?;
-        let handle = runtime.handle().clone();
-        let runtime = Arc::new(Mutex::new(Some(runtime)));
-        let (link, native) = (watch::Sender::new(Link::Up), watch::Sender::new(Link::Up));
-        let shared = Arc::new(Shared { link, native, runs: RwLock::new(true) });
-        let guard = Guard {
-            handle: handle.clone(),
-            thread: handle.spawn(async { this_thread() }).await.ok().flatten(),
-            servers: addresses.to_vec(),
-            requests: Arc::clone(&requests),
-        };
-        let (weak, ended) = (Arc::downgrade(&runtime), Arc::clone(&shared));
-        tokio::spawn(guard.keep(move || {
-            ended.end(endless());
-            if let Some(runtime) = weak.upgrade() {
-                drop(runtime.lock().unwrap_or_else(PoisonError::into_inner).take());
-            }
-        }));
-        // The crate's task runs where it was connected.
-        let connecting = handle.spawn(async move {
-            if secure { connector.secure_connect(&servers).await } else { connector.connect(&servers).await }
-        });
-        let client = connecting.await.map_err(|error| match error.is_panic() {
-            true => nonsense(),
-            false => endless(),
-        })??;
-        let timeout = client.session_timeout();
-        let mut states = client.state_watcher();
-        let follow = Arc::clone(&shared);
-        handle.spawn(async move {
-            loop {
-                let now = match states.changed().await {
-                    SessionState::SyncConnected | SessionState::ConnectedReadOnly => Link::Up,
-                    SessionState::Disconnected => Link::Down,
-                    SessionState::AuthFailed => Link::Over(Fault::AuthFailed),
-                    SessionState::Expired => Link::Over(Fault::SessionExpired),
-                    SessionState::Closed => Link::Over(Fault::ClientClosed),
-                };
-                let over = matches!(now, Link::Over(_));
-                follow.native.send_replace(now.clone());
-                follow.say(now);
-                if over {
-                    return;
-                }
-            }
-        });
-        Ok(Self {
-            client: Mutex::new(Some(client)),
-            held: Arc::default(),
-            shared,
-            runtime,
-            timeout,
-            requests,
-        })
-    }
+/// A watcher of the crate, as long as the crate's task is there.
+struct Armed {
+    life: Arc<Life>,
+    watched: Arc<AtomicUsize>,
+    size: usize,
+    changed: Pin<Box<dyn Future<Output = Fired> + Send>>,
+}
 
-    /// The client, for one request.
-    fn client(&self) -> Reply<Client> {
-        match &*self.shared.link.borrow() {
-            Link::Up => {}
-            Link::Down => return Err(Fault::Unsent),
-            Link::Over(fault) => return Err(fault.clone()),
-        }
-        self.requests.fetch_add(1, Ordering::Relaxed);
-        let client = self.client.lock().unwrap_or_else(PoisonError::into_inner);
-        client.clone().ok_or(Fault::ClientClosed)
-    }
-
-    /// Makes a request that holds the client until it is answered.
-    async fn request<T, F>(&self, request: impl FnOnce(Client) -> F) -> Reply<T>
-    where
-        T: Send + 'static,
-        F: Future<Output = Result<T, native::Error>> + Send + 'static,
-    {
-        self.held.hold(contained(request(self.client()?)))?.await
-    }
-
-    fn one_shot(&self, watcher: native::OneshotWatcher) -> OneShot {
+impl Armed {
+    fn new(life: Arc<Life>, watched: Arc<AtomicUsize>, size: usize, watcher: native::OneshotWatcher) -> Self {
+        watched.fetch_add(size, Ordering::Relaxed);
         let changed = async move {
             match watcher.changed().await {
                 event if event.event_type == EventType::Session => Fired::Lost,
@@ -183,23 +193,23 @@ impl FullSession {
                 },
             }
         };
-        Box::pin(Armed { shared: Arc::clone(&self.shared), changed: Box::pin(changed) })
+        Self { life, watched, size, changed: Box::pin(changed) }
     }
 }
 
-/// A watcher of the crate, as long as the crate's task is there.
-struct Armed {
-    shared: Arc<Shared>,
-    changed: Pin<Box<dyn Future<Output = Fired> + Send>>,
+impl Drop for Armed {
+    fn drop(&mut self) {
+        self.watched.fetch_sub(self.size, Ordering::Relaxed);
+    }
 }
 
 impl Future for Armed {
     type Output = Fired;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Fired> {
-        let Self { shared, changed } = &mut *self;
+        let Self { life, changed, .. } = &mut *self;
         // Held meanwhile, so that the task is not ended under it.
-        let runs = shared.runs.read().unwrap_or_else(PoisonError::into_inner);
+        let runs = life.runs.read().unwrap_or_else(PoisonError::into_inner);
         if !*runs {
             return Poll::Ready(Fired::Lost);
         }
@@ -211,7 +221,11 @@ impl Future for Armed {
 
 impl Drop for FullSession {
     fn drop(&mut self) {
-        self.shared.end(Fault::ClientClosed);
+        self.inner.say(Link::Over(Fault::ClientClosed));
+        let native = self.inner.native.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(native) = native {
+            native.end();
+        }
     }
 }
 
@@ -232,7 +246,7 @@ impl Session for FullSession {
     }
 
     fn link(&self) -> watch::Receiver<Link> {
-        self.shared.link.subscribe()
+        self.inner.link.subscribe()
     }
 
     async fn create(&self, path: &str, data: &Bytes, mode: Mode, acl: &[AclEntry]) -> Reply<(String, Stat)> {
@@ -250,50 +264,52 @@ impl Session for FullSession {
     }
 
     async fn set(&self, path: &str, data: &Bytes, version: i32) -> Reply<Stat> {
-        let request = self.client()?.set_data(path, data, Some(version));
+        let request = self.client()?.0.set_data(path, data, Some(version));
         Ok(stat_of(&contained(request).await?))
     }
 
     async fn delete(&self, path: &str, version: i32) -> Reply<()> {
-        let request = self.client()?.delete(path, Some(version));
+        let request = self.client()?.0.delete(path, Some(version));
         contained(request).await
     }
 
     async fn get(&self, path: &str) -> Reply<(Bytes, Stat)> {
-        let request = self.client()?.get_data(path);
+        let request = self.client()?.0.get_data(path);
         let (data, stat) = contained(request).await?;
         Ok((data.into(), stat_of(&stat)))
     }
 
     async fn get_watched(&self, path: &str) -> Reply<(Bytes, Stat, OneShot)> {
-        let path = path.to_owned();
-        let get = |client: Client| async move { client.get_and_watch_data(&path).await };
-        let (data, stat, watcher) = self.request(get).await?;
-        Ok((data.into(), stat_of(&stat), self.one_shot(watcher)))
+        let name = path.to_owned();
+        let get = |client: Client| async move {
+            let (data, stat, watcher) = client.get_and_watch_data(&name).await?;
+            Ok(((data, stat), watcher))
+        };
+        let ((data, stat), armed) = self.watched(path, get).await?;
+        Ok((data.into(), stat_of(&stat), armed))
     }
 
     async fn stat(&self, path: &str) -> Reply<Option<Stat>> {
-        let request = self.client()?.check_stat(path);
+        let request = self.client()?.0.check_stat(path);
         Ok(contained(request).await?.as_ref().map(stat_of))
     }
 
     async fn stat_watched(&self, path: &str) -> Reply<(Option<Stat>, OneShot)> {
-        let path = path.to_owned();
-        let check = |client: Client| async move { client.check_and_watch_stat(&path).await };
-        let (stat, watcher) = self.request(check).await?;
-        Ok((stat.as_ref().map(stat_of), self.one_shot(watcher)))
+        let name = path.to_owned();
+        let check = |client: Client| async move { client.check_and_watch_stat(&name).await };
+        let (stat, armed) = self.watched(path, check).await?;
+        Ok((stat.as_ref().map(stat_of), armed))
     }
 
     async fn children(&self, path: &str) -> Reply<Vec<String>> {
-        let request = self.client()?.get_children(path);
+        let request = self.client()?.0.get_children(path);
         Ok(contained(request).await?.0)
     }
 
     async fn children_watched(&self, path: &str) -> Reply<(Vec<String>, OneShot)> {
-        let path = path.to_owned();
-        let list = |client: Client| async move { client.list_and_watch_children(&path).await };
-        let (names, watcher) = self.request(list).await?;
-        Ok((names, self.one_shot(watcher)))
+        let name = path.to_owned();
+        let list = |client: Client| async move { client.list_and_watch_children(&name).await };
+        self.watched(path, list).await
     }
 
     async fn acl(&self, path: &str) -> Reply<(Vec<AclEntry>, Stat)> {
@@ -322,10 +338,10 @@ impl Session for FullSession {
 
     async fn multi(&self, ops: &[MultiOp]) -> Result<Vec<Option<Stat>>, MultiFault> {
         let failed = |error: native::Error| MultiFault::Failed(error.into());
-        let client = self.client().map_err(MultiFault::Failed)?;
+        let (client, held, _) = self.client().map_err(MultiFault::Failed)?;
         let (ops, count) = (ops.to_vec(), ops.len());
         // The crate's own error is the answer: it tells which operation was refused.
-        let committed = self.held.hold(contained(async move { Ok(commit(&client, &ops).await) }));
+        let committed = held.hold(contained(async move { Ok(commit(&client, &ops).await) }));
         let (owners, committed) = match committed {
             Ok(committed) => committed.await.map_err(MultiFault::Failed)?.map_err(failed)?,
             Err(fault) => return Err(MultiFault::Failed(fault)),
@@ -349,29 +365,14 @@ impl Session for FullSession {
     }
 
     async fn close(&self) -> bool {
-        let client = self.client.lock().unwrap_or_else(PoisonError::into_inner).take();
-        let runtime = self.runtime.lock().unwrap_or_else(PoisonError::into_inner).take();
-        let Some(client) = client else { return true };
-        // The crate closes the session when its last handle goes.
-        self.held.close();
-        drop(client);
-        let Some(runtime) = runtime else { return false };
-        let mut link = self.shared.native.subscribe();
-        let up = matches!(*link.borrow(), Link::Up);
-        let over = async move { link.wait_for(|link| matches!(link, Link::Over(_))).await.is_ok() };
-        let mut over = Box::pin(over);
-        let limit = if up { CLOSE } else { Duration::ZERO };
-        let told = tokio::time::timeout(limit, over.as_mut()).await.is_ok();
-        self.shared.end(Fault::ClientClosed);
-        if !up && !told {
-            // The crate goes on looking for a server to tell, as long as one can have the session.
-            let limit = self.timeout * 2;
-            runtime.handle().clone().spawn(async move {
-                let _ = tokio::time::timeout(limit, over).await;
-                drop(runtime);
-            });
+        let before = self.inner.link.borrow().clone();
+        // First of all, for whoever takes the session over.
+        self.inner.say(Link::Over(Fault::ClientClosed));
+        let native = self.inner.native.lock().unwrap_or_else(PoisonError::into_inner).take();
+        match native {
+            Some(native) => native.close().await,
+            None => matches!(before, Link::Over(_)),
         }
-        told
     }
 }
 
@@ -405,23 +406,6 @@ async fn commit(client: &Client, ops: &[MultiOp]) -> Result<(Vec<usize>, Committ
 
 type Committed = Result<Vec<native::MultiWriteResult>, native::MultiWriteError>;
 
-/// Waits for an answer. One that is shorter than it should be makes the crate panic where it is
-/// awaited: in its caller.
-async fn contained<T>(request: impl Future<Output = Result<T, native::Error>>) -> Reply<T> {
-    match AssertUnwindSafe(request).catch_unwind().await {
-        Ok(reply) => Ok(reply?),
-        Err(_) => Err(nonsense()),
-    }
-}
-
-fn endless() -> Fault {
-    Fault::Protocol("it sends without end what nobody asked for".to_owned())
-}
-
-fn nonsense() -> Fault {
-    Fault::Protocol("the client crate panicked over it".to_owned())
-}
-
 fn options(mode: Mode, acls: Acls<'_>) -> CreateOptions<'_> {
     match mode {
         Mode::Persistent => CreateMode::Persistent.with_acls(acls),
@@ -454,16 +438,6 @@ fn native_acl(acl: &[AclEntry]) -> Vec<Acl> {
             Acl::new(permission, AuthId::new(&entry.scheme, &entry.id))
         })
         .collect()
-}
-
-fn tls_options(tls: &TlsOptions) -> Reply<native::TlsOptions> {
-    let bad = |error: native::Error| Fault::BadRequest(format!("the certificates: {error}"));
-    let ca = tls.ca.as_deref().unwrap_or_default();
-    let mut options = native::TlsOptions::new().with_pem_ca(ca).map_err(bad)?;
-    if let Some((cert, key)) = &tls.identity {
-        options = options.with_pem_identity(cert, key.expose()).map_err(bad)?;
-    }
-    Ok(options)
 }
 
 fn stat_of(stat: &native::Stat) -> Stat {

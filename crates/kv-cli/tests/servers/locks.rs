@@ -27,7 +27,8 @@ pub(crate) fn commands_exclude_each_other_and_tell_who_holds(place: &Place) {
     let script = "mkdir busy && sleep 0.2 && echo $KV_LOCK_TOKEN >> log && rmdir busy";
     let all: Vec<_> = (0..3).map(|_| place.start(["lock", "a/b", "--", "sh", "-c", script])).collect();
     for running in all {
-        running.end().ok();
+        let run = running.end();
+        assert_eq!(run.code, 0, "{run:?}");
     }
     let log = fs::read_to_string(place.path("log")).unwrap();
     let tokens: Vec<u64> = log.lines().map(|token| token.parse().unwrap()).collect();
@@ -70,7 +71,9 @@ pub(crate) fn a_lock_that_is_removed_ends_the_command(place: &Place) {
 /// The next command under the lock, which would notice the one before it.
 fn next_finds_nobody(place: &Place) {
     let look = "if kill -0 $(cat pid) 2>/dev/null; then echo overlap; else echo alone; fi";
-    assert_eq!(place.kv(["lock", "jobs/nightly", "--", "sh", "-c", look]).ok().text(), "alone\n");
+    // Whom it waited for is told meanwhile.
+    let run = place.kv(["lock", "jobs/nightly", "--", "sh", "-c", look]);
+    assert_eq!((run.code, run.text()), (0, "alone\n"), "{run:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -100,7 +103,12 @@ async fn a_holder_that_was_stopped_learns_of_its_loss_when_it_goes_on() {
     holder.signal("STOP");
     // Somebody else gets the lock; that the stopped one's command still runs, only its fencing token
     // can tell.
-    place.kv(["lock", "jobs/nightly", "--wait", "30s", "--", "true"]).ok();
+    let run = place.kv(["lock", "jobs/nightly", "--wait", "30s", "--", "true"]);
+    if run.code != 0 {
+        // A process that stands still hears nothing, not even that the test is over.
+        holder.signal("CONT");
+    }
+    assert_eq!(run.code, 0, "{run:?}");
     holder.signal("CONT");
     let run = holder.end();
     assert_eq!(run.code, 5, "{run:?}");

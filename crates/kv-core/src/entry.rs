@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
+use crate::error::{Error, ErrorKind, Result};
 use crate::key::Key;
 use crate::version::Version;
 
@@ -28,6 +29,32 @@ impl Entry {
     #[must_use]
     pub fn new(key: Key, value: Bytes, version: Version, created: Version) -> Self {
         Self { key, value, version, created, expiry: None }
+    }
+
+    /// The value as text.
+    ///
+    /// # Errors
+    ///
+    /// `InvalidValue` if it is not UTF-8; the error names the key and not the value.
+    ///
+    /// ```
+    /// # use kv_core::{Bytes, Entry, Version};
+    /// let entry = |value| Entry::new("a".parse().unwrap(), value, Version::new(2), Version::new(1));
+    /// assert_eq!(entry(Bytes::from_static(b"on")).text()?, "on");
+    /// assert!(entry(Bytes::from_static(b"\xff")).text().is_err());
+    /// # Ok::<(), kv_core::Error>(())
+    /// ```
+    pub fn text(&self) -> Result<&str> {
+        std::str::from_utf8(&self.value).map_err(|error| {
+            let reason = format!("it is not UTF-8 text: {error}");
+            Error::new(ErrorKind::InvalidValue { reason }).with_key(self.key.as_str())
+        })
+    }
+
+    /// Whether the write that made this entry created the key: nobody has changed it since.
+    #[must_use]
+    pub fn is_new(&self) -> bool {
+        self.version == self.created
     }
 
     /// The same with its expiry.

@@ -388,6 +388,14 @@ impl Error {
         self
     }
 
+    /// The same with its key, if it names one, as this function maps it: for layers that show keys under
+    /// other names.
+    #[must_use]
+    pub fn map_key(mut self, map: impl FnOnce(&str) -> String) -> Self {
+        self.0.key = self.0.key.map(|key| map(&key));
+        self
+    }
+
     /// The same, naming the endpoint; without credentials.
     #[must_use]
     pub fn with_endpoint(mut self, endpoint: impl Into<String>) -> Self {

@@ -18,7 +18,8 @@ use crate::options::{DeleteOptions, DeleteTreeOptions, GetOptions, ListOptions, 
 use crate::store::Store;
 use crate::txn::{Txn, TxnResult};
 use crate::version::{FencingToken, Version};
-use crate::watch::{Watch, WatchEvent, WatchOptions, WatchTarget};
+use crate::watch::{Watch, WatchEvent, WatchOptions, WatchTarget, ended_silently};
+use crate::watch_state::WatchState;
 
 /// Short forms of the [`Store`] methods, for every store. Not to be implemented by hand.
 ///
@@ -134,14 +135,7 @@ pub trait StoreExt: Store {
     where
         P: TryInto<Prefix, Error: Into<Error>> + Send,
     {
-        async move {
-            let listing = self.list(prefix).await?;
-            collect(listing, |item| match item {
-                ListItem::Entry(entry) => Some(entry),
-                ListItem::Key(_) | ListItem::Prefix(_) => None,
-            })
-            .await
-        }
+        async move { self.list(prefix).await?.entries().await }
     }
 
     /// The keys strictly below `prefix`, all in memory.
@@ -151,12 +145,12 @@ pub trait StoreExt: Store {
     {
         async move {
             let prefix = to_prefix(prefix, Operation::List)?;
-            let listing = self.list_with(&prefix, ListOptions::default().with_keys_only()).await?;
-            collect(listing, |item| match item {
-                ListItem::Key(key) => Some(key),
-                ListItem::Entry(_) | ListItem::Prefix(_) => None,
-            })
-            .await
+            let mut listing = self.list_with(&prefix, ListOptions::default().with_keys_only()).await?;
+            let mut keys = Vec::new();
+            while let Some(item) = listing.next().await {
+                keys.extend(item?.key().cloned());
+            }
+            Ok(keys)
         }
     }
 
@@ -167,8 +161,12 @@ pub trait StoreExt: Store {
     {
         async move {
             let prefix = to_prefix(prefix, Operation::List)?;
-            let listing = self.list_with(&prefix, ListOptions::default().with_one_level()).await?;
-            collect(listing, Some).await
+            let mut listing = self.list_with(&prefix, ListOptions::default().with_one_level()).await?;
+            let mut items = Vec::new();
+            while let Some(item) = listing.next().await {
+                items.push(item?);
+            }
+            Ok(items)
         }
     }
 
@@ -210,20 +208,12 @@ pub trait StoreExt: Store {
         &self,
         target: WatchTarget,
         options: WatchOptions,
-        mut callback: F,
+        callback: F,
     ) -> impl Future<Output = Result<()>> + Send
     where
         F: FnMut(WatchEvent) -> ControlFlow<()> + Send,
     {
-        async move {
-            let mut watch = self.watch_with(target, options).await?;
-            while let Some(event) = watch.next().await {
-                if callback(event?).is_break() {
-                    return Ok(());
-                }
-            }
-            Err(ended_silently())
-        }
+        async move { self.watch_with(target, options).await?.for_each(callback).await }
     }
 
     /// Waits until what is stored under `key` satisfies `wanted`, and returns it. Looks at the
@@ -235,18 +225,14 @@ pub trait StoreExt: Store {
     {
         async move {
             let key = to_key(key, Operation::Watch)?;
-            let mut watch = self.watch_with(key.into(), WatchOptions::default().with_initial()).await?;
-            let mut state: Option<Entry> = None;
-            let mut complete = false;
+            let options = WatchOptions::default().with_initial();
+            let mut watch = self.watch_with(WatchTarget::key(&key), options).await?;
+            let mut state = WatchState::new();
             while let Some(event) = watch.next().await {
-                match event? {
-                    WatchEvent::Put(entry) => state = Some(entry),
-                    WatchEvent::Delete(_) => state = None,
-                    WatchEvent::Resync => (state, complete) = (None, false),
-                    WatchEvent::Synced => complete = true,
-                }
-                if complete && wanted(state.as_ref()) {
-                    return Ok(state);
+                state.apply(event?);
+                let entry = state.get(&key);
+                if state.is_complete() && wanted(entry) {
+                    return Ok(entry.cloned());
                 }
             }
             Err(ended_silently())
@@ -451,23 +437,4 @@ pub(crate) fn to_key<K: TryInto<Key, Error: Into<Error>>>(key: K, operation: Ope
 
 fn to_prefix<P: TryInto<Prefix, Error: Into<Error>>>(prefix: P, operation: Operation) -> Result<Prefix> {
     prefix.try_into().map_err(|error| error.into().with_operation(operation))
-}
-
-async fn collect<T>(
-    mut listing: Listing,
-    mut pick: impl FnMut(ListItem) -> Option<T> + Send,
-) -> Result<Vec<T>> {
-    let mut items = Vec::new();
-    while let Some(item) =
-        std::future::poll_fn(|cx| futures_core::Stream::poll_next(std::pin::Pin::new(&mut listing), cx)).await
-    {
-        items.extend(pick(item?));
-    }
-    Ok(items)
-}
-
-fn ended_silently() -> Error {
-    Error::new(ErrorKind::Internal)
-        .with_operation(Operation::Watch)
-        .with_detail("the watch ended without an error")
 }

@@ -211,6 +211,19 @@ impl Prefix {
         self.relative(key).is_some()
     }
 
+    /// Whether everything below `other` lies below this prefix: it is the same or a prefix further down.
+    ///
+    /// ```
+    /// # use kv_core::Prefix;
+    /// let prefix = |text| Prefix::new(text).unwrap();
+    /// assert!(prefix("a").covers_prefix(&prefix("a/b")) && prefix("").covers_prefix(&prefix("a")));
+    /// assert!(!prefix("a").covers_prefix(&prefix("ab")));
+    /// ```
+    #[must_use]
+    pub fn covers_prefix(&self, other: &Self) -> bool {
+        self == other || other.to_key().is_some_and(|key| self.covers(&key))
+    }
+
     /// What of `key` is left below this prefix, if it lies there.
     #[must_use]
     pub fn relative<'k>(&self, key: &'k Key) -> Option<&'k str> {

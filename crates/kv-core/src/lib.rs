@@ -23,11 +23,13 @@ mod params;
 mod secret;
 mod session;
 mod store;
+mod stream;
 pub mod text;
 mod txn;
 mod url;
 mod version;
 mod watch;
+mod watch_state;
 
 pub use bytes::Bytes;
 pub use capabilities::{Capabilities, ExpiryBound, Guarantee, Limits, LockTtl, Power, TtlRange};
@@ -59,3 +61,4 @@ pub use version::{FencingToken, Version};
 pub use watch::{
     DeleteCause, Deletion, Watch, WatchEvent, WatchFilter, WatchOptions, WatchStart, WatchTarget,
 };
+pub use watch_state::{KeyChange, WatchState};

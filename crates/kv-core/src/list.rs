@@ -8,8 +8,9 @@ use std::task::{Context, Poll};
 use futures_core::Stream;
 
 use crate::entry::Entry;
-use crate::error::Result;
+use crate::error::{Error, Operation, Result};
 use crate::key::{Key, Prefix};
+use crate::stream::{Items, Map};
 use crate::version::Version;
 
 /// One item of a [`Listing`].
@@ -35,9 +36,36 @@ impl ListItem {
             Self::Prefix(prefix) => prefix.as_str(),
         }
     }
-}
 
-impl ListItem {
+    /// The last segment of the path it stands for.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        match self {
+            Self::Entry(entry) => entry.key.name(),
+            Self::Key(key) => key.name(),
+            Self::Prefix(prefix) => prefix.name(),
+        }
+    }
+
+    /// The key of an entry, whether the list brought the entry or its key only; `None` for a sub-prefix.
+    #[must_use]
+    pub fn key(&self) -> Option<&Key> {
+        match self {
+            Self::Entry(entry) => Some(&entry.key),
+            Self::Key(key) => Some(key),
+            Self::Prefix(_) => None,
+        }
+    }
+
+    /// The entry; `None` for a sub-prefix, and for every item of a list that asked for keys only.
+    #[must_use]
+    pub fn into_entry(self) -> Option<Entry> {
+        match self {
+            Self::Entry(entry) => Some(entry),
+            Self::Key(_) | Self::Prefix(_) => None,
+        }
+    }
+
     /// Where the next list begins that goes on behind this item, as the start of a range: behind an
     /// entry or a key, and behind everything below a sub-prefix.
     ///
@@ -71,15 +99,66 @@ impl ListItem {
 ///
 /// It fetches as it is read. It ends after the last item, or after an error. Dropping it stops the
 /// fetching.
+#[must_use = "a listing fetches only as it is read"]
 pub struct Listing {
     as_of: Option<Version>,
-    items: Pin<Box<dyn Stream<Item = Result<ListItem>> + Send>>,
+    items: Items<Result<ListItem>>,
 }
 
 impl Listing {
     /// A listing of these items; watching from `as_of` loses nothing that happens after it.
     pub fn new(as_of: Option<Version>, items: impl Stream<Item = Result<ListItem>> + Send + 'static) -> Self {
         Self { as_of, items: Box::pin(items) }
+    }
+
+    /// The next item, without needing a stream library. `None` after the last item, or after an error.
+    ///
+    /// Cancel-safe: dropping the future loses no item.
+    ///
+    /// ```
+    /// use kv_core::{Result, Store, StoreExt};
+    ///
+    /// # #[allow(dead_code)]
+    /// async fn print(store: &dyn Store) -> Result<()> {
+    ///     let mut listing = store.list("config").await?;
+    ///     while let Some(item) = listing.next().await {
+    ///         println!("{}", item?.path());
+    ///     }
+    ///     Ok(())
+    /// }
+    /// ```
+    pub async fn next(&mut self) -> Option<Result<ListItem>> {
+        std::future::poll_fn(|cx| self.items.as_mut().poll_next(cx)).await
+    }
+
+    /// Reads all entries into memory. Sub-prefixes of a list of one level are left out.
+    ///
+    /// # Errors
+    ///
+    /// What the list ends with; `InvalidArgument` for a list that asked for keys only and has a key, as
+    /// that is an entry whose value nobody read.
+    pub async fn entries(mut self) -> Result<Vec<Entry>> {
+        let mut entries = Vec::new();
+        while let Some(item) = self.next().await {
+            match item? {
+                ListItem::Entry(entry) => entries.push(entry),
+                ListItem::Key(key) => {
+                    return Err(Error::invalid_argument("the list asked for keys only: it has no entries")
+                        .with_operation(Operation::List)
+                        .with_key(key.as_str()));
+                }
+                ListItem::Prefix(_) => {}
+            }
+        }
+        Ok(entries)
+    }
+
+    /// The same with each item, or the error it ends with, as this function maps it: for layers.
+    pub fn map(
+        self,
+        change: impl FnMut(Result<ListItem>) -> Result<ListItem> + Send + Unpin + 'static,
+    ) -> Self {
+        Self { as_of: self.as_of, items: Box::pin(Map::new(self.items, change)) }
     }
 
     /// The version to watch from, so that list and watch together lose nothing.

@@ -132,6 +132,13 @@ impl Fence {
         Self { key, token, record: record.into() }
     }
 
+    /// For layers that show keys under other names: the same fence with this name of the lock.
+    #[must_use]
+    pub fn with_key(mut self, key: Key) -> Self {
+        self.key = key;
+        self
+    }
+
     /// The lock's key.
     #[must_use]
     pub fn key(&self) -> &Key {
@@ -210,10 +217,39 @@ pub trait Hold: Send + Sync + 'static {
     fn release(&self);
 }
 
+/// A guard is a hold too, so that a layer can put its own around one. Dropping the guard releases it.
+#[async_trait]
+impl Hold for LockGuard {
+    fn fence(&self) -> Fence {
+        self.fence.clone()
+    }
+
+    fn loss(&self) -> Option<LockLoss> {
+        self.hold.loss()
+    }
+
+    async fn lost(&self) -> LockLoss {
+        self.hold.lost().await
+    }
+
+    fn grace(&self) -> Duration {
+        self.hold.grace()
+    }
+
+    async fn unlock(&self) -> Result<()> {
+        self.hold.unlock().await
+    }
+
+    fn release(&self) {
+        self.hold.release();
+    }
+}
+
 /// A lock that is held. Dropping it releases the lock in the background.
 ///
 /// The guard tells what this process knows, which another process cannot wait for: see
 /// [`fence`](Self::fence) for what protects a resource.
+#[must_use = "dropping a guard releases the lock"]
 pub struct LockGuard {
     hold: Arc<dyn Hold>,
     fence: Fence,

@@ -157,7 +157,9 @@ pub trait Store: fmt::Debug + Send + Sync + 'static {
     async fn close(&self) -> Result<()>;
 
     /// The power to change several keys at once, where the store has it.
-    fn as_transact(&self) -> Option<&dyn Transact>;
+    fn as_transact(&self) -> Option<&dyn Transact> {
+        None
+    }
 
     /// The power to see locks, where the store has it.
     fn as_lock_view(&self) -> Option<&dyn LockView> {

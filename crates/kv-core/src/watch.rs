@@ -1,6 +1,7 @@
 //! Watches: what is asked for and what is delivered.
 
 use std::fmt;
+use std::ops::ControlFlow;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::Duration;
@@ -8,8 +9,9 @@ use std::time::Duration;
 use futures_core::Stream;
 
 use crate::entry::Entry;
-use crate::error::Result;
+use crate::error::{Error, ErrorKind, Operation, Result};
 use crate::key::{Key, Prefix};
+use crate::stream::{Items, Map};
 use crate::version::Version;
 
 /// What a watch is about.
@@ -23,6 +25,16 @@ pub enum WatchTarget {
 }
 
 impl WatchTarget {
+    /// One key: what lies below it is not watched.
+    pub fn key(key: impl Into<Key>) -> Self {
+        Self::Key(key.into())
+    }
+
+    /// Everything strictly below a path: the key at the path itself is not watched.
+    pub fn below(prefix: impl Into<Prefix>) -> Self {
+        Self::Prefix(prefix.into())
+    }
+
     /// Whether changes of `key` belong to it.
     #[must_use]
     pub fn matches(&self, key: &Key) -> bool {
@@ -165,6 +177,34 @@ pub enum WatchEvent {
     Synced,
 }
 
+impl WatchEvent {
+    /// The key it is about; `None` for `Resync` and `Synced`.
+    #[must_use]
+    pub fn key(&self) -> Option<&Key> {
+        match self {
+            Self::Put(entry) => Some(&entry.key),
+            Self::Delete(deletion) => Some(&deletion.key),
+            Self::Resync | Self::Synced => None,
+        }
+    }
+
+    /// The version of the change, where there is one and the backend tells it.
+    #[must_use]
+    pub fn version(&self) -> Option<Version> {
+        match self {
+            Self::Put(entry) => Some(entry.version),
+            Self::Delete(deletion) => deletion.version,
+            Self::Resync | Self::Synced => None,
+        }
+    }
+
+    /// Whether it is a put that created the key, as far as it was not changed since it is told.
+    #[must_use]
+    pub fn is_create(&self) -> bool {
+        matches!(self, Self::Put(entry) if entry.is_new())
+    }
+}
+
 /// How a key went.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
@@ -225,8 +265,9 @@ pub enum DeleteCause {
 /// Events of one key come in version order, without duplicates, nothing older than the start, and
 /// the last one equals the final state. It never ends without an error that says why. Dropping it
 /// ends the watch and releases everything.
+#[must_use = "dropping a watch ends it"]
 pub struct Watch {
-    events: Pin<Box<dyn Stream<Item = Result<WatchEvent>> + Send>>,
+    events: Items<Result<WatchEvent>>,
 }
 
 impl Watch {
@@ -241,6 +282,36 @@ impl Watch {
     pub async fn next(&mut self) -> Option<Result<WatchEvent>> {
         std::future::poll_fn(|cx| self.events.as_mut().poll_next(cx)).await
     }
+
+    /// Calls back for each event until the callback breaks or the watch fails. Dropping the future ends
+    /// the watch.
+    ///
+    /// # Errors
+    ///
+    /// What the watch ends with.
+    pub async fn for_each(mut self, mut callback: impl FnMut(WatchEvent) -> ControlFlow<()>) -> Result<()> {
+        while let Some(event) = self.next().await {
+            if callback(event?).is_break() {
+                return Ok(());
+            }
+        }
+        Err(ended_silently())
+    }
+
+    /// The same with each event, or the error it ends with, as this function maps it: for layers.
+    pub fn map(
+        self,
+        change: impl FnMut(Result<WatchEvent>) -> Result<WatchEvent> + Send + Unpin + 'static,
+    ) -> Self {
+        Self { events: Box::pin(Map::new(self.events, change)) }
+    }
+}
+
+/// A watch that ended without an error: a defect of its store.
+pub(crate) fn ended_silently() -> Error {
+    Error::new(ErrorKind::Internal)
+        .with_operation(Operation::Watch)
+        .with_detail("the watch ended without an error")
 }
 
 impl Stream for Watch {

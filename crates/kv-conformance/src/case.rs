@@ -99,6 +99,7 @@ pub(crate) mod needs {
     pub(crate) const TTL: Need = Need::Power(Power::Ttl);
     pub(crate) const SESSION_KEYS: Need = Need::Power(Power::SessionKeys);
     pub(crate) const EXPIRY_CHANGE: Need = Need::Power(Power::ExpiryChange);
+    pub(crate) const KEEP_EXPIRY: Need = Need::Power(Power::KeepExpiry);
     pub(crate) const EXPIRY_WITH_CHILDREN: Need = Need::Power(Power::ExpiryWithChildren);
     pub(crate) const FENCED_WRITES: Need = Need::Power(Power::FencedWrites);
     pub(crate) const WATCH_HISTORY: Need = Need::Power(Power::WatchHistory);

@@ -22,6 +22,7 @@ pub(crate) async fn refuses(fixture: &Fixture, power: Power) -> Result<()> {
         Power::Ttl => expiry(fixture, power, Expiry::Ttl(fixture.short_ttl())).await,
         Power::SessionKeys => expiry(fixture, power, Expiry::Session).await,
         Power::ExpiryChange => expiry_change(fixture).await,
+        Power::KeepExpiry => expiry(fixture, power, Expiry::Keep).await,
         Power::ExpiryWithChildren => expiry_with_children(fixture).await,
         Power::FencedWrites => fenced_writes(fixture).await,
         Power::WatchHistory => watch_history(fixture).await,

@@ -31,6 +31,7 @@ impl Expiry {
     fn power(self) -> Option<Power> {
         match self {
             Self::Never => None,
+            Self::Keep => Some(Power::KeepExpiry),
             Self::Ttl(_) => Some(Power::Ttl),
             Self::Session => Some(Power::SessionKeys),
         }
@@ -200,7 +201,7 @@ impl Capabilities {
     fn admit_expiry(&self, expiry: Expiry) -> Result<()> {
         match expiry {
             Expiry::Ttl(ttl) => self.limits.ttl.check(ttl).map(drop),
-            Expiry::Never | Expiry::Session => Ok(()),
+            Expiry::Never | Expiry::Keep | Expiry::Session => Ok(()),
         }
     }
 

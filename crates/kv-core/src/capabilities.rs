@@ -48,6 +48,7 @@ declared! {
         Ttl = "ttl": "A put can carry a time to live.",
         SessionKeys = "session_keys": "A put can live as long as the store handle's session.",
         ExpiryChange = "expiry_change": "A put can change how an existing key expires, without the key being absent in between.",
+        KeepExpiry = "keep_expiry": "A put can keep the expiry that the key has.",
         ExpiryWithChildren = "expiry_with_children": "An expiring key can have keys below it.",
         FencedWrites = "fenced_writes": "Writes can be tied to a lock and are applied only while it is held.",
         WatchHistory = "watch_history": "A watch can begin at an older version and gets the changes since, or `Compacted`.",

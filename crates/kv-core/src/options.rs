@@ -44,9 +44,12 @@ pub enum Precondition {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Expiry {
-    /// It does not.
+    /// The entry never expires.
     #[default]
     Never,
+    /// The entry expires as the one it takes the place of would have, and no earlier. A key that is absent
+    /// is made permanent. Needs [`Power::KeepExpiry`](crate::Power::KeepExpiry).
+    Keep,
     /// No earlier than this long after the put, and by the store's declared bound.
     Ttl(Duration),
     /// With the session of the store handle that put it.

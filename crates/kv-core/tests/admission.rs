@@ -41,6 +41,7 @@ fn an_option_needs_its_power() {
     let list = ListOptions::default().with_consistency(Consistency::Stale);
     let put = |expiry| PutOptions::default().with_expiry(expiry);
     let (ttl, session) = (put(Expiry::Ttl(Duration::from_secs(9))), put(Expiry::Session));
+    let keep = put(Expiry::Keep);
     let fenced = PutOptions::default().with_fence(fence());
     let delete = DeleteOptions::default().with_fence(fence());
     let value = Bytes::from_static(b"v");
@@ -53,6 +54,8 @@ fn an_option_needs_its_power() {
         (Power::StaleReads, Box::new(|store| store.admit_list("k", &list))),
         (Power::Ttl, Box::new(|store| store.admit_put(&key(), &value, &ttl))),
         (Power::SessionKeys, Box::new(|store| store.admit_put(&key(), &value, &session))),
+        (Power::KeepExpiry, Box::new(|store| store.admit_put(&key(), &value, &keep))),
+        (Power::KeepExpiry, Box::new(|store| store.admit_transact(&expiring(Expiry::Keep)))),
         (Power::FencedWrites, Box::new(|store| store.admit_put(&key(), &value, &fenced))),
         (Power::FencedWrites, Box::new(|store| store.admit_delete(&key(), &delete))),
         (Power::Transactions, Box::new(|store| store.admit_transact(&Txn::always()))),

@@ -233,10 +233,21 @@ impl Writer<'_> {
     pub(crate) fn put(&mut self, put: Put<'_>, version: Version) -> PutResult {
         let Put { handle, namespace, key, value, expiry } = put;
         let name = Name::new(namespace, key);
-        let created = self.data.end_lease(name.as_str()).map_or(version, Record::created);
+        let old = self.data.end_lease(name.as_str());
+        let (created, kept) = old.map_or((version, None), |old| (old.created(), old.lease()));
         let mut result = PutResult::new(version);
         let lease = match expiry {
             Granted::Never => None,
+            Granted::Keep => {
+                match kept {
+                    None => {}
+                    Some(Lease::Ttl { deadline, .. }) => self.data.ttl.set(name.clone(), deadline),
+                    Some(Lease::Session(owner)) => {
+                        self.data.handles.entry(owner).or_default().insert(name.clone());
+                    }
+                }
+                kept
+            }
             Granted::Session => {
                 self.data.handles.entry(handle).or_default().insert(name.clone());
                 Some(Lease::Session(handle))
@@ -294,6 +305,8 @@ pub(crate) struct Put<'a> {
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Granted {
     Never,
+    /// That of the entry it takes the place of.
+    Keep,
     Ttl(Duration),
     Session,
 }
@@ -302,6 +315,7 @@ impl Granted {
     pub(crate) fn new(expiry: Expiry, limits: &kv_core::Limits) -> Result<Self> {
         Ok(match expiry {
             Expiry::Never => Self::Never,
+            Expiry::Keep => Self::Keep,
             Expiry::Ttl(ttl) => Self::Ttl(limits.ttl.check(ttl)?),
             Expiry::Session => Self::Session,
             _ => return Err(Error::unsupported("this expiry")),

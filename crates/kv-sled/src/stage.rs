@@ -23,6 +23,8 @@ use crate::view::{read_record, read_value, scan_events};
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum NewExpiry {
     Never,
+    /// That of the entry it takes the place of.
+    Keep,
     Ttl(Duration),
     Session(u64),
 }
@@ -245,6 +247,7 @@ impl<'a> Stage<'a> {
             created: old.as_ref().map_or(version, |old| old.record.created),
             expiry: match expiry {
                 NewExpiry::Never => StoredExpiry::Never,
+                NewExpiry::Keep => old.as_ref().map_or(StoredExpiry::Never, |old| old.record.expiry),
                 NewExpiry::Ttl(granted) => StoredExpiry::Ttl {
                     deadline: self.now.after(granted).as_millis_ceil(),
                     granted: u64::try_from(granted.as_millis()).unwrap_or(u64::MAX),

@@ -170,6 +170,7 @@ impl Open<'_> {
     pub(crate) fn expiry(&self, expiry: Expiry) -> Result<NewExpiry> {
         match expiry {
             Expiry::Never => Ok(NewExpiry::Never),
+            Expiry::Keep => Ok(NewExpiry::Keep),
             Expiry::Ttl(ttl) => Ok(NewExpiry::Ttl(self.handle.capabilities.limits.ttl.check(ttl)?)),
             Expiry::Session => {
                 self.handle.session.held();

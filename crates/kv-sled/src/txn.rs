@@ -53,7 +53,7 @@ impl Write {
     pub(crate) fn session(&self) -> Option<u64> {
         let of = |expiry: &NewExpiry| match expiry {
             NewExpiry::Session(session) => Some(*session),
-            NewExpiry::Never | NewExpiry::Ttl(_) => None,
+            NewExpiry::Never | NewExpiry::Keep | NewExpiry::Ttl(_) => None,
         };
         match self {
             Self::Put { expiry, .. } => of(expiry),
@@ -123,7 +123,7 @@ fn put(
 fn put_result(version: Version, expiry: NewExpiry) -> PutResult {
     match expiry {
         NewExpiry::Ttl(granted) => PutResult::new(version).with_granted_ttl(granted),
-        NewExpiry::Never | NewExpiry::Session(_) => PutResult::new(version),
+        NewExpiry::Never | NewExpiry::Keep | NewExpiry::Session(_) => PutResult::new(version),
     }
 }
 

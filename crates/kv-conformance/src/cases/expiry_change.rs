@@ -5,7 +5,7 @@ use std::time::Instant;
 use anyhow::{Result, ensure};
 use kv_core::{EntryExpiry, Expiry, Key, Prefix, Store, StoreExt, WatchEvent};
 
-use crate::case::needs::{EXPIRY_CHANGE, SESSION_KEYS, TTL};
+use crate::case::needs::{EXPIRY_CHANGE, KEEP_EXPIRY, SESSION_KEYS, TTL};
 use crate::case::{Case, case};
 use crate::fixture::{Fixture, GRACE, PATIENCE};
 use crate::follow::Follower;
@@ -22,6 +22,24 @@ pub(super) const CASES: &[Case] = &[
         "When its expiry changes, a key is not absent in between.",
         TTL,
         EXPIRY_CHANGE,
+    ),
+    case!(
+        kept_ttl_is_not_early,
+        "A put that keeps the expiry does not end the time to live before its time.",
+        TTL,
+        KEEP_EXPIRY,
+    ),
+    case!(kept_ttl_ends, "A key whose puts keep the expiry still ends.", TTL, KEEP_EXPIRY),
+    case!(
+        kept_session_goes,
+        "A key whose puts keep the expiry goes with its session.",
+        SESSION_KEYS,
+        KEEP_EXPIRY
+    ),
+    case!(
+        keeping_none_makes_permanent,
+        "A put that keeps the expiry makes an absent key permanent and leaves a permanent one so.",
+        KEEP_EXPIRY,
     ),
     case!(
         session_key_made_permanent_stays,
@@ -85,6 +103,65 @@ async fn put_makes_expiring(fixture: &Fixture) -> Result<()> {
     store.put(&k, "1").await?;
     put_expiring(store, &k, "2", Expiry::Ttl(ttl)).await?;
     until_gone(store, &k, fixture.latest_end(ttl) + GRACE).await
+}
+
+/// Catches an expiry that is forgotten, and one that is taken for a change.
+async fn kept_ttl_is_not_early(fixture: &Fixture) -> Result<()> {
+    let (store, k, ttl) = (&fixture.store, key("k")?, fixture.long_ttl());
+    put_expiring(store, &k, "0", Expiry::Ttl(ttl)).await?;
+    let created = entry(store, &k).await?.created;
+    for round in 1..4 {
+        put_expiring(store, &k, round.to_string(), Expiry::Keep).await?;
+        let found = expiry_of(store, &k).await?;
+        ensure!(
+            matches!(found, EntryExpiry::Ttl { granted, .. } if granted >= ttl),
+            "round {round}: the expiry {found:?} after puts that kept one of {ttl:?}"
+        );
+    }
+    let found = entry(store, &k).await?;
+    ensure_eq!(
+        (found.created, found.value),
+        (created, "3".into()),
+        "the entry after puts that kept its expiry"
+    );
+    Ok(())
+}
+
+/// Catches a put that keeps the expiry and makes the key permanent without a word.
+async fn kept_ttl_ends(fixture: &Fixture) -> Result<()> {
+    let (store, k, ttl) = (&fixture.store, key("k")?, fixture.short_ttl());
+    let begun = Instant::now();
+    put_expiring(store, &k, "0", Expiry::Ttl(ttl)).await?;
+    put_expiring(store, &k, "1", Expiry::Keep).await?;
+    let kept = Instant::now();
+    // A machine that slept too long may have let the key go before the second put, which then made it anew.
+    if kept - begun < ttl {
+        until_gone(store, &k, fixture.latest_end(ttl) + GRACE).await?;
+    }
+    Ok(())
+}
+
+/// Another handle's put keeps the session of the first.
+async fn kept_session_goes(fixture: &Fixture) -> Result<()> {
+    let (store, k) = (&fixture.store, key("k")?);
+    let other = fixture.another().await?;
+    put_expiring(&other, &k, "0", Expiry::Session).await?;
+    for (writer, value) in [(&other, "1"), (store, "2"), (&other, "3"), (store, "4")] {
+        put_expiring(writer, &k, value, Expiry::Keep).await?;
+        ensure_eq!(expiry_of(store, &k).await?, EntryExpiry::Session, "the expiry after a put that kept it");
+    }
+    other.close().await?;
+    until_gone(store, &k, PATIENCE).await
+}
+
+async fn keeping_none_makes_permanent(fixture: &Fixture) -> Result<()> {
+    let (store, k) = (&fixture.store, key("k")?);
+    for value in ["1", "2"] {
+        put_expiring(store, &k, value, Expiry::Keep).await?;
+        ensure_eq!(expiry_of(store, &k).await?, EntryExpiry::Never, "the expiry of a key that had none");
+    }
+    ensure_eq!(entry(store, &k).await?.value, "2", "the value");
+    Ok(())
 }
 
 async fn longer_ttl_replaces(fixture: &Fixture) -> Result<()> {

@@ -57,6 +57,22 @@ pub(super) fn faults() -> Vec<Fault> {
                 other => other,
             },
         ),
+        expires(
+            "keeping_makes_permanent",
+            &["kept_ttl_is_not_early", "kept_ttl_ends", "kept_session_goes"],
+            |options| match options.expiry {
+                Expiry::Keep => Expiry::Never,
+                other => other,
+            },
+        ),
+        expires(
+            "keeping_means_the_session",
+            &["kept_ttl_is_not_early", "keeping_none_makes_permanent"],
+            |options| match options.expiry {
+                Expiry::Keep => Expiry::Session,
+                other => other,
+            },
+        ),
         expires("ttl_is_ignored_with_a_precondition", &["ttl_with_precondition"], |options| {
             match options.precondition {
                 Precondition::Any => options.expiry,

@@ -25,6 +25,7 @@ pub(super) fn faults() -> Vec<Fault> {
         works("ttl_is_not_declared", &["ttl_is_not_early", "put_makes_permanent"], Power::Ttl),
         works("session_keys_are_not_declared", &["session_key_goes_at_close"], Power::SessionKeys),
         works("expiry_change_is_not_declared", &["put_makes_permanent"], Power::ExpiryChange),
+        works("keep_expiry_is_not_declared", &["keeping_none_makes_permanent"], Power::KeepExpiry),
         works(
             "expiry_with_children_is_not_declared",
             &["expiring_key_can_have_children"],
@@ -84,18 +85,21 @@ pub(crate) fn honest_refusals(name: &'static str, powers: &'static [Power]) -> F
             match options.expiry {
                 Expiry::Ttl(_) if lacks(Power::Ttl) => return refused(Power::Ttl),
                 Expiry::Session if lacks(Power::SessionKeys) => return refused(Power::SessionKeys),
+                Expiry::Keep if lacks(Power::KeepExpiry) => return refused(Power::KeepExpiry),
                 _ => {}
             }
             if options.fence.is_some() && lacks(Power::FencedWrites) {
                 return refused(Power::FencedWrites);
             }
+            let keeps = options.expiry == Expiry::Keep;
             if lacks(Power::ExpiryChange)
+                && !keeps
                 && expiring(&store, &key).await?.is_some_and(|now| now != (options.expiry != Expiry::Never))
             {
                 return refused(Power::ExpiryChange);
             }
             if lacks(Power::ExpiryWithChildren) {
-                if options.expiry != Expiry::Never && has_children(&store, &key).await? {
+                if !keeps && options.expiry != Expiry::Never && has_children(&store, &key).await? {
                     return refused(Power::ExpiryWithChildren);
                 }
                 if let Some(parent) = key.parent().to_key()

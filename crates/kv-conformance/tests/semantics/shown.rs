@@ -28,6 +28,7 @@ pub(crate) const SHOWN: &[(&str, &[&str])] = &[
     ("| `ttl`", &["ttl_is_not_early", "ttl_is_not_late", "many_ttls_end"]),
     ("| `session_keys`", &["session_key_goes_at_close"]),
     ("| `expiry_change`", &["put_makes_permanent", "put_makes_expiring", "change_of_expiry_leaves_no_gap"]),
+    ("| `keep_expiry`", &["kept_ttl_is_not_early", "kept_ttl_ends", "kept_session_goes"]),
     ("| `expiry_with_children`", &["expiring_key_can_have_children"]),
     ("| `fenced_writes`", &["fenced_writes_apply_while_held", "fenced_writes_are_refused_after_release"]),
     ("| `watch_history`", &["watch_from_a_version"]),
@@ -321,6 +322,8 @@ pub(crate) const SHOWN: &[(&str, &[&str])] = &[
         ],
     ),
     ("A get tells how", &["ttl_is_told_when_asked", "session_key_is_told_when_asked"]),
+    ("`Expiry::Keep`", &["kept_ttl_is_not_early", "kept_ttl_ends", "kept_session_goes"]),
+    ("On a key that is absent", &["keeping_none_makes_permanent"]),
     (
         "`Expiry::Session`",
         &[

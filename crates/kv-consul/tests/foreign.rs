@@ -238,7 +238,7 @@ async fn the_free_record_of_a_lock_on_the_key_itself_is_no_entry() {
         assert_eq!(store.get("k").await.unwrap(), None);
     };
     unlocked().await;
-    assert_eq!(store.update("k", "x").await.unwrap_err().kind(), &ErrorKind::NotFound);
+    assert_eq!(store.replace("k", "x").await.unwrap_err().kind(), &ErrorKind::NotFound);
     assert!(!store.delete("k").await.unwrap());
     assert!(store.entries("").await.unwrap().is_empty());
     store.create("k", "x").await.unwrap();

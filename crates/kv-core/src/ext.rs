@@ -3,6 +3,7 @@
 use std::ops::ControlFlow;
 use std::pin::pin;
 use std::task::Poll;
+use std::time::Duration;
 
 use bytes::Bytes;
 
@@ -14,9 +15,12 @@ use crate::lock::{Fence, LockGuard, LockOptions, LockWait};
 use crate::lock_view::{
     BreakLockOptions, LockChanges, LockListing, LockView, LockWatchOptions, LocksOptions,
 };
-use crate::options::{DeleteOptions, DeleteTreeOptions, GetOptions, ListOptions, Precondition, PutOptions};
+use crate::options::{
+    DeleteOptions, DeleteTreeOptions, Expiry, GetOptions, ListOptions, Precondition, PutOptions, PutResult,
+};
 use crate::store::Store;
 use crate::txn::{Txn, TxnResult};
+use crate::update::{self, Settled, UpdateOptions};
 use crate::version::{FencingToken, Version};
 use crate::watch::{Watch, WatchEvent, WatchOptions, WatchTarget, ended_silently};
 use crate::watch_state::WatchState;
@@ -62,7 +66,7 @@ pub trait StoreExt: Store {
     }
 
     /// Puts a permanent value if the key exists; else `NotFound`.
-    fn update<K>(
+    fn replace<K>(
         &self,
         key: K,
         value: impl Into<Bytes> + Send,
@@ -99,6 +103,223 @@ pub trait StoreExt: Store {
         put_if(self, key, value.into(), Precondition::Value(expected.into()))
     }
 
+    /// Puts a value that goes after `ttl`, whether the key exists or not, and tells the time to live that
+    /// was granted. Putting again begins it anew.
+    ///
+    /// ```
+    /// # use kv_mem::{MemConfig, MemStore};
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> kv_core::Result<()> {
+    /// # use kv_core::StoreExt;
+    /// # let store = MemStore::open(MemConfig::new())?;
+    /// use std::time::Duration;
+    ///
+    /// let put = store.put_ttl("services/web/1", "10.0.0.7:80", Duration::from_secs(30)).await?;
+    /// assert_eq!(put.granted_ttl, Some(Duration::from_secs(30)));
+    /// # Ok(()) }
+    /// ```
+    fn put_ttl<K>(
+        &self,
+        key: K,
+        value: impl Into<Bytes> + Send,
+        ttl: Duration,
+    ) -> impl Future<Output = Result<PutResult>> + Send
+    where
+        K: TryInto<Key, Error: Into<Error>> + Send,
+    {
+        let value = value.into();
+        async move {
+            let key = to_key(key, Operation::Put)?;
+            self.put_with(&key, value, PutOptions::default().with_expiry(Expiry::Ttl(ttl))).await
+        }
+    }
+
+    /// Puts a value that lives as long as the session of this store handle, whether the key exists or not.
+    ///
+    /// ```
+    /// # use kv_mem::{MemConfig, MemStore};
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> kv_core::Result<()> {
+    /// # use kv_core::StoreExt;
+    /// # let store = MemStore::open(MemConfig::new())?;
+    /// use kv_core::Store;
+    ///
+    /// store.put_session("services/web/1", "10.0.0.7:80").await?;
+    /// store.close().await?; // The entry is gone.
+    /// # Ok(()) }
+    /// ```
+    fn put_session<K>(
+        &self,
+        key: K,
+        value: impl Into<Bytes> + Send,
+    ) -> impl Future<Output = Result<Version>> + Send
+    where
+        K: TryInto<Key, Error: Into<Error>> + Send,
+    {
+        let value = value.into();
+        async move {
+            let key = to_key(key, Operation::Put)?;
+            let options = PutOptions::default().with_expiry(Expiry::Session);
+            Ok(self.put_with(&key, value, options).await?.version)
+        }
+    }
+
+    /// Gives an existing entry another expiry, or begins its time to live anew, and leaves its value
+    /// alone; `NotFound` if there is none. The entry gets a new version.
+    ///
+    /// ```
+    /// # use kv_mem::{MemConfig, MemStore};
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> kv_core::Result<()> {
+    /// # use kv_core::StoreExt;
+    /// # let store = MemStore::open(MemConfig::new())?;
+    /// use std::time::Duration;
+    /// use kv_core::Expiry;
+    ///
+    /// let minute = Duration::from_secs(60);
+    /// store.put_ttl("services/web/1", "10.0.0.7:80", minute).await?;
+    /// store.touch("services/web/1", Expiry::Ttl(minute)).await?;
+    /// assert_eq!(store.get("services/web/1").await?.unwrap().text()?, "10.0.0.7:80");
+    /// # Ok(()) }
+    /// ```
+    fn touch<K>(&self, key: K, expiry: Expiry) -> impl Future<Output = Result<Version>> + Send
+    where
+        K: TryInto<Key, Error: Into<Error>> + Send,
+    {
+        async move { update::touch(self, &to_key(key, Operation::Put)?, expiry).await }
+    }
+
+    /// Puts a value if the key is still at `version`, or still absent for `None`; else
+    /// `PreconditionFailed` or `AlreadyExists`. The entry goes on expiring as it did.
+    ///
+    /// Where the store lacks [`Power::KeepExpiry`](crate::Power::KeepExpiry) it is `Unsupported` for an
+    /// entry that expires, and costs a read.
+    ///
+    /// ```
+    /// # use kv_mem::{MemConfig, MemStore};
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> kv_core::Result<()> {
+    /// # use kv_core::StoreExt;
+    /// # let store = MemStore::open(MemConfig::new())?;
+    /// let first = store.put_if_unchanged("config/limit", None, "10").await?;
+    /// store.put_if_unchanged("config/limit", Some(first), "20").await?;
+    /// let late = store.put_if_unchanged("config/limit", Some(first), "30").await;
+    /// assert!(late.unwrap_err().is_conflict());
+    /// # Ok(()) }
+    /// ```
+    fn put_if_unchanged<K>(
+        &self,
+        key: K,
+        version: Option<Version>,
+        value: impl Into<Bytes> + Send,
+    ) -> impl Future<Output = Result<Version>> + Send
+    where
+        K: TryInto<Key, Error: Into<Error>> + Send,
+    {
+        let value = value.into();
+        async move {
+            let key = to_key(key, Operation::Put)?;
+            update::put_if_unchanged(self, &key, version, value, &UpdateOptions::default()).await
+        }
+    }
+
+    /// Changes a value that depends on what is there: reads the entry, asks `change` for the new value and
+    /// puts it if nobody was faster; else it asks again, up to 64 times. Returns the new version, or
+    /// `None` if `change` wants the key left alone.
+    ///
+    /// The entry goes on expiring as it did, as for [`put_if_unchanged`](Self::put_if_unchanged). An
+    /// error with `applied() == Unknown` ends it: that write is not sent again. See
+    /// [`settle`](Self::settle).
+    ///
+    /// ```
+    /// # use kv_mem::{MemConfig, MemStore};
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> kv_core::Result<()> {
+    /// # use kv_core::StoreExt;
+    /// # let store = MemStore::open(MemConfig::new())?;
+    /// let count = |entry: Option<&kv_core::Entry>| {
+    ///     let before: u64 = entry.and_then(|entry| entry.text().ok()?.parse().ok()).unwrap_or(0);
+    ///     Some((before + 1).to_string().into())
+    /// };
+    /// for _ in 0..3 {
+    ///     store.update("visits", count).await?;
+    /// }
+    /// assert_eq!(store.get("visits").await?.unwrap().text()?, "3");
+    /// # Ok(()) }
+    /// ```
+    fn update<K, F>(&self, key: K, change: F) -> impl Future<Output = Result<Option<Version>>> + Send
+    where
+        K: TryInto<Key, Error: Into<Error>> + Send,
+        F: FnMut(Option<&Entry>) -> Option<Bytes> + Send,
+    {
+        self.update_with(key, UpdateOptions::default(), change)
+    }
+
+    /// Like [`update`](Self::update), with a fence, a bound of attempts or a deadline of each request.
+    ///
+    /// ```
+    /// # use kv_mem::{MemConfig, MemStore};
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> kv_core::Result<()> {
+    /// # use kv_core::StoreExt;
+    /// # let store = MemStore::open(MemConfig::new())?;
+    /// use kv_core::UpdateOptions;
+    ///
+    /// let guard = store.lock("visits").await?;
+    /// let options = UpdateOptions::default().with_fence(guard.fence()).with_attempts(1);
+    /// assert_eq!(store.update_with("visits", options, |_| None).await?, None);
+    /// guard.unlock().await?;
+    /// # Ok(()) }
+    /// ```
+    fn update_with<K, F>(
+        &self,
+        key: K,
+        options: UpdateOptions,
+        change: F,
+    ) -> impl Future<Output = Result<Option<Version>>> + Send
+    where
+        K: TryInto<Key, Error: Into<Error>> + Send,
+        F: FnMut(Option<&Entry>) -> Option<Bytes> + Send,
+    {
+        async move { update::update(self, &to_key(key, Operation::Put)?, &options, change).await }
+    }
+
+    /// Decides what became of a [`put_if_unchanged`](Self::put_if_unchanged) with this version and value
+    /// that failed with `applied() == Unknown`: sends the same write again. It cannot be applied twice,
+    /// because it changes what it depends on.
+    ///
+    /// For writes without a condition nothing can decide that; write conditionally where it matters.
+    ///
+    /// ```
+    /// # use kv_mem::{MemConfig, MemStore};
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> kv_core::Result<()> {
+    /// # use kv_core::StoreExt;
+    /// # let store = MemStore::open(MemConfig::new())?;
+    /// use kv_core::{Settled, Version};
+    ///
+    /// let version = store.put("a", "old").await?;
+    /// // The answer to put_if_unchanged("a", Some(version), "new") was lost on its way:
+    /// match store.settle("a", Some(version), "new").await? {
+    ///     Settled::Applied(_) => assert_eq!(store.get("a").await?.unwrap().text()?, "new"),
+    ///     Settled::Undecided { current } => println!("decide by what is there: {current:?}"),
+    ///     _ => unreachable!(),
+    /// }
+    /// # Ok(()) }
+    /// ```
+    fn settle<K>(
+        &self,
+        key: K,
+        version: Option<Version>,
+        value: impl Into<Bytes> + Send,
+    ) -> impl Future<Output = Result<Settled>> + Send
+    where
+        K: TryInto<Key, Error: Into<Error>> + Send,
+    {
+        let value = value.into();
+        async move { update::settle(self, &to_key(key, Operation::Put)?, version, value).await }
+    }
+
     /// Deletes `key` and tells whether it existed.
     fn delete<K>(&self, key: K) -> impl Future<Output = Result<bool>> + Send
     where
@@ -118,6 +339,35 @@ pub trait StoreExt: Store {
         async move {
             let key = to_key(key, Operation::Delete)?;
             let options = DeleteOptions::default().with_precondition(Precondition::At(version));
+            self.delete_with(&key, options).await.map(drop)
+        }
+    }
+
+    /// Deletes `key` if its value is `expected`; else `PreconditionFailed`.
+    ///
+    /// ```
+    /// # use kv_mem::{MemConfig, MemStore};
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> kv_core::Result<()> {
+    /// # use kv_core::StoreExt;
+    /// # let store = MemStore::open(MemConfig::new())?;
+    /// store.put("leader", "node-1").await?;
+    /// assert!(store.compare_value_and_delete("leader", "node-2").await.is_err());
+    /// store.compare_value_and_delete("leader", "node-1").await?;
+    /// # Ok(()) }
+    /// ```
+    fn compare_value_and_delete<K>(
+        &self,
+        key: K,
+        expected: impl Into<Bytes> + Send,
+    ) -> impl Future<Output = Result<()>> + Send
+    where
+        K: TryInto<Key, Error: Into<Error>> + Send,
+    {
+        let expected = expected.into();
+        async move {
+            let key = to_key(key, Operation::Delete)?;
+            let options = DeleteOptions::default().with_precondition(Precondition::Value(expected));
             self.delete_with(&key, options).await.map(drop)
         }
     }

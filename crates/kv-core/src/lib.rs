@@ -26,6 +26,7 @@ mod store;
 mod stream;
 pub mod text;
 mod txn;
+mod update;
 mod url;
 mod version;
 mod watch;
@@ -56,6 +57,7 @@ pub use secret::Secret;
 pub use session::{SessionState, SessionStates};
 pub use store::{ServerInfo, Store};
 pub use txn::{Compare, Condition, Test, Transact, Txn, TxnOp, TxnOutcome, TxnResult};
+pub use update::{Settled, UpdateOptions};
 pub use url::{Host, StoreUrl};
 pub use version::{FencingToken, Version};
 pub use watch::{

@@ -153,8 +153,9 @@ impl Listing {
         Ok(entries)
     }
 
-    /// The same with each item, or the error it ends with, as this function maps it: for layers.
-    pub fn map(
+    /// The same with each item, or the error it ends with, as this function maps it: for layers. Not named
+    /// `map`, which the extension traits of streams have for something else.
+    pub fn map_items(
         self,
         change: impl FnMut(Result<ListItem>) -> Result<ListItem> + Send + Unpin + 'static,
     ) -> Self {

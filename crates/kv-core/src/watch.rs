@@ -298,8 +298,9 @@ impl Watch {
         Err(ended_silently())
     }
 
-    /// The same with each event, or the error it ends with, as this function maps it: for layers.
-    pub fn map(
+    /// The same with each event, or the error it ends with, as this function maps it: for layers. Not named
+    /// `map`, which the extension traits of streams have for something else.
+    pub fn map_events(
         self,
         change: impl FnMut(Result<WatchEvent>) -> Result<WatchEvent> + Send + Unpin + 'static,
     ) -> Self {

@@ -241,7 +241,9 @@ impl Writer<'_> {
             Granted::Keep => {
                 match kept {
                     None => {}
-                    Some(Lease::Ttl { deadline, .. }) => self.data.ttl.set(name.clone(), deadline),
+                    Some(Lease::Ttl { deadline, .. }) => {
+                        self.data.ttl.set(name.clone(), deadline);
+                    }
                     Some(Lease::Session(owner)) => {
                         self.data.handles.entry(owner).or_default().insert(name.clone());
                     }

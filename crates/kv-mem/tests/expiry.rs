@@ -104,7 +104,7 @@ async fn what_has_expired_is_absent_to_every_call() {
     let listing = store.list_with(&common::prefix("a"), ListOptions::default()).await.unwrap();
     assert_eq!(futures_util::StreamExt::count(listing).await, 0);
     store.create("a/create", "new").await.unwrap();
-    assert!(store.update("a/update", "new").await.is_err());
+    assert!(store.replace("a/update", "new").await.is_err());
     let present = PutOptions::default().with_precondition(Precondition::Value("x".into()));
     assert!(store.put_with(&key("a/update"), "new".into(), present).await.is_err());
     assert!(!store.delete("a/delete").await.unwrap());

@@ -32,7 +32,7 @@ async fn delete_removes_the_entry(fixture: &Fixture) -> Result<()> {
     ensure_eq!(store.get(&k).await?, None, "the deleted key");
     ensure!(!store.exists(&k).await?, "the deleted key should not exist");
     ensure_eq!(names(store, "").await?, [""; 0], "the list");
-    refused!(store.update(&k, "x").await, ErrorKind::NotFound, "an update of the deleted key");
+    refused!(store.replace(&k, "x").await, ErrorKind::NotFound, "a replace of the deleted key");
     ensure!(!store.delete(&k).await?, "a second delete should find nothing");
     Ok(())
 }

@@ -106,7 +106,7 @@ async fn expired_key_is_absent_everywhere(fixture: &Fixture) -> Result<()> {
     let (store, k) = (&fixture.store, key("dir/k")?);
     expire(fixture, &k).await?;
     ensure_eq!(names(store, "").await?, [""; 0], "the list");
-    refused!(store.update(&k, "x").await, ErrorKind::NotFound, "an update of the expired key");
+    refused!(store.replace(&k, "x").await, ErrorKind::NotFound, "a replace of the expired key");
     ensure!(!store.delete(&k).await?, "a delete should find nothing");
     ensure_eq!(store.delete_tree("dir").await?, 0, "what delete_tree found");
     let follower = Follower::synced(store, Prefix::new("dir")?).await?;

@@ -305,7 +305,7 @@ async fn implicit_parents_do_not_exist(fixture: &Fixture) -> Result<()> {
         let k = key(text)?;
         ensure_eq!(store.get(&k).await?, None, "{text:?}, which was never put");
         ensure!(!store.delete(&k).await?, "{text:?} was never put and its delete found it");
-        refused!(store.update(&k, "x").await, ErrorKind::NotFound, "an update of {text:?}");
+        refused!(store.replace(&k, "x").await, ErrorKind::NotFound, "a replace of {text:?}");
         refused!(
             put_if(store, &k, "x", Precondition::Value(Bytes::new())).await,
             ErrorKind::PreconditionFailed { current: None },

@@ -143,7 +143,7 @@ async fn created_is_the_version_of_the_first_write(fixture: &Fixture) -> Result<
     ensure_eq!(entry(store, &k).await?.created, first, "created, of a new key");
     store.put(&k, "2").await?;
     store.put("other", "x").await?;
-    store.update(&k, "3").await?;
+    store.replace(&k, "3").await?;
     ensure_eq!(entry(store, &k).await?.created, first, "created, after two more puts");
     store.delete(&k).await?;
     let again = store.put(&k, "4").await?;

@@ -55,7 +55,7 @@ async fn a_store_of_its_own_can_be_added_and_taken_schemes_cannot() {
 
     let mut registry = kv_any::registry();
     let mem = *registry.driver("mem").unwrap();
-    registry.register(Driver { name: "mine", schemes: &["mine"], ..mem }).unwrap();
+    registry.register(Driver::new("mine", &["mine"], mem.open)).unwrap();
     assert!(registry.register(mem).is_err());
     let store = registry.open("mem:").await.unwrap();
     store.put("a", "x").await.unwrap();

@@ -12,7 +12,7 @@ const DEFAULT_PORT: u16 = 8500;
 const DEFAULT_TLS_PORT: u16 = 8501;
 
 /// Opens `consul://` and `consul+tls://` URLs; see [`ConsulConfig::from_url`].
-pub const DRIVER: Driver = Driver { name: "consul", schemes: &["consul", "consul+tls"], open };
+pub const DRIVER: Driver = Driver::new("consul", &["consul", "consul+tls"], open);
 
 fn open(url: StoreUrl) -> Opening {
     Box::pin(async move {

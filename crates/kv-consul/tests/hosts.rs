@@ -149,7 +149,7 @@ async fn the_next_host_is_used_when_one_cannot_serve() {
         open_both().await.put("k", "v").await.unwrap();
         open_both().await.get("k").await.unwrap().unwrap();
         assert_eq!(open_both().await.keys("w").await.map(|keys| keys.len()).unwrap_or(1), 1);
-        open_both().await.watch("w").await.unwrap();
+        drop(open_both().await.watch("w").await.unwrap());
         let store = open_both().await;
         let asked = first.requests().len();
         for _ in 0..3 {

@@ -13,6 +13,7 @@ pub type Opening = Pin<Box<dyn Future<Output = Result<Arc<dyn Store>>> + Send>>;
 
 /// How one backend is opened. Each backend crate has one as `pub const DRIVER`.
 #[derive(Clone, Copy, Debug)]
+#[non_exhaustive]
 pub struct Driver {
     /// The backend's name, as in errors and capabilities.
     pub name: &'static str,
@@ -20,6 +21,18 @@ pub struct Driver {
     pub schemes: &'static [&'static str],
     /// Opens a store. Unknown and half-given parameters are errors.
     pub open: fn(StoreUrl) -> Opening,
+}
+
+impl Driver {
+    /// A driver of this name for these URL schemes.
+    #[must_use]
+    pub const fn new(
+        name: &'static str,
+        schemes: &'static [&'static str],
+        open: fn(StoreUrl) -> Opening,
+    ) -> Self {
+        Self { name, schemes, open }
+    }
 }
 
 /// The drivers an application knows. A plain value: there is no global one.

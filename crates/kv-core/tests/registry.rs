@@ -5,11 +5,9 @@ use std::time::Duration;
 
 use kv_core::{Driver, Error, ErrorKind, ExpiryBound, Operation, Registry, TtlRange};
 
-const FAILING: Driver = Driver {
-    name: "failing",
-    schemes: &["failing", "failing+tls"],
-    open: |url| Box::pin(async move { Err(Error::invalid_config(format!("asked for {}", url.path()))) }),
-};
+const FAILING: Driver = Driver::new("failing", &["failing", "failing+tls"], |url| {
+    Box::pin(async move { Err(Error::invalid_config(format!("asked for {}", url.path()))) })
+});
 
 /// Polls a future that never waits.
 fn ready<T>(future: impl Future<Output = T>) -> T {
@@ -43,7 +41,7 @@ fn a_failure_to_open_names_the_backend() {
 fn a_scheme_has_one_driver() {
     let mut registry = Registry::new();
     registry.register(FAILING).unwrap();
-    let other = Driver { name: "other", schemes: &["other", "failing"], ..FAILING };
+    let other = Driver::new("other", &["other", "failing"], FAILING.open);
     assert!(registry.register(other).is_err());
     assert!(registry.driver("other").is_none(), "nothing of a refused driver is added");
 }

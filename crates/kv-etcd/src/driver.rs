@@ -9,7 +9,7 @@ use crate::error::BACKEND;
 use crate::store::EtcdStore;
 
 /// How a URL with the scheme `etcd` or `etcd+tls` becomes a store.
-pub const DRIVER: Driver = Driver { name: BACKEND, schemes: &["etcd", TLS_SCHEME], open };
+pub const DRIVER: Driver = Driver::new(BACKEND, &["etcd", TLS_SCHEME], open);
 
 fn open(url: StoreUrl) -> kv_core::Opening {
     Box::pin(async move {

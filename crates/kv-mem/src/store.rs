@@ -31,16 +31,12 @@ use crate::watch::StateBelow;
 pub(crate) const BACKEND: &str = "mem";
 
 /// Opens `mem:` and `mem:NAME`.
-pub const DRIVER: Driver = Driver {
-    name: BACKEND,
-    schemes: &["mem"],
-    open: |url| {
-        Box::pin(async move {
-            let store = MemStore::open(MemConfig::from_url(&url)?)?;
-            Ok(Arc::new(store) as Arc<dyn Store>)
-        })
-    },
-};
+pub const DRIVER: Driver = Driver::new(BACKEND, &["mem"], |url| {
+    Box::pin(async move {
+        let store = MemStore::open(MemConfig::from_url(&url)?)?;
+        Ok(Arc::new(store) as Arc<dyn Store>)
+    })
+});
 
 /// A handle on a store in this process's memory, with a session of its own. Share it in an `Arc`.
 ///

@@ -305,16 +305,12 @@ fn invalid(reason: impl Into<String>) -> Error {
 }
 
 /// How a URL with the scheme `sled` is opened.
-pub const DRIVER: Driver = Driver {
-    name: crate::BACKEND,
-    schemes: &["sled"],
-    open: |url| {
-        Box::pin(async move {
-            let store = SledStore::open(SledConfig::from_url(&url)?).await?;
-            Ok(Arc::new(store) as Arc<dyn Store>)
-        })
-    },
-};
+pub const DRIVER: Driver = Driver::new(crate::BACKEND, &["sled"], |url| {
+    Box::pin(async move {
+        let store = SledStore::open(SledConfig::from_url(&url)?).await?;
+        Ok(Arc::new(store) as Arc<dyn Store>)
+    })
+});
 
 #[cfg(test)]
 mod tests {

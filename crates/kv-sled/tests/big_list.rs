@@ -10,7 +10,6 @@ use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use futures_util::StreamExt;
 use kv_core::{Key, ListItem, Store, StoreExt, Txn, TxnOp};
 use kv_sled::{Durability, SledConfig, SledStore};
 use kv_testkit::{Growth, is_nightly};

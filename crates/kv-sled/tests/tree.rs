@@ -4,7 +4,7 @@
 
 use std::time::{Duration, Instant};
 
-use futures_util::{StreamExt, TryStreamExt};
+use futures_util::TryStreamExt;
 use kv_core::{
     Condition, DeleteCause, ErrorKind, Expiry, Key, ListItem, ListOptions, Listing, Prefix, PutOptions,
     Store, StoreExt, Txn, TxnOp, WatchEvent, WatchOptions, WatchTarget,

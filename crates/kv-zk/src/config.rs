@@ -17,7 +17,7 @@ const TLS_SCHEME: &str = "zk+tls";
 const MIN_SESSION_TIMEOUT: Duration = Duration::from_secs(4);
 
 /// How a URL with the scheme `zk` or `zk+tls` becomes a store.
-pub const DRIVER: Driver = Driver { name: BACKEND, schemes: &["zk", TLS_SCHEME], open };
+pub const DRIVER: Driver = Driver::new(BACKEND, &["zk", TLS_SCHEME], open);
 
 fn open(url: StoreUrl) -> kv_core::Opening {
     Box::pin(async move {

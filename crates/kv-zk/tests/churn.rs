@@ -9,7 +9,6 @@ use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use common::server;
-use futures_util::StreamExt;
 use kv_testkit::is_nightly;
 use kv_zk::ZkStore;
 use kv_zk::kv_core::{

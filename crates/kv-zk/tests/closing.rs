@@ -8,7 +8,7 @@ mod common;
 use std::time::{Duration, Instant};
 
 use common::{key, namespace, next, open, server, until, with};
-use futures_util::{FutureExt, StreamExt};
+use futures_util::FutureExt;
 use kv_testkit::{Mode, Proxy, require_or_skip};
 use kv_zk::kv_core::{
     ErrorKind, Expiry, ListOptions, Prefix, PutOptions, Store, StoreExt, WatchEvent, WatchOptions,

@@ -10,7 +10,6 @@ use std::time::{Duration, Instant};
 
 use common::{open, until};
 use fake::{EXISTS, Fake, GET_ACL, GET_CHILDREN, GET_DATA, NO_NODE, Request, data};
-use futures_util::StreamExt;
 use kv_zk::ZkStore;
 use kv_zk::kv_core::{ErrorKind, ListOptions, Prefix, Store, StoreExt, WatchEvent, WatchOptions};
 

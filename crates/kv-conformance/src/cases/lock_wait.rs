@@ -96,7 +96,7 @@ async fn wait_outlives_a_request_deadline(fixture: &Fixture) -> Result<()> {
     let early = tokio::time::timeout(Duration::from_secs(3), &mut waiting).await;
     ensure!(early.is_err(), "the wait ended by a request's deadline: {early:?}");
     guard.unlock().await?;
-    soon("the released lock", waiting).await??;
+    drop(soon("the released lock", waiting).await??);
     Ok(())
 }
 

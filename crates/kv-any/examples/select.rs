@@ -6,17 +6,14 @@
 use std::error::Error;
 
 use futures_util::{StreamExt, TryStreamExt, future};
-use kv_any::kv_core::{Entry, ListItem, Store, StoreExt};
+use kv_any::kv_core::{Entry, Store, StoreExt};
 
 /// The running jobs, at most `most` of them. The list fetches as it is read, so that what comes behind
 /// the last one wanted is never asked for.
 pub(crate) async fn running(store: &dyn Store, most: usize) -> kv_any::kv_core::Result<Vec<String>> {
-    let entries = store.list("select/jobs").await?.try_filter_map(|item| {
-        future::ready(Ok(match item {
-            ListItem::Entry(entry) => Some(entry),
-            _ => None, // keys and sub-prefixes, which only other lists have
-        }))
-    });
+    let items = store.list("select/jobs").await?;
+    // Keys and sub-prefixes, which only other lists have, are no entries.
+    let entries = items.try_filter_map(|item| future::ready(Ok(item.into_entry())));
     let is_running = |entry: &Entry| future::ready(entry.value.starts_with(b"running"));
     let names = entries.try_filter(is_running).map_ok(|entry| entry.key.to_string());
     names.take(most).try_collect().await

@@ -7,7 +7,7 @@
 use std::error::Error;
 use std::sync::Arc;
 
-use kv_any::kv_core::{Result, Store, StoreExt};
+use kv_any::kv_core::{Entry, Result, Store, StoreExt};
 
 /// A part of a program that neither knows nor cares what is behind its store.
 #[derive(Debug)]
@@ -16,21 +16,13 @@ struct Counter {
 }
 
 impl Counter {
-    /// Adds one. Of those who do so at once each tries again until nobody was in between.
+    /// Adds one. Of those who do so at once each is asked again until nobody was in between.
     async fn add_one(&self) -> Result<()> {
-        loop {
-            let added = match self.store.get("shared/counter").await? {
-                None => self.store.create("shared/counter", "1").await,
-                Some(entry) => {
-                    let next = String::from_utf8_lossy(&entry.value).parse().unwrap_or(0_u64) + 1;
-                    self.store.compare_and_set("shared/counter", entry.version, next.to_string()).await
-                }
-            };
-            match added {
-                Err(error) if error.is_conflict() => {}
-                added => return added.map(drop),
-            }
-        }
+        let next = |entry: Option<&Entry>| {
+            let before: u64 = entry.and_then(|entry| entry.text().ok()?.parse().ok()).unwrap_or(0);
+            Some((before + 1).to_string().into())
+        };
+        self.store.update("shared/counter", next).await.map(drop)
     }
 }
 

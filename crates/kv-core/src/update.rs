@@ -124,8 +124,7 @@ pub(crate) async fn update<S: Store + ?Sized>(
 ) -> Result<Option<Version>> {
     let mut attempt = 1;
     loop {
-        let mut get = GetOptions::default();
-        get.timeout = options.timeout;
+        let get = GetOptions { timeout: options.timeout, ..GetOptions::default() };
         let entry = store.get_with(key, get).await?;
         let Some(value) = change(entry.as_ref()) else { return Ok(None) };
         let version = entry.map(|entry| entry.version);

@@ -21,7 +21,7 @@ mod urls;
 use std::process::ExitCode;
 use std::time::Instant;
 
-use clap::Parser;
+use clap::{ColorChoice, CommandFactory, FromArgMatches};
 use kv_core::Registry;
 
 use crate::cli::{Cli, Command};
@@ -36,7 +36,7 @@ use crate::signals::Ending;
 /// The `kv` program is this with [`kv_any::registry`]; a program with other drivers is as short.
 #[must_use]
 pub fn run(registry: Registry) -> ExitCode {
-    let cli = match Cli::try_parse() {
+    let cli = match parse() {
         Ok(cli) => cli,
         Err(error) => return not_parsed(&error),
     };
@@ -52,6 +52,15 @@ pub fn run(registry: Registry) -> ExitCode {
         Ok(code) => ExitCode::from(code),
         Err(failure) => report(&failure),
     }
+}
+
+/// Reads the command line. Where `CI` is set, clap takes every terminal for one with colours.
+fn parse() -> Result<Cli, clap::Error> {
+    let is_dumb = std::env::var_os("TERM").is_some_and(|term| term == "dumb");
+    let colours = if is_dumb { ColorChoice::Never } else { ColorChoice::Auto };
+    let mut command = Cli::command().color(colours);
+    let matches = command.try_get_matches_from_mut(std::env::args_os())?;
+    Cli::from_arg_matches(&matches).map_err(|error| error.format(&mut command))
 }
 
 /// Shows what was asked for in place of a command, or what is wrong with the command line.

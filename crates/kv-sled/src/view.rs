@@ -283,15 +283,16 @@ impl View {
         namespace: &Namespace,
         kept: &mut usize,
     ) -> Result<Arc<Page>> {
-        let (mut rest, mut is_own) = (range.clone(), true);
+        let (mut rest, mut is_own, mut first) = (range.clone(), true, None);
         loop {
             catch_up(&*self.client()?, snapshot, &rest, self.committed())?;
             let state = self.state.read();
             let client = state.client()?;
             catch_up(client, snapshot, &rest, state.committed)?;
             state.check(snapshot)?;
-            // Of what is passed over too: the page speaks for it.
-            is_own &= snapshot.changed.is_empty();
+            // Of what is passed over too: the page speaks for it. A change that is shown between two
+            // rounds can be in the part that was passed over, and has forgotten pages already.
+            is_own &= snapshot.changed.is_empty() && *first.get_or_insert(state.committed) == state.committed;
             let found = page_of(client, &state, snapshot, &rest, max)?;
             client.reclaim();
             if let Some(read_to) = found.read_to.as_ref().filter(|_| found.entries.is_empty()) {

@@ -285,10 +285,11 @@ pub trait StoreExt: Store {
     }
 
     /// Decides what became of a [`put_if_unchanged`](Self::put_if_unchanged) with this version and value
-    /// that failed with `applied() == Unknown`: sends the same write again. It cannot be applied twice,
-    /// because it changes what it depends on.
+    /// that failed with `applied() == Unknown`: sends the same write again.
     ///
-    /// For writes without a condition nothing can decide that; write conditionally where it matters.
+    /// With a version it cannot be applied twice, because it changes what it depends on. With `None` it can:
+    /// if the first attempt was applied and somebody deleted the key since, the key is put again. Where that
+    /// matters, write on top of a version. For writes without a condition nothing can decide it.
     ///
     /// ```
     /// # use kv_mem::{MemConfig, MemStore};

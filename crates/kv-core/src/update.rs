@@ -55,7 +55,8 @@ impl UpdateOptions {
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Settled {
-    /// It is applied, exactly once: the key got this version.
+    /// It is applied: the key got this version. On top of a version that is exactly once; on an absent key
+    /// it can be a second time, if somebody deleted in between what the first attempt had put.
     Applied(Version),
     /// The key changed since: by the write whose outcome was unknown, or by somebody else. This is what
     /// is there.

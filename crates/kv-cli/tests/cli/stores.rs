@@ -128,7 +128,10 @@ fn no_colours_where_they_are_not_wanted() {
         fs::write(place.path("tree").join(number.to_string()), "x").unwrap();
     }
     for (kind, line) in [
-        ("dumb", "export CI=true; kv help; kv frobnicate; kv get nothing; kv import tree -vv; kv capabilities"),
+        (
+            "dumb",
+            "export CI=true; kv help; kv frobnicate; kv get nothing; kv import tree -vv; kv capabilities",
+        ),
         ("xterm", "export NO_COLOR=1; kv help; kv frobnicate; kv get nothing; kv export"),
     ] {
         let Some(run) = place.on_terminal(kind, 80, line) else { return };

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use futures_util::future;
 use kv_core::{Error, ErrorKind, Result};
+use tokio::net::TcpStream;
 use tokio::time::Instant;
 
 use super::diagnosis::{self, Asked};
@@ -63,7 +64,9 @@ pub(super) async fn connect(
             .not_applied()
             .with_detail("the server took the connection and no session came of it"),
         Fault::AuthFailed => fault.into_error(),
-        Fault::BadRequest(what) => Error::invalid_config(what).with_backend(BACKEND),
+        Fault::BadRequest(ref what) => Error::out_of_files(&fault)
+            .unwrap_or_else(|| Error::invalid_config(what.as_str()))
+            .with_backend(BACKEND),
         fault => fault.into_error().not_applied(),
     })
 }
@@ -75,6 +78,12 @@ struct Unfit {
 }
 
 async fn unfit(config: &ZkConfig, asked: Asked<'_>) -> Option<Unfit> {
+    // Without a descriptor for a connection nothing can be said of the server, and no session comes.
+    if let Err(error) = TcpStream::connect(asked.address).await
+        && Error::out_of_files(&error).is_some()
+    {
+        return Some(Unfit { kind: ErrorKind::Unavailable, what: Error::OUT_OF_FILES.to_owned() });
+    }
     #[cfg(feature = "zookeeper-client")]
     if let Some(tls) = config.tls() {
         let what = diagnosis::handshake(asked, tls).await?;

@@ -22,8 +22,26 @@ pub(crate) struct Held {
     fence: Fence,
     state: Arc<HoldState>,
     unlocks: mpsc::UnboundedSender<oneshot::Sender<Result<()>>>,
-    /// Set once the holder has let go: it does nothing any more that the lock protects.
+    holder: Arc<Holder>,
+}
+
+/// What the task of a hold knows of whoever has the guard.
+#[derive(Default)]
+struct Holder {
+    /// When it was first told that the hold is lost.
+    told: Mutex<Option<Instant>>,
+    /// Set once it has let go: it does nothing any more that the lock protects.
     let_go: CancellationToken,
+}
+
+impl Holder {
+    fn tell(&self) {
+        self.told.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert_with(Instant::now);
+    }
+
+    fn told(&self) -> Option<Instant> {
+        *self.told.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 impl Held {
@@ -38,11 +56,16 @@ impl Held {
     ) -> Self {
         let state = Arc::new(state);
         let (unlocks, requests) = mpsc::unbounded_channel();
-        let let_go = CancellationToken::new();
-        let task =
-            Task { core: Arc::clone(core), state: Arc::clone(&state), place, lease, let_go: let_go.clone() };
+        let holder = Arc::new(Holder::default());
+        let task = Task {
+            core: Arc::clone(core),
+            state: Arc::clone(&state),
+            place,
+            lease,
+            holder: Arc::clone(&holder),
+        };
         core.tasks.spawn(task.run(acked + lease.ttl / 3, requests));
-        Self { fence, state, unlocks, let_go }
+        Self { fence, state, unlocks, holder }
     }
 }
 
@@ -53,11 +76,13 @@ impl Hold for Held {
     }
 
     fn loss(&self) -> Option<LockLoss> {
-        self.state.loss()
+        self.state.loss().inspect(|_| self.holder.tell())
     }
 
     async fn lost(&self) -> LockLoss {
-        self.state.lost().await
+        let loss = self.state.lost().await;
+        self.holder.tell();
+        loss
     }
 
     fn grace(&self) -> Duration {
@@ -70,7 +95,7 @@ impl Hold for Held {
             error.with_backend(crate::error::BACKEND).with_key(self.fence.key().as_str())
         };
         if let Some(loss) = self.state.loss() {
-            self.let_go.cancel();
+            self.holder.let_go.cancel();
             return Err(named(not_held(loss)));
         }
         let (reply, replied) = oneshot::channel();
@@ -82,7 +107,7 @@ impl Hold for Held {
 
     fn release(&self) {
         self.state.lose(LockLoss::Released);
-        self.let_go.cancel();
+        self.holder.let_go.cancel();
     }
 }
 
@@ -95,7 +120,7 @@ struct Task {
     state: Arc<HoldState>,
     place: Place,
     lease: Lease,
-    let_go: CancellationToken,
+    holder: Arc<Holder>,
 }
 
 impl Task {
@@ -154,9 +179,21 @@ impl Task {
     /// it says that it has stopped. The lease may have been renewed although no answer came, or may last
     /// a little longer than we take it to: to end it now would let the next holder in at once.
     async fn linger(&self) {
+        let grace = self.state.margin();
+        let mut end = Instant::now() + grace;
+        let grace_over = async {
+            loop {
+                tokio::time::sleep_until(end).await;
+                // Its time counts from when it is first told of the loss, which may be later than now.
+                match self.holder.told() {
+                    Some(told) if told + grace > end => end = told + grace,
+                    _ => return,
+                }
+            }
+        };
         tokio::select! {
-            () = tokio::time::sleep(self.state.margin()) => {}
-            () = self.let_go.cancelled() => {}
+            () = grace_over => {}
+            () = self.holder.let_go.cancelled() => {}
             () = self.core.closing.cancelled() => {}
         }
     }

@@ -140,6 +140,7 @@ async fn an_expired_lock_is_given_away_only_after_its_grace() {
     // Long enough that the server itself ends none of them in this test.
     let options = || LockOptions::default().with_ttl(8 * SECOND);
     let kept = store.lock_with(&key("kept"), options()).await.unwrap();
+    let polled = store.lock_with(&key("polled"), options()).await.unwrap();
     let dropped = store.lock_with(&key("dropped"), options()).await.unwrap();
     let unlocked = store.lock_with(&key("unlocked"), options()).await.unwrap();
     let closed = closing.lock_with(&key("closed"), options()).await.unwrap();
@@ -152,10 +153,17 @@ async fn an_expired_lock_is_given_away_only_after_its_grace() {
         assert_eq!(loss, LockLoss::Expired);
         Instant::now()
     };
-    let (silent, by_drop, by_unlock, by_close) = tokio::join!(
+    let (silent, late, by_drop, by_unlock, by_close) = tokio::join!(
         async {
             let told = told(&kept).await;
             stays(&direct, "kept", told).await
+        },
+        async {
+            // It asks only when most of a time of grace has passed since the expiry.
+            told(&kept).await;
+            tokio::time::sleep(grace * 3 / 4).await;
+            assert_eq!(polled.loss(), Some(LockLoss::Expired));
+            stays(&direct, "polled", Instant::now()).await
         },
         async {
             let told = told(&dropped).await;
@@ -178,6 +186,7 @@ async fn an_expired_lock_is_given_away_only_after_its_grace() {
         },
     );
     assert!(silent >= grace && silent < grace + 2 * SECOND, "{silent:?} of {grace:?}");
+    assert!(late >= grace && late < grace + 2 * SECOND, "asked late: {late:?} of {grace:?}");
     for (how, after) in [("drop", by_drop), ("unlock", by_unlock), ("close", by_close)] {
         assert!(after < grace / 2, "{how}: {after:?} of {grace:?}");
     }

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use data_encoding::{BASE64, HEXLOWER_PERMISSIVE};
+use kv_core::Version;
 
 use crate::exit::Failure;
 
@@ -98,6 +99,30 @@ pub(crate) fn positive_duration(text: &str) -> Result<Duration, String> {
     }
 }
 
+/// A number of things above zero.
+pub(crate) fn count<N: TryFrom<u64>>(text: &str) -> Result<N, String> {
+    whole(text, 1)
+}
+
+/// A number of things, or none.
+pub(crate) fn number<N: TryFrom<u64>>(text: &str) -> Result<N, String> {
+    whole(text, 0)
+}
+
+/// A version of a key or a store.
+pub(crate) fn version(text: &str) -> Result<Version, String> {
+    whole::<u64>(text, 0)
+        .map(Version::new)
+        .map_err(|why| format!("{why}; a version is what put, get --meta and watch tell"))
+}
+
+fn whole<N: TryFrom<u64>>(text: &str, least: u64) -> Result<N, String> {
+    let number = text.parse().ok().filter(|number| *number >= least);
+    number
+        .and_then(|number| N::try_from(number).ok())
+        .ok_or_else(|| format!("not a whole number from {least} on"))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -125,5 +150,16 @@ mod tests {
         assert_eq!(positive_duration("1m30s"), Ok(Duration::from_secs(90)));
         assert!(positive_duration("0s").is_err());
         assert!(duration("5").is_err());
+    }
+
+    #[test]
+    fn numbers_are_whole_and_not_negative() {
+        assert_eq!(count::<u32>("1"), Ok(1));
+        assert_eq!(number::<usize>("0"), Ok(0));
+        assert_eq!(version("7"), Ok(Version::new(7)));
+        for text in ["0", "-1", "", "1.5", "many", "70000"] {
+            assert_eq!(count::<u16>(text).unwrap_err(), "not a whole number from 1 on", "{text}");
+        }
+        assert!(version("-1").unwrap_err().starts_with("not a whole number from 0 on; a version is "));
     }
 }

@@ -21,6 +21,7 @@ mod urls;
 use std::process::ExitCode;
 use std::time::Instant;
 
+use clap::error::{ContextKind, ContextValue};
 use clap::{ColorChoice, CommandFactory, FromArgMatches};
 use kv_core::Registry;
 
@@ -72,10 +73,21 @@ fn not_parsed(error: &clap::Error) -> ExitCode {
     }
     let text = error.render().to_string();
     output::say(&format!("kv: {}", text.strip_prefix("error: ").unwrap_or(&text).trim_end()));
-    if error.kind() == clap::error::ErrorKind::UnknownArgument && text.contains("Usage: kv lock ") {
-        output::say("The command to run stands behind `--`: kv lock KEY -- COMMAND");
+    if let Some(form) = behind_dashes(error, &text) {
+        output::say(&format!("kv: the command to run stands behind `--`: {form}"));
     }
     ExitCode::from(exit::USAGE)
+}
+
+/// How a command that runs another is written, where a word too many looks like that other.
+fn behind_dashes(error: &clap::Error, text: &str) -> Option<&'static str> {
+    let Some(ContextValue::String(word)) = error.get(ContextKind::InvalidArg) else { return None };
+    if error.kind() != clap::error::ErrorKind::UnknownArgument || word.starts_with('-') {
+        return None;
+    }
+    const FORMS: [(&str, &str); 2] =
+        [("Usage: kv lock ", "kv lock KEY -- COMMAND"), ("Usage: kv watch ", "kv watch PREFIX -- COMMAND")];
+    FORMS.iter().find(|(usage, _)| text.contains(usage)).map(|(_, form)| *form)
 }
 
 fn report(failure: &Failure) -> ExitCode {

@@ -11,8 +11,8 @@ use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::registry::LookupSpan;
 use tracing_subscriber::util::SubscriberInitExt;
 
-/// Shows warnings; with `-v` the requests of the command, with `-vv` what the stores do beneath them,
-/// with `-vvv` everything they tell. Other crates' logs are not shown: they may hold secrets.
+/// Shows warnings; with `-v` the requests of the command, with `-vv` what the drivers log at level debug,
+/// with `-vvv` at level trace. Other crates' logs are not shown: they may hold secrets.
 pub(crate) fn begin(verbose: u8) {
     let level = match verbose {
         0 => LevelFilter::WARN,

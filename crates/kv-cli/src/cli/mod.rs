@@ -14,7 +14,7 @@ pub(crate) use self::locks::Lock;
 pub(crate) use self::transfer::{Diff, Export, Import, Lifetime, Sync};
 pub(crate) use self::trees::{Ls, Tree, Watch};
 pub(crate) use self::values::{Awaited, Del, Get, Put, PutCondition, Touch, Wait};
-use crate::input::positive_duration;
+use crate::input::{count, positive_duration};
 use crate::output::Format;
 
 /// One key-value store after another: etcd, Consul, ZooKeeper, sled or memory
@@ -47,12 +47,12 @@ pub(crate) struct Global {
     )]
     pub(crate) store: Option<String>,
     /// Deadline of each request, such as 5s; also how long to wait for a sled directory
-    #[arg(long, global = true, help_heading = "For every command", value_name = "TIME", value_parser = positive_duration)]
+    #[arg(long, global = true, help_heading = "For every command", value_name = "TIME", allow_hyphen_values = true, value_parser = positive_duration)]
     pub(crate) timeout: Option<Duration>,
     /// Form of the output
     #[arg(long, short, global = true, help_heading = "For every command", value_enum, value_name = "FORM")]
     pub(crate) output: Option<Format>,
-    /// Say more on standard error; twice and three times for yet more
+    /// Tell each request and its time on standard error; -vv also what the drivers log
     #[arg(long, short, global = true, help_heading = "For every command", action = clap::ArgAction::Count)]
     pub(crate) verbose: u8,
 }
@@ -111,7 +111,7 @@ pub(crate) struct Doctor {
 #[derive(Args, Debug)]
 pub(crate) struct Ping {
     /// How many requests
-    #[arg(long, short = 'n', value_name = "N", default_value_t = 20, value_parser = clap::value_parser!(u32).range(1..))]
+    #[arg(long, short = 'n', value_name = "N", default_value_t = 20, allow_negative_numbers = true, value_parser = count::<u32>)]
     pub(crate) count: u32,
     /// Settle for a possibly older state
     #[arg(long)]

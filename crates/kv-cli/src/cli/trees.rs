@@ -3,6 +3,8 @@
 use clap::Args;
 use kv_core::Version;
 
+use crate::input::{count, number, version};
+
 #[derive(Args, Debug)]
 pub(crate) struct Ls {
     /// The prefix [default: the whole namespace]
@@ -15,7 +17,7 @@ pub(crate) struct Ls {
     #[arg(long, short)]
     pub(crate) long: bool,
     /// At most this many
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", allow_negative_numbers = true, value_parser = number::<usize>)]
     pub(crate) limit: Option<usize>,
     /// Begin behind this key, or with a slash at its end behind everything below it
     #[arg(long, value_name = "KEY")]
@@ -34,7 +36,7 @@ pub(crate) struct Tree {
     #[arg(default_value = "", hide_default_value = true)]
     pub(crate) prefix: String,
     /// Draw at most this many levels
-    #[arg(long, short, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
+    #[arg(long, short, value_name = "N", allow_negative_numbers = true, value_parser = count::<u16>)]
     pub(crate) depth: Option<u16>,
 }
 
@@ -47,7 +49,7 @@ pub(crate) struct Watch {
     #[arg(long)]
     pub(crate) key: bool,
     /// Begin with the first change after this version
-    #[arg(long, value_name = "VERSION", conflicts_with = "initial")]
+    #[arg(long, value_name = "VERSION", allow_negative_numbers = true, value_parser = version, conflicts_with = "initial")]
     pub(crate) from: Option<Version>,
     /// Begin with the entries there are
     #[arg(long)]
@@ -59,7 +61,7 @@ pub(crate) struct Watch {
     #[arg(long)]
     pub(crate) deletes: bool,
     /// End after this many lines
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    #[arg(long, value_name = "N", allow_negative_numbers = true, value_parser = count::<u64>)]
     pub(crate) count: Option<u64>,
     /// Run this command for each change, one at a time: the change is in KV_EVENT, KV_KEY and
     /// KV_VERSION, the value on its standard input

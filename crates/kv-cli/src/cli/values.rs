@@ -5,7 +5,7 @@ use std::time::Duration;
 use clap::Args;
 use kv_core::Version;
 
-use crate::input::{duration, positive_duration};
+use crate::input::{duration, positive_duration, version};
 
 #[derive(Args, Debug)]
 pub(crate) struct Get {
@@ -43,7 +43,7 @@ pub(crate) struct Put {
     #[arg(long)]
     pub(crate) base64: bool,
     /// The key goes this long after the put, such as 30s
-    #[arg(long, value_name = "TIME", value_parser = duration)]
+    #[arg(long, value_name = "TIME", allow_hyphen_values = true, value_parser = duration)]
     pub(crate) ttl: Option<Duration>,
     #[command(flatten)]
     pub(crate) condition: PutCondition,
@@ -59,7 +59,7 @@ pub(crate) struct PutCondition {
     #[arg(long)]
     pub(crate) if_present: bool,
     /// Only if the key is at this version
-    #[arg(long, value_name = "VERSION")]
+    #[arg(long, value_name = "VERSION", allow_negative_numbers = true, value_parser = version)]
     pub(crate) if_version: Option<Version>,
     /// Only if the key has this value
     #[arg(long, value_name = "VALUE", allow_negative_numbers = true)]
@@ -81,7 +81,7 @@ pub(crate) struct Del {
     #[arg(long, conflicts_with_all = ["if_version", "if_value"])]
     pub(crate) if_present: bool,
     /// Only if the key is at this version
-    #[arg(long, value_name = "VERSION", conflicts_with = "if_value")]
+    #[arg(long, value_name = "VERSION", allow_negative_numbers = true, value_parser = version, conflicts_with = "if_value")]
     pub(crate) if_version: Option<Version>,
     /// Only if the key has this value
     #[arg(long, value_name = "VALUE", allow_negative_numbers = true)]
@@ -94,7 +94,7 @@ pub(crate) struct Touch {
     #[arg(required = true, value_name = "KEY")]
     pub(crate) keys: Vec<String>,
     /// Give it this time to live, in place of the one it was put with
-    #[arg(long, value_name = "TIME", value_parser = duration, conflicts_with = "permanent")]
+    #[arg(long, value_name = "TIME", allow_hyphen_values = true, value_parser = duration, conflicts_with = "permanent")]
     pub(crate) ttl: Option<Duration>,
     /// Let it never expire
     #[arg(long)]
@@ -108,7 +108,7 @@ pub(crate) struct Wait {
     #[command(flatten)]
     pub(crate) state: Awaited,
     /// Wait at most this long [default: for ever]
-    #[arg(long, value_name = "TIME", value_parser = positive_duration)]
+    #[arg(long, value_name = "TIME", allow_hyphen_values = true, value_parser = positive_duration)]
     pub(crate) wait: Option<Duration>,
 }
 
@@ -122,6 +122,6 @@ pub(crate) struct Awaited {
     #[arg(long, value_name = "VALUE", allow_negative_numbers = true)]
     pub(crate) value: Option<String>,
     /// Until it is at a later version than this
-    #[arg(long, value_name = "VERSION")]
+    #[arg(long, value_name = "VERSION", allow_negative_numbers = true, value_parser = version)]
     pub(crate) after: Option<Version>,
 }

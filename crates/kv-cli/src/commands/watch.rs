@@ -3,7 +3,7 @@
 use std::io::{self, IsTerminal};
 
 use kv_core::{
-    DeleteCause, Error, ErrorKind, ListOptions, Operation, Prefix, Version, WatchEvent, WatchFilter,
+    DeleteCause, Error, ErrorKind, ListOptions, Operation, Power, Prefix, Version, WatchEvent, WatchFilter,
     WatchOptions, WatchTarget,
 };
 use serde::Serialize;
@@ -85,7 +85,7 @@ pub(super) async fn begin(session: &Session, args: &Watch) -> Result<kv_core::Wa
     }
     options.timeout = session.timeout();
     let store = session.store().await?;
-    if args.count.is_none() && session.is_for_one_process() {
+    if session.is_for_one_process() {
         say(&alone(args.from.is_some() || args.initial));
     }
     if let Some(from) = args.from {
@@ -136,24 +136,50 @@ fn alone(shows_something: bool) -> String {
 }
 
 /// Says so when a watch begins after a version the store has not reached: a version of another store,
-/// most likely.
+/// most likely. What follows then depends on whether the store keeps a history.
 async fn from_the_future(session: &Session, from: Version) -> Result<(), Failure> {
     let mut options = ListOptions::default().with_keys_only().with_limit(1);
     options.timeout = session.timeout();
     let root = Prefix::root();
-    let listing = session.store().await?.list_with(&root, options);
+    let store = session.store().await?;
+    let history = store.capabilities().has(Power::WatchHistory);
+    let listing = store.list_with(&root, options);
     let listing = session.request(Operation::List, "", listing).await?;
     if let Some(now) = listing.as_of().filter(|now| *now < from) {
-        say(&format!(
-            "kv: warning: the store is at version {now}, and version {from} is still to come: nothing is shown \
-             until then"
-        ));
+        say(&format!("kv: warning: {}", still_to_come(now, from, history)));
     }
     Ok(())
+}
+
+fn still_to_come(now: Version, from: Version, history: bool) -> String {
+    let then = match history {
+        true => "nothing is shown until then",
+        false => {
+            "this store keeps no history to begin in, so a resync and everything there is are shown first, then \
+             the changes"
+        }
+    };
+    format!("the store is at version {now}, and version {from} is still to come: {then}")
 }
 
 fn ended_silently() -> Error {
     Error::new(ErrorKind::Internal)
         .with_operation(Operation::Watch)
         .with_detail("the watch ended without saying why")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_follows_a_version_to_come_is_told_as_the_store_does_it() {
+        let told = |history| still_to_come(Version::new(1), Version::new(9), history);
+        assert_eq!(
+            told(true),
+            "the store is at version 1, and version 9 is still to come: nothing is shown until then"
+        );
+        assert!(told(false).contains("a resync and everything there is are shown first"), "{}", told(false));
+        assert!(!told(false).contains("nothing is shown"), "{}", told(false));
+    }
 }

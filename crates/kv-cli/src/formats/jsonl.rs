@@ -57,6 +57,13 @@ impl LineExpiry {
                 if granted.is_none() && remaining.is_none() {
                     return Err("its expiry needs ttl_seconds or remaining_seconds".to_owned());
                 }
+                if let Some((granted, remaining)) = granted.zip(remaining).filter(|(all, left)| left > all) {
+                    return Err(format!(
+                        "the remaining_seconds of its expiry, {}, are more than its ttl_seconds, {}",
+                        remaining.as_secs_f64(),
+                        granted.as_secs_f64()
+                    ));
+                }
                 RowExpiry::Ttl { granted, remaining }
             }
         })
@@ -228,6 +235,7 @@ mod tests {
             r#"{"kind":"ttl","ttl_seconds":1e30}"#,
             r#"{"kind":"ttl","ttl_seconds":"60"}"#,
             r#"{"kind":"ttl","ttl_seconds":60,"remaining_seconds":-1}"#,
+            r#"{"kind":"ttl","ttl_seconds":60,"remaining_seconds":60.5}"#,
         ] {
             let failure = expiry(text).unwrap_err();
             assert_eq!(failure.code(), crate::exit::USAGE, "{text}");

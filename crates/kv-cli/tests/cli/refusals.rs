@@ -138,6 +138,47 @@ fn command_lines_that_make_no_sense() {
     assert!(!place.path("store").exists());
 }
 
+/// A number or a time below zero is a bad value, and not an option nobody knows.
+#[test]
+fn what_cannot_be_negative_says_what_it_is() {
+    let place = Place::new();
+    let number = "not a whole number from ";
+    let time = "not a time such as 5s or 1m30s";
+    for (args, expected) in [
+        (&["watch", "--count", "-1"][..], number),
+        (&["watch", "--count", "0"], number),
+        (&["watch", "--from", "-1"], number),
+        (&["ls", "--limit", "-1"], number),
+        (&["tree", "--depth", "-1"], number),
+        (&["ping", "-n", "-1"], number),
+        (&["put", "a", "b", "--if-version", "-1"], number),
+        (&["del", "a", "--if-version", "-1"], number),
+        (&["wait", "a", "--after", "-1"], number),
+        (&["put", "a", "b", "--ttl", "-5s"], time),
+        (&["touch", "a", "--ttl", "-5s"], time),
+        (&["wait", "a", "--wait", "-5s"], time),
+        (&["lock", "a", "--max-hold", "-5s", "--", "true"], time),
+        (&["get", "a", "--timeout", "-5s"], time),
+    ] {
+        let run = place.start_all(args).end().fails(2, &["invalid value '", expected]);
+        assert!(!run.err.contains("tip:"), "{args:?}: {run:?}");
+    }
+    assert!(!place.path("store").exists());
+}
+
+#[test]
+fn a_command_without_its_dashes_is_told_where_they_belong() {
+    let place = Place::new();
+    for (args, expected) in [
+        (["lock", "k", "echo", "hi"], "kv lock KEY -- COMMAND"),
+        (["watch", "k", "echo", "hi"], "kv watch PREFIX -- COMMAND"),
+    ] {
+        place.kv(args).fails(2, &["'echo'", "the command to run stands behind `--`", expected]);
+    }
+    let run = place.kv(["lock", "k", "--colour"]).fails(2, &["'--colour'"]);
+    assert!(!run.err.contains("stands behind"), "{run:?}");
+}
+
 #[test]
 fn help_and_version_are_no_failures() {
     let place = Place::new();

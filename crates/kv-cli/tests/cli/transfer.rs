@@ -218,6 +218,9 @@ fn a_time_to_live_goes_with_its_key() {
     assert!(run.code == 1 && run.err.contains("at most"), "{run:?}");
     let rows = b"{\"key\":\"first\",\"value\":\"\"}\n{\"key\":\"b\",\"value\":\"\",\"expiry\":{\"kind\":\"ttl\",\"ttl_seconds\":-1}}\n";
     place.kv_with(["import", "-"], rows).fails(2, &["line 2", "\"b\"", "not a time: -1"]);
+    let rows = br#"{"key":"first","value":""}
+{"key":"b","value":"","expiry":{"kind":"ttl","ttl_seconds":5,"remaining_seconds":3600}}"#;
+    place.kv_with(["import", "-"], rows).fails(2, &["line 2", "\"b\"", "remaining_seconds", "more than"]);
     assert_eq!(place.kv(["ls"]).ok().text(), "for-good\nshort\n");
 }
 

@@ -2,8 +2,17 @@
 
 use std::io::{BufRead, BufReader};
 
-use crate::common::Place;
+use crate::common::{Place, Run};
 use serde_json::{Value, json};
+
+/// The same, if it succeeded and said nothing but that it shows what this process alone can see.
+#[track_caller]
+fn alone(run: Run) -> Run {
+    let is_told =
+        run.err.starts_with("kv: warning: ") && run.err.contains("no other process can use this store");
+    assert!(run.code == 0 && is_told && run.err.lines().count() == 1, "{run:?}");
+    run
+}
 
 #[test]
 fn history_comes_as_json_lines_in_order() {
@@ -13,7 +22,7 @@ fn history_comes_as_json_lines_in_order() {
     place.kv(["put", "app/a", "two"]).ok();
     place.kv_with(["put", "app/b", "-"], b"\xff").ok();
     place.kv(["del", "app/a"]).ok();
-    let lines = place.kv(["watch", "app", "--from", "0", "--count", "4"]).ok().json_lines();
+    let lines = alone(place.kv(["watch", "app", "--from", "0", "--count", "4"])).json_lines();
     assert_eq!(
         lines[..3],
         [
@@ -25,11 +34,11 @@ fn history_comes_as_json_lines_in_order() {
     assert_eq!(lines[3]["event"], "delete");
     assert_eq!((&lines[3]["key"], &lines[3]["cause"]), (&json!("app/a"), &json!("deleted")));
 
-    let from = place.kv(["watch", "app", "--from", "3", "--count", "1"]).ok().json();
+    let from = alone(place.kv(["watch", "app", "--from", "3", "--count", "1"])).json();
     assert_eq!(from["key"], "app/b");
-    let deletes = place.kv(["watch", "--from", "0", "--deletes", "--count", "1"]).ok().json();
+    let deletes = alone(place.kv(["watch", "--from", "0", "--deletes", "--count", "1"])).json();
     assert_eq!(deletes["event"], "delete");
-    let key = place.kv(["watch", "--key", "other", "--from", "0", "--count", "1"]).ok().json();
+    let key = alone(place.kv(["watch", "--key", "other", "--from", "0", "--count", "1"])).json();
     assert_eq!(key["value"], "not below");
 }
 
@@ -39,7 +48,7 @@ fn the_initial_state_ends_with_synced() {
     for key in ["app/a", "app/b"] {
         place.kv(["put", key, "x"]).ok();
     }
-    let lines = place.kv(["watch", "app", "--initial", "--count", "3"]).ok().json_lines();
+    let lines = alone(place.kv(["watch", "app", "--initial", "--count", "3"])).json_lines();
     let events: Vec<_> = lines.iter().map(|line| line["event"].as_str().unwrap()).collect();
     assert_eq!(events, ["put", "put", "synced"]);
     assert_eq!(lines[2], json!({"event": "synced"}));
@@ -91,7 +100,7 @@ fn a_command_runs_for_each_change() {
     place.kv(["del", "app/a"]).ok();
     let script = "mkdir busy && printf '%s %s %s ' $KV_EVENT $KV_KEY $KV_VERSION >> log && cat >> log && \
                   echo >> log && sleep 0.1 && rmdir busy";
-    let run = place.kv(["watch", "app", "--from", "0", "--count", "3", "--", "sh", "-c", script]).ok();
+    let run = alone(place.kv(["watch", "app", "--from", "0", "--count", "3", "--", "sh", "-c", script]));
     assert_eq!(run.text(), "");
     let log = std::fs::read(place.path("log")).unwrap();
     let expected = b"put app/a 1 one\nput app/b 2 \0two\ndelete app/a 3 \n";
@@ -99,8 +108,8 @@ fn a_command_runs_for_each_change() {
 
     // One that fails is told and the next runs; a value that is not read is no failure.
     let run = place.kv(["watch", "app", "--from", "0", "--count", "2", "--", "sh", "-c", "exit 3"]);
-    assert_eq!((run.code, run.err.lines().count()), (0, 2), "{run:?}");
-    assert!(run.err.starts_with("kv: the command ended with code 3 for put \"app/a\""), "{run:?}");
+    assert_eq!((run.code, run.err.lines().count()), (0, 3), "{run:?}");
+    assert!(run.err.contains("\nkv: the command ended with code 3 for put \"app/a\""), "{run:?}");
     place.kv(["watch", "app", "--from", "0", "--", "./nowhere"]).fails(127, &["cannot run"]);
 }
 
@@ -117,6 +126,25 @@ fn a_signal_ends_the_watch_and_its_command() {
     assert!(!crate::common::is_alive(&pid()));
 }
 
+/// However the watch is asked for, it would wait in silence for what cannot come.
+#[test]
+fn a_watch_of_a_store_for_one_process_says_so() {
+    let place = Place::new();
+    for args in [
+        &["watch", "--count", "1"][..],
+        &["watch", "a", "--key", "--count", "1"],
+        &["watch", "--count", "1", "--", "true"],
+        &["watch", "--", "true"],
+    ] {
+        let mut watch = place.start_all(args);
+        let mut line = String::new();
+        BufReader::new(watch.child().stderr.take().unwrap()).read_line(&mut line).unwrap();
+        assert!(line.contains("no other process can use this store"), "{args:?}: {line}");
+        watch.signal("TERM");
+        assert_eq!(watch.end().code, 143, "{args:?}");
+    }
+}
+
 #[test]
 fn a_version_that_is_still_to_come_is_told() {
     let place = Place::new();
@@ -124,6 +152,9 @@ fn a_version_that_is_still_to_come_is_told() {
     let mut watch = place.start(["watch", "--from", "1000", "--count", "1"]);
     let mut said = BufReader::new(watch.child().stderr.take().unwrap());
     let mut line = String::new();
+    said.read_line(&mut line).unwrap();
+    assert!(line.contains("no other process"), "{line}");
+    line.clear();
     said.read_line(&mut line).unwrap();
     assert!(line.contains("at version 1,") && line.contains("version 1000 is still to come"), "{line}");
     watch.signal("TERM");

@@ -2,8 +2,9 @@
 
 mod id;
 mod pool;
+mod waiting;
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::HashMap;
 use std::hash::{BuildHasher, RandomState};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -12,7 +13,7 @@ use std::time::Duration;
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
 use kv_backend::Deadline;
-use kv_core::{Error, ErrorKind, Result};
+use kv_core::{Applied, Error, ErrorKind, Result};
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -22,6 +23,7 @@ use crate::error;
 pub(crate) use id::{Purpose, is_session};
 use pool::Pool;
 pub(crate) use pool::{Lease, reuse};
+use waiting::Waiting;
 
 /// Revocations in flight at a time.
 const REVOKING: usize = 16;
@@ -126,8 +128,14 @@ impl Leases {
                 Err(error) if error::lease_exists(&error) => {
                     granted.keep();
                 }
-                // Nothing but a lease was asked for, and that one goes.
-                Err(error) => return Err(error.not_applied()),
+                Err(error) => {
+                    // An outage must not leave a pile of what was never there.
+                    if error.applied() == Applied::No {
+                        granted.keep();
+                    }
+                    // Nothing but a lease was asked for, and that one goes.
+                    return Err(error.not_applied());
+                }
             }
         }
     }
@@ -264,8 +272,8 @@ fn later(time: Duration) -> Instant {
 /// Revokes leases until `closing` is over, and returns how many then could not be revoked.
 ///
 /// An attempt that fails is repeated for as long as the handle is open: without a leader no lease ends,
-/// and a new leader counts each from its start again, so that an outage outlasts every time to live. One
-/// that failed is the only one that is tried until it succeeds.
+/// and a new leader counts each from its start again, so that an outage outlasts every time to live. Until
+/// one succeeds there is one attempt at a time.
 pub(crate) async fn revoker(
     client: Arc<Client>,
     timeout: Duration,
@@ -274,17 +282,22 @@ pub(crate) async fn revoker(
 ) -> usize {
     let mut closing = std::pin::pin!(closing);
     let ending = CancellationToken::new();
-    let mut revoking = FuturesUnordered::new();
-    let mut again = VecDeque::new();
+    let (mut revoking, mut pausing) = (FuturesUnordered::new(), FuturesUnordered::new());
+    let mut waiting = Waiting::default();
     let (mut left, mut reached) = (0_usize, true);
     loop {
         let open = !ending.is_cancelled();
+        while let Ok(lease) = unused.try_recv() {
+            waiting.push(lease);
+        }
         let has_room = revoking.len() < if reached || !open { REVOKING } else { 1 };
-        if has_room && let Some((lease, pause)) = again.pop_front() {
+        if has_room && let Some(lease) = waiting.pop() {
+            let failed = if open { !reached } else { lease.failures > 0 };
+            let pause = if failed { PAUSE } else { Duration::ZERO };
             revoking.push(revoke(&client, timeout, lease, pause, &ending));
             continue;
         }
-        if !open && unused.is_empty() && revoking.is_empty() {
+        if !open && unused.is_empty() && waiting.is_empty() && revoking.is_empty() && pausing.is_empty() {
             return left;
         }
         tokio::select! {
@@ -293,16 +306,20 @@ pub(crate) async fn revoker(
             Some((lease, tried)) = revoking.next() => {
                 let mut lease: Unused = lease;
                 let tried: Tried = tried;
-                reached = !matches!(tried, Tried::Failed(_));
+                reached = !matches!(&tried, Tried::Failed(error) if error.is_transient());
                 match tried {
                     Tried::Revoked => {}
                     // Nobody knows whether it was ever granted, so it is looked for again.
                     Tried::NotFound if lease.granted || lease.looks + 1 >= LOOKS => {}
                     Tried::NotFound if !open && lease.looks > 0 => {}
                     Tried::NotFound => {
-                        let pause = PAUSE * (1 << lease.looks);
+                        let time = PAUSE * (1 << lease.looks);
                         lease.looks += 1;
-                        again.push_back((lease, pause));
+                        let ending = &ending;
+                        pausing.push(async move {
+                            pause(time, ending).await;
+                            lease
+                        });
                     }
                     Tried::Failed(error) if !error.is_transient() || lease.failures >= LAST_ATTEMPTS => {
                         tracing::debug!(%error, "a lease could not be revoked; it ends by itself");
@@ -310,12 +327,13 @@ pub(crate) async fn revoker(
                     }
                     Tried::Failed(_) => {
                         lease.failures += u32::from(!open);
-                        again.push_back((lease, PAUSE));
+                        waiting.push(lease);
                     }
                 }
             }
-            lease = unused.recv(), if has_room && (open || !unused.is_empty()) => match lease {
-                Some(lease) => revoking.push(revoke(&client, timeout, lease, Duration::ZERO, &ending)),
+            Some(lease) = pausing.next() => waiting.push(lease),
+            lease = unused.recv(), if open || !unused.is_empty() => match lease {
+                Some(lease) => waiting.push(lease),
                 None => ending.cancel(),
             },
             () = &mut closing, if open => {
@@ -333,23 +351,31 @@ enum Tried {
     Failed(Error),
 }
 
-/// One attempt, after a pause. The closing waits for no pause but its own.
+/// One attempt, after a pause.
 async fn revoke(
     client: &Client,
     timeout: Duration,
     lease: Unused,
-    pause: Duration,
+    time: Duration,
     ending: &CancellationToken,
 ) -> (Unused, Tried) {
-    if ending.is_cancelled() {
-        tokio::time::sleep(pause).await;
-    } else {
-        drop(tokio::time::timeout(pause, ending.cancelled()).await);
-    }
+    pause(time, ending).await;
     let tried = match client.revoke(Deadline::after(timeout), lease.id).await {
         Ok(true) => Tried::Revoked,
         Ok(false) => Tried::NotFound,
         Err(error) => Tried::Failed(error),
     };
     (lease, tried)
+}
+
+/// The closing waits for no pause but its own.
+async fn pause(time: Duration, ending: &CancellationToken) {
+    if time.is_zero() {
+        return;
+    }
+    if ending.is_cancelled() {
+        tokio::time::sleep(time).await;
+    } else {
+        drop(tokio::time::timeout(time, ending.cancelled()).await);
+    }
 }

@@ -4,8 +4,10 @@
 
 mod common;
 
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
+use common::scripted::{GrantRequest, LeaseRequest, Reply, Scripted};
 use common::{key, leases, namespace, open, start, until, url};
 use kv_etcd::EtcdStore;
 use kv_etcd::kv_core::{
@@ -13,6 +15,7 @@ use kv_etcd::kv_core::{
     Txn, TxnOp, Version,
 };
 use kv_testkit::{Mode, Proxy};
+use prost::Message;
 
 const SECOND: Duration = Duration::from_secs(1);
 const HOUR: Duration = Duration::from_secs(3600);
@@ -276,4 +279,43 @@ async fn a_maximum_hold_of_no_time_is_over_at_once() {
     let guard = tokio::time::timeout(5 * SECOND, locking).await.expect("it does not ask for ever").unwrap();
     assert_eq!(guard.loss(), Some(LockLoss::HeldTooLong));
     until("it is released", 5 * SECOND, || async { leases(&cluster).await == 0 }).await;
+}
+
+#[tokio::test]
+async fn a_release_waits_for_no_lease_that_may_never_have_been_granted() {
+    const EACH: usize = 40;
+    let (asked, revoked) = (Arc::<Mutex<Vec<i64>>>::default(), Arc::<Mutex<Vec<i64>>>::default());
+    let (grants, revocations) = (Arc::clone(&asked), Arc::clone(&revoked));
+    let server = Scripted::start(move |method, message| match method {
+        "LeaseGrant" => {
+            let mut grants = grants.lock().unwrap();
+            grants.push(GrantRequest::decode(message).unwrap().id);
+            match grants.len().div_ceil(EACH) {
+                1 => Some(Reply::Fail(7, "etcdserver: permission denied".to_owned())),
+                // It may still be made.
+                2 => Some(Reply::Fail(14, "etcdserver: request timed out".to_owned())),
+                _ => None,
+            }
+        }
+        "LeaseRevoke" => {
+            let LeaseRequest { id } = LeaseRequest::decode(message).unwrap();
+            revocations.lock().unwrap().push(id);
+            let is_doubtful = grants.lock().unwrap().iter().take(2 * EACH).any(|failed| *failed == id);
+            is_doubtful.then(|| Reply::Fail(5, "etcdserver: requested lease not found".to_owned()))
+        }
+        _ => None,
+    })
+    .await;
+    let store = server.store("").await;
+    for at in 0..2 * EACH {
+        let error = store.lock(format!("failed/{at}")).await.unwrap_err();
+        assert_eq!(error.applied(), Applied::No, "{error}");
+    }
+    drop(store.lock("l").await.unwrap());
+    let granted = asked.lock().unwrap()[2 * EACH];
+    until("it is released", 2 * SECOND, || async { revoked.lock().unwrap().contains(&granted) }).await;
+    store.close().await.unwrap();
+    let (asked, revoked) = (asked.lock().unwrap(), revoked.lock().unwrap());
+    assert!(asked[..EACH].iter().all(|id| !revoked.contains(id)), "what was refused is looked for");
+    assert!(asked[EACH..].iter().all(|id| revoked.contains(id)), "what may be there is not");
 }

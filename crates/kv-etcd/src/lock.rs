@@ -23,6 +23,8 @@ use crate::record;
 /// How many candidates a question about the latest or the first ones gets at a time. Entries below the
 /// lock's name that look like records make further questions necessary.
 const CANDIDATES: i64 = 64;
+/// How often a place in the queue whose lease ended before it was used is asked for anew.
+const LEASE_ATTEMPTS: usize = 3;
 
 /// See [`kv_core::Store::lock_with`].
 pub(crate) async fn lock(core: &Arc<Handle>, key: &Key, options: LockOptions) -> Result<LockGuard> {
@@ -34,7 +36,8 @@ pub(crate) async fn lock(core: &Arc<Handle>, key: &Key, options: LockOptions) ->
         LockWait::UpTo(wait) => Instant::now().checked_add(wait),
         _ => None,
     };
-    let candidate = Candidate { core, key, options: &options, ttl, until };
+    let first = Deadline::after(options.timeout.unwrap_or(core.timeout));
+    let candidate = Candidate { core, key, options: &options, ttl, first, until };
     tokio::select! {
         locked = candidate.lock() => locked,
         () = core.closing.cancelled() => Err(closed()),
@@ -136,19 +139,26 @@ struct Candidate<'a> {
     key: &'a Key,
     options: &'a LockOptions,
     ttl: Duration,
+    /// Until when it must have had its first place in the queue.
+    first: Deadline,
     /// When the wait is over; `None`: never.
     until: Option<Instant>,
 }
 
 impl Candidate<'_> {
     async fn lock(&self) -> Result<LockGuard> {
-        let mut was_queued = false;
+        let (mut was_queued, mut leases_gone) = (false, 0);
         loop {
-            match self.queue(&mut was_queued).await {
+            // Where one lease of an earlier lock is gone, the others may be too.
+            let idle = if leases_gone == 0 { self.core.leases.idle(self.ttl) } else { None };
+            match self.queue(idle, &mut was_queued).await {
                 Ok(Some(guard)) => return Ok(guard),
                 // The place in the queue was lost with its lease, or another program took it away.
-                Ok(None) => tracing::debug!(key = %self.key, "queueing for a lock anew"),
-                Err(error) if error::lease_gone(&error) => {}
+                Ok(None) => {
+                    leases_gone = 0;
+                    tracing::debug!(key = %self.key, "queueing for a lock anew");
+                }
+                Err(error) if error::lease_gone(&error) && leases_gone < LEASE_ATTEMPTS => leases_gone += 1,
                 // A wait that stood in the queue outlives outages.
                 Err(error) if was_queued && error.is_transient() && !self.is_over() => {
                     tracing::debug!(%error, key = %self.key, "queueing for a lock anew failed; trying again");
@@ -180,13 +190,13 @@ impl Candidate<'_> {
     }
 
     /// Queues and waits for its turn; `None` if the place was lost.
-    async fn queue(&self, was_queued: &mut bool) -> Result<Option<LockGuard>> {
+    async fn queue(&self, idle: Option<Granted<'_>>, was_queued: &mut bool) -> Result<Option<LockGuard>> {
         let core = self.core;
         // Up to its place in the queue it takes as long as one request. Only the first place may take
         // longer than the wait, because a lock that is free is acquired however short that is.
-        let time = if *was_queued { self.timeout().min(self.left()) } else { self.timeout() };
-        let deadline = Deadline::after(time);
-        let granted = match core.leases.idle(self.ttl) {
+        let deadline =
+            if *was_queued { Deadline::after(self.timeout().min(self.left())) } else { self.first };
+        let granted = match idle {
             Some(granted) => granted,
             None => core.leases.grant(deadline, Purpose::Own, self.ttl).await?,
         };

@@ -378,3 +378,26 @@ async fn a_place_lost_in_one_outage_is_taken_anew_through_the_next() {
     let guard = tokio::time::timeout(20 * SECOND, store.lock("l")).await.expect("it waits no more").unwrap();
     assert!(guard.is_held() && refused.load(Ordering::Relaxed) == 5);
 }
+
+#[tokio::test]
+async fn a_lock_whose_leases_are_gone_at_once_is_not_asked_for_without_end() {
+    let writes = Arc::<AtomicU64>::default();
+    let seen = Arc::clone(&writes);
+    let server = Scripted::start(move |method, _| {
+        (method == "Txn").then(|| {
+            seen.fetch_add(1, Ordering::Relaxed);
+            Reply::Fail(5, "etcdserver: requested lease not found".to_owned())
+        })
+    })
+    .await;
+    let store = server.store("").await;
+    for wait in [LockWait::Forever, LockWait::Try, LockWait::UpTo(60 * SECOND)] {
+        let before = writes.load(Ordering::Relaxed);
+        let k = key("l");
+        let locking = store.lock_with(&k, LockOptions::default().with_wait(wait));
+        let locked = tokio::time::timeout(10 * SECOND, locking).await.expect("it gives up");
+        let error = locked.unwrap_err();
+        assert!(error.is_transient(), "{wait:?}: {error}");
+        assert!(writes.load(Ordering::Relaxed) - before <= 5, "{wait:?}");
+    }
+}

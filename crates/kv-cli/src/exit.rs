@@ -77,29 +77,40 @@ impl Failure {
         }
     }
 
-    /// The words for it, with everything that caused it; `None` where a command ends without a word.
-    pub(crate) fn report(&self) -> Option<String> {
+    /// The words for it, and what caused it as far as that adds something, or all of that;
+    /// `None` where a command ends without a word.
+    pub(crate) fn report(&self, all: bool) -> Option<String> {
         if matches!(self, Self::BrokenPipe | Self::Signal(_)) {
             return None;
         }
         let mut text = format!("kv: {self}");
-        let mut said = self.to_string();
         let mut source = match self {
             Self::Advised { error, .. } => error.source(),
             other => other.source(),
         };
         while let Some(cause) = source {
             let words = cause.to_string();
-            // Some libraries repeat their source in their own text.
-            if !said.contains(&words) {
+            // Some libraries repeat their source in their own text, or print themselves for programmers.
+            if all || !(text.contains(&words) || is_dump(&words) || is_layer(&words)) {
                 // Writing to a string cannot fail.
                 let _ = write!(text, "\n  caused by: {words}");
             }
-            said = words;
             source = cause.source();
         }
         Some(text)
     }
+}
+
+/// Whether this says only which layer of a client crate hands a cause on.
+fn is_layer(words: &str) -> bool {
+    ["transport error", "tcp connect error", "error sending request", "client error ("]
+        .iter()
+        .any(|layer| words.starts_with(layer) && !words.contains(": "))
+}
+
+/// Whether this is how a value looks to a programmer.
+fn is_dump(words: &str) -> bool {
+    ["source: ", "Error(", "Error {", "code: '"].iter().any(|mark| words.contains(mark))
 }
 
 /// The exit code for what a store answered.
@@ -175,16 +186,26 @@ mod tests {
     fn a_report_tells_every_cause_once() {
         let inner = io::Error::other("connection refused");
         let error = Error::new(ErrorKind::Unavailable).with_operation(Operation::Get).with_source(inner);
-        let report = Failure::from(error).report().unwrap();
+        let report = Failure::from(error).report(false).unwrap();
         assert_eq!(report, "kv: get: unavailable\n  caused by: connection refused");
 
+        // What was said already and what is a dump for programmers is told on request.
+        let dump =
+            "code: 'The service is currently unavailable', source: tonic::transport::Error(Transport, x)";
+        for cause in ["unavailable", dump, "transport error", "client error (Connect)"] {
+            let error = Error::new(ErrorKind::Unavailable).with_source(io::Error::other(cause));
+            let failure = Failure::from(error);
+            assert_eq!(failure.report(false).unwrap(), "kv: unavailable");
+            assert_eq!(failure.report(true).unwrap(), format!("kv: unavailable\n  caused by: {cause}"));
+        }
+
         let failure = Failure::io("cannot read \"x\"", io::Error::other("gone"));
-        assert_eq!(failure.report().unwrap(), "kv: cannot read \"x\"\n  caused by: gone");
+        assert_eq!(failure.report(false).unwrap(), "kv: cannot read \"x\"\n  caused by: gone");
     }
 
     #[test]
     fn what_a_signal_ended_says_nothing() {
-        assert_eq!(Failure::Signal(2).report(), None);
+        assert_eq!(Failure::Signal(2).report(false), None);
         assert_eq!(Failure::Signal(2).code(), 130);
         assert_eq!(Failure::BrokenPipe.code(), 141);
     }

@@ -41,17 +41,18 @@ pub fn run(registry: Registry) -> ExitCode {
         Ok(cli) => cli,
         Err(error) => return not_parsed(&error),
     };
+    let verbose = cli.global.verbose > 0;
     log::begin(cli.global.verbose);
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
-        Err(error) => return report(&Failure::io("cannot start", error)),
+        Err(error) => return report(&Failure::io("cannot start", error), verbose),
     };
     let done = runtime.block_on(dispatch(cli, registry));
     // A thread may still wait for input that does not come.
     runtime.shutdown_background();
     match done {
         Ok(code) => ExitCode::from(code),
-        Err(failure) => report(&failure),
+        Err(failure) => report(&failure, verbose),
     }
 }
 
@@ -90,8 +91,8 @@ fn behind_dashes(error: &clap::Error, text: &str) -> Option<&'static str> {
     FORMS.iter().find(|(usage, _)| text.contains(usage)).map(|(_, form)| *form)
 }
 
-fn report(failure: &Failure) -> ExitCode {
-    if let Some(text) = failure.report() {
+fn report(failure: &Failure, verbose: bool) -> ExitCode {
+    if let Some(text) = failure.report(verbose) {
         output::say(&text);
     }
     ExitCode::from(failure.code())

@@ -250,9 +250,19 @@ pub(crate) fn table() -> Table {
     table
 }
 
-/// Lines for people, on standard error. If even that is closed there is nobody left to tell.
-pub(crate) fn say(lines: &str) {
-    let _ = writeln!(io::stderr(), "{}", escaped_lines(lines));
+/// A message for people, on standard error, its second and later lines indented. If even that is closed
+/// there is nobody left to tell.
+pub(crate) fn say(message: &str) {
+    let _ = writeln!(io::stderr(), "{}", indented(&escaped_lines(message)));
+}
+
+/// The same message, its lines told from the first of another.
+fn indented(message: &str) -> String {
+    let lines = message.split('\n').enumerate().map(|(at, line)| match line.chars().next() {
+        Some(first) if at > 0 && !first.is_whitespace() => format!("  {line}"),
+        _ => line.to_owned(),
+    });
+    lines.collect::<Vec<_>>().join("\n")
 }
 
 /// The name of a key as whoever reads standard output gets it: made harmless on a terminal, as it is in
@@ -312,6 +322,11 @@ mod tests {
         let shown = json_for_person(&json);
         assert_eq!(shown, "[\"safe\\u202eexe \\u009b2J \\udb40\\udc41 ü\\n\"]");
         assert_eq!(serde_json::from_str::<Vec<String>>(&shown).unwrap(), [value]);
+    }
+
+    #[test]
+    fn later_lines_of_a_message_are_indented() {
+        assert_eq!(indented("kv: one\nadvice\n\n  more"), "kv: one\n  advice\n\n  more");
     }
 
     #[test]

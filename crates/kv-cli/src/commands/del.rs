@@ -8,7 +8,7 @@ use kv_core::{
 };
 use serde::Serialize;
 
-use super::shown;
+use super::{level, shown};
 use crate::cli::Del;
 use crate::exit::Failure;
 use crate::output::{Format, JsonItems, Output, for_reader, say};
@@ -51,14 +51,14 @@ pub(crate) async fn run(session: &Session, args: Del) -> Result<(), Failure> {
         Some(format) if several && format != Format::Table => Some(JsonItems::begin(format, &mut out)?),
         _ => None,
     };
-    let mut missing = Vec::new();
+    let (mut missing, mut absent) = (Vec::new(), Vec::new());
     for key in &keys {
         let done = session.store().await?.delete_with(key, options.clone());
         let existed = match session.request(Operation::Delete, key.as_str(), done).await {
             Ok(done) => done.existed,
             // The others are deleted all the same.
             Err(error) if several && *error.kind() == ErrorKind::NotFound => {
-                missing.push(format!("{key:?}"));
+                missing.push(key);
                 false
             }
             Err(error) => return Err(error.into()),
@@ -72,15 +72,25 @@ pub(crate) async fn run(session: &Session, args: Del) -> Result<(), Failure> {
             (None, _) => out.line(words)?,
         }
         out.flush()?;
+        if !existed && !missing.contains(&key) {
+            absent.push(key);
+        }
     }
     if let Some(items) = items {
         items.end(&mut out)?;
     }
     out.flush()?;
+    // Deleting what is not there is no failure, but a folder may have been meant.
+    for key in absent.into_iter().take(level::TOLD) {
+        if let Some(below) = level::below(session, key).await {
+            say(&format!("kv: del {key:?}: there is no such key; {below}"));
+        }
+    }
     if missing.is_empty() {
         return Ok(());
     }
-    Err(Failure::NotFound(format!("del: {} did not exist", missing.join(", "))))
+    let missing = level::missing(session, &missing).await;
+    Err(Failure::NotFound(format!("del: {missing} did not exist")))
 }
 
 async fn tree(session: &Session, prefix: &Prefix, yes: bool) -> Result<(), Failure> {

@@ -69,7 +69,7 @@ impl<'s> Report<'s> {
             Err(failure) => {
                 let failure = self.session.advised(failure);
                 self.code.get_or_insert(failure.code());
-                let words = failure.report().unwrap_or_default();
+                let words = failure.report(false).unwrap_or_default();
                 (Outcome::Failed, words.trim_start_matches("kv: ").to_owned())
             }
         };

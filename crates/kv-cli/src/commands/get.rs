@@ -1,9 +1,10 @@
 //! `kv get`: one value, byte for byte, or with everything known about it.
 
-use futures_util::{StreamExt, TryStreamExt, stream};
+use futures_util::{StreamExt, stream};
 use kv_core::text::escape;
-use kv_core::{Consistency, Entry, GetOptions, Key, ListOptions, Operation, Prefix};
+use kv_core::{Consistency, Entry, GetOptions, Key, Operation};
 
+use super::level;
 use crate::cli::Get;
 use crate::exit::Failure;
 use crate::input::Encoding;
@@ -64,7 +65,7 @@ async fn several(session: &Session, keys: &[Key], options: &GetOptions, meta: bo
     let (mut missing, mut first) = (Vec::new(), true);
     while let Some((key, entry)) = entries.next().await {
         let Some(entry) = entry? else {
-            missing.push(format!("{key:?}"));
+            missing.push(key);
             continue;
         };
         match &mut items {
@@ -86,35 +87,14 @@ async fn several(session: &Session, keys: &[Key], options: &GetOptions, meta: bo
     if missing.is_empty() {
         return Ok(());
     }
-    Err(Failure::NotFound(format!("get: there is no {}", missing.join(", "))))
+    let missing = level::missing(session, &missing).await;
+    Err(Failure::NotFound(format!("get: there is no {missing}")))
 }
-
-/// More keys than this below one that is not there are not counted.
-const COUNTED: usize = 10_000;
 
 /// That the key is not there, and whether it is the name of a folder.
 async fn not_found(session: &Session, key: &Key) -> Failure {
-    let none = format!("get {key:?}: there is no such key");
-    let below = match below(session, &key.as_prefix()).await {
-        Ok(0) => return Failure::NotFound(none),
-        Ok(1) => "1 key".to_owned(),
-        Ok(COUNTED) => format!("more than {COUNTED} keys"),
-        Ok(count) => format!("{count} keys"),
-        // That the key is not there is certain.
-        Err(error) => {
-            tracing::debug!(%error, "what is below the key cannot be counted");
-            return Failure::NotFound(none);
-        }
-    };
-    Failure::NotFound(format!("{none}; {below} below it: kv ls {}", super::word(key.as_str())))
-}
-
-async fn below(session: &Session, prefix: &Prefix) -> Result<usize, Failure> {
-    let mut options = ListOptions::default().with_keys_only().with_limit(COUNTED);
-    options.timeout = session.timeout();
-    let listing = session.store().await?.list_with(prefix, options);
-    let listing = session.request(Operation::List, prefix.as_str(), listing).await?;
-    Ok(listing.try_fold(0, |count, _| std::future::ready(Ok(count + 1))).await?)
+    let below = level::below(session, key).await.map(|below| format!("; {below}")).unwrap_or_default();
+    Failure::NotFound(format!("get {key:?}: there is no such key{below}"))
 }
 
 /// The value alone. Nothing is added to it unless a person reads it.

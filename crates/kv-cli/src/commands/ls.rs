@@ -6,6 +6,7 @@ use futures_util::TryStreamExt;
 use kv_core::{Consistency, ListItem, ListOptions, Operation};
 use serde::Serialize;
 
+use super::level;
 use crate::cli::Ls;
 use crate::exit::Failure;
 use crate::output::{Format, JsonEntry, JsonItems, Output, for_reader};
@@ -56,6 +57,8 @@ pub(crate) async fn run(session: &Session, args: Ls) -> Result<(), Failure> {
     }
     options.limit = args.limit;
     options.timeout = session.timeout();
+    // An empty page says nothing of what is below.
+    let whole = args.start_after.is_none() && args.limit != Some(0);
     let listing = session.store().await?.list_with(&prefix, options);
     let mut listing = session.request(Operation::List, prefix.as_str(), listing).await?;
 
@@ -66,26 +69,37 @@ pub(crate) async fn run(session: &Session, args: Ls) -> Result<(), Failure> {
             None | Some(Format::Table) => out.line(&format!("{count}"))?,
             Some(Format::Json | Format::Jsonl) => out.json(&Count { count })?,
         }
-        return out.flush();
+        out.flush()?;
+        if count == 0 && whole {
+            level::tell_entry(session, &prefix).await;
+        }
+        return Ok(());
     }
+    let mut empty = true;
     match session.output() {
         None | Some(Format::Table) => {
             if args.long {
                 out.line(&columns("VERSION", "BYTES", "KEY"))?;
             }
             while let Some(item) = listing.try_next().await? {
+                empty = false;
                 out.line(&line(&item, args.long))?;
             }
         }
         Some(format) => {
             let mut items = JsonItems::begin(format, &mut out)?;
             while let Some(item) = listing.try_next().await? {
+                empty = false;
                 items.item(&mut out, &JsonItem::new(&item))?;
             }
             items.end(&mut out)?;
         }
     }
-    out.flush()
+    out.flush()?;
+    if empty && whole {
+        level::tell_entry(session, &prefix).await;
+    }
+    Ok(())
 }
 
 fn line(item: &ListItem, long: bool) -> String {

@@ -9,6 +9,7 @@ pub(crate) mod export;
 pub(crate) mod get;
 pub(crate) mod holder;
 pub(crate) mod import;
+mod level;
 #[cfg(unix)]
 pub(crate) mod lock;
 #[cfg(not(unix))]

@@ -5,6 +5,7 @@ use kv_core::{
 };
 use serde::Serialize;
 
+use super::level;
 use crate::cli::Touch;
 use crate::exit::Failure;
 use crate::output::{Format, JsonItems, Output, duration, for_reader};
@@ -67,7 +68,11 @@ async fn touch(session: &Session, key: &Key, wanted: Option<Expiry>) -> Result<P
         let mut options = GetOptions::default().with_expiry();
         options.timeout = session.timeout();
         let entry = session.request(Operation::Get, key.as_str(), store.get_with(key, options)).await?;
-        let entry = entry.ok_or_else(|| Failure::NotFound(format!("touch {key:?}: there is no such key")))?;
+        let Some(entry) = entry else {
+            let below =
+                level::below(session, key).await.map(|below| format!("; {below}")).unwrap_or_default();
+            return Err(Failure::NotFound(format!("touch {key:?}: there is no such key{below}")));
+        };
         let expiry = match (wanted, entry.expiry) {
             (Some(wanted), _) => wanted,
             (None, Some(EntryExpiry::Ttl { granted, .. })) => Expiry::Ttl(granted),

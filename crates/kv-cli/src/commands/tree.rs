@@ -7,6 +7,7 @@ use kv_core::{ListOptions, Operation};
 use serde::Serialize;
 use serde::ser::{SerializeSeq, Serializer};
 
+use super::level;
 use crate::cli::Tree;
 use crate::exit::Failure;
 use crate::output::{Format, Output, for_reader};
@@ -100,7 +101,11 @@ pub(crate) async fn run(session: &Session, args: Tree) -> Result<(), Failure> {
         }
         Some(Format::Json | Format::Jsonl) => out.json(&Named { name: prefix.as_str(), node: &root })?,
     }
-    out.flush()
+    out.flush()?;
+    if keys == 0 {
+        level::tell_entry(session, &prefix).await;
+    }
+    Ok(())
 }
 
 #[cfg(test)]

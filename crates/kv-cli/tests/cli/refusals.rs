@@ -175,6 +175,10 @@ fn a_command_without_its_dashes_is_told_where_they_belong() {
     ] {
         place.kv(args).fails(2, &["'echo'", "the command to run stands behind `--`", expected]);
     }
+    // Every line is a message's first or belongs to the one above.
+    let run = place.kv(["watch", "k", "echo"]);
+    let is_ours = |line: &str| line.is_empty() || line.starts_with("kv: ") || line.starts_with("  ");
+    assert!(run.err.lines().all(is_ours) && run.err.contains("\n  Usage: kv watch "), "{run:?}");
     let run = place.kv(["lock", "k", "--colour"]).fails(2, &["'--colour'"]);
     assert!(!run.err.contains("stands behind"), "{run:?}");
 }

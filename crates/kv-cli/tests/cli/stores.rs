@@ -215,7 +215,12 @@ fn a_server_that_is_not_there_is_unreachable() {
     for scheme in ["etcd", "consul", "zk"] {
         // Nothing listens on port 1, and nobody but the system may.
         let url = format!("{scheme}://127.0.0.1:1/ns");
-        place.kv(["--store", &url, "get", "a"]).fails(6, &["open", "127.0.0.1:1", "unavailable"]);
+        let run = place.kv(["--store", &url, "get", "a"]).fails(6, &["open", "127.0.0.1:1", "unavailable"]);
+        // At most one cause, and none that only a programmer can read.
+        assert!(run.err.lines().count() <= 2 && !run.err.contains("Error"), "{run:?}");
+        assert!(run.err.lines().skip(1).all(|line| line.starts_with("  ")), "{run:?}");
+        let all = place.kv(["--store", &url, "get", "a", "-v"]);
+        assert!(all.err.matches("caused by").count() >= run.err.matches("caused by").count(), "{all:?}");
         let doctor = place.kv(["--store", &url, "doctor", "-o", "json"]);
         assert_eq!((doctor.code, doctor.json()[0]["outcome"].as_str()), (6, Some("failed")), "{doctor:?}");
     }

@@ -51,6 +51,39 @@ fn ls_can_tell_more_and_speak_json() {
     assert_eq!(place.kv(["ls", "nothing", "-o", "json"]).ok().json(), json!([]));
 }
 
+/// A folder where the key was meant, and a key where the folder was.
+#[test]
+fn the_wrong_level_is_told() {
+    let place = Place::new();
+    for key in ["dk/x", "dk/y", "here", "here/below"] {
+        place.kv(["put", key, "v"]).ok();
+    }
+    let said = |args: &[&str], code: i32, out: &str, err: &str| {
+        let run = place.start_all(args).end();
+        assert_eq!((run.code, run.text(), run.err.as_str()), (code, out, err), "{args:?}");
+    };
+    let entry = "kv: nothing is below \"dk/x\"; it is an entry: kv get dk/x\n";
+    said(&["ls", "dk/x"], 0, "", entry);
+    said(&["ls", "dk/x", "--count"], 0, "0\n", entry);
+    said(&["ls", "dk/x", "-o", "json"], 0, "[]\n", entry);
+    said(&["tree", "dk/x"], 0, "dk/x/\n\n0 keys\n", entry);
+    let folder = "there is no such key; 2 keys below it: kv ls dk";
+    said(&["get", "dk"], 3, "", &format!("kv: get \"dk\": {folder}\n"));
+    said(&["touch", "dk"], 3, "", &format!("kv: touch \"dk\": {folder}\n"));
+    said(&["del", "dk"], 0, "was not there\n", &format!("kv: del \"dk\": {folder}\n"));
+    let both = "\"dk\" (2 keys below it: kv ls dk), \"other\"";
+    said(&["get", "dk", "other"], 3, "", &format!("kv: get: there is no {both}\n"));
+    let out = "dk: was not there\nother: was not there\n";
+    said(&["del", "dk", "other", "--if-present"], 3, out, &format!("kv: del: {both} did not exist\n"));
+    // What is on its level, or on none, is told nothing.
+    said(&["ls", "here"], 0, "here/below\n", "");
+    said(&["ls", "here", "--limit", "0"], 0, "", "");
+    said(&["ls", "here", "--start-after", "here/below"], 0, "", "");
+    said(&["ls", "nothing"], 0, "", "");
+    said(&["touch", "nothing"], 3, "", "kv: touch \"nothing\": there is no such key\n");
+    said(&["del", "nothing"], 0, "was not there\n", "");
+}
+
 #[test]
 fn ls_can_count() {
     let place = planted();

@@ -126,7 +126,7 @@ fn several_keys_are_read_in_their_order() {
     // What is there is printed, and what is not is told.
     let run = place.kv(["get", "nothing", "a", "c"]);
     assert_eq!((run.code, run.json()), (3, json!({"key": "a", "value": "of a"})), "{run:?}");
-    assert_eq!(run.err, "kv: get: there is no \"nothing\", \"c\"\n");
+    assert_eq!(run.err, "kv: get: there is no \"nothing\", \"c\" (1 key below it: kv ls c)\n");
     place.kv(["get", "a", "b", "--hex"]).fails(2, &["one key"]);
     place.kv(["get", "a", ".."]).fails(2, &["invalid key"]);
 }

@@ -26,6 +26,10 @@ use crate::error::Fault;
 use crate::mapping::is_marker;
 use crate::session::{AclEntry, Fired, Link, Mode, MultiFault, MultiOp, OneShot, Reply, Session, Stat};
 
+#[cfg(test)]
+#[path = "../../tests/common/fake.rs"]
+mod fake;
+
 /// How many bytes of paths are watched at most where the crate is left to set its watches again after a
 /// break. It begins a second request after 128 KiB, and takes the second answer for an error.
 const MANY: usize = 96 << 10;
@@ -80,7 +84,7 @@ impl FullSession {
         F: Future<Output = Result<T, native::Error>> + Send + 'static,
     {
         let (client, held, _) = self.client()?;
-        held.hold(contained(request(client)))?.await
+        self.inner.held(&held, request(client)).await
     }
 
     /// The same for one that sets a watch.
@@ -90,7 +94,7 @@ impl FullSession {
         F: Future<Output = Result<(T, native::OneshotWatcher), native::Error>> + Send + 'static,
     {
         let (client, held, life) = self.client()?;
-        let (answer, watcher) = held.hold(contained(request(client)))?.await?;
+        let (answer, watcher) = self.inner.held(&held, request(client)).await?;
         let watched = Arc::clone(&self.inner.watched);
         Ok((answer, Box::pin(Armed::new(life, watched, path.len(), watcher))))
     }
@@ -147,6 +151,21 @@ async fn take_over(inner: Arc<Inner>) -> Option<watch::Receiver<Link>> {
 impl Inner {
     fn is_over(&self) -> bool {
         matches!(*self.link.borrow(), Link::Over(_))
+    }
+
+    /// Makes a request that ends with its client. Where another client goes on with the session, that
+    /// is as good as a break of the connection.
+    async fn held<T: Send + 'static>(
+        &self,
+        held: &Arc<Held>,
+        request: impl Future<Output = Result<T, native::Error>> + Send + 'static,
+    ) -> Reply<T> {
+        let broken = |fault, instead| match fault {
+            Fault::ClientClosed if !self.is_over() => instead,
+            fault => fault,
+        };
+        let request = held.hold(contained(request)).map_err(|fault| broken(fault, Fault::Unsent))?;
+        request.await.map_err(|fault| broken(fault, Fault::ConnectionLost))
     }
 
     fn say(&self, now: Link) {
@@ -341,11 +360,8 @@ impl Session for FullSession {
         let (client, held, _) = self.client().map_err(MultiFault::Failed)?;
         let (ops, count) = (ops.to_vec(), ops.len());
         // The crate's own error is the answer: it tells which operation was refused.
-        let committed = held.hold(contained(async move { Ok(commit(&client, &ops).await) }));
-        let (owners, committed) = match committed {
-            Ok(committed) => committed.await.map_err(MultiFault::Failed)?.map_err(failed)?,
-            Err(fault) => return Err(MultiFault::Failed(fault)),
-        };
+        let committed = self.inner.held(&held, async move { Ok(commit(&client, &ops).await) }).await;
+        let (owners, committed) = committed.map_err(MultiFault::Failed)?.map_err(failed)?;
         match committed {
             Ok(results) => {
                 let mut stats = vec![None; count];
@@ -450,5 +466,57 @@ fn stat_of(stat: &native::Stat) -> Stat {
         ephemeral_owner: stat.ephemeral_owner,
         data_length: stat.data_length,
         num_children: stat.num_children,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures_util::poll;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_request_that_a_take_over_ends_is_one_whose_connection_broke() {
+        let fake = fake::Fake::start(|_| None).await;
+        let dial = Dial {
+            servers: vec![fake.address.clone()],
+            addresses: vec![fake.address.parse().unwrap()],
+            timeout: Duration::from_secs(10),
+            credentials: None,
+            tls: None,
+            requests: Arc::default(),
+        };
+        let session = FullSession::connect(dial).await.unwrap();
+        session.inner.watched.store(MANY + 1, Ordering::Relaxed);
+        let mut asked = session.acl("/a");
+        assert!(poll!(&mut asked).is_pending());
+        let mut watched = session.get_watched("/a");
+        assert!(poll!(&mut watched).is_pending());
+        let ops = [MultiOp::Delete { path: "/a".to_owned(), version: 1 }];
+        let mut multi = session.multi(&ops);
+        assert!(poll!(&mut multi).is_pending());
+        let (_, held, _) = session.client().unwrap();
+        fake.cut();
+        let mut link = session.link();
+        let taken_over = async {
+            link.wait_for(|link| matches!(link, Link::Down)).await.unwrap();
+            loop {
+                if session.stat("/a").await == Ok(None) {
+                    return;
+                }
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(10), taken_over).await.expect("the session goes on");
+        assert_eq!(asked.await, Err(Fault::ConnectionLost));
+        assert_eq!(watched.await.map(drop), Err(Fault::ConnectionLost));
+        assert!(matches!(multi.await, Err(MultiFault::Failed(Fault::ConnectionLost))));
+        // One that had its client before it ended, and is made now.
+        let late = session.inner.held(&held, async { Ok(()) });
+        assert_eq!(late.await, Err(Fault::Unsent));
+        // The end of the session is no break.
+        let (_, held, _) = session.client().unwrap();
+        session.close().await;
+        assert_eq!(session.inner.held(&held, async { Ok(()) }).await, Err(Fault::ClientClosed));
     }
 }

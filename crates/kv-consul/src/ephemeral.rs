@@ -11,7 +11,7 @@ use crate::api::Lane;
 use crate::names::is_record;
 use crate::session::{TTL_NAME, has_entries};
 use crate::shared::{Shared, has_lock_flags};
-use crate::wire::Kv;
+use crate::wire::{Kv, SessionInfo};
 
 /// How many sessions are remembered.
 const MAX_KNOWN: usize = 4096;
@@ -63,17 +63,45 @@ pub(crate) async fn holding(
     if shared.ephemeral.has(session) {
         return Ok(Holding::Entry);
     }
-    match shared.api.session_info(session, deadline).await? {
-        Some(info) if has_entries(&info) => {
+    Ok(match look_at(shared, &state.key, session, deadline).await? {
+        Seen::Session(info) if has_entries(&info) => {
             shared.ephemeral.add(session);
-            Ok(Holding::Entry)
+            Holding::Entry
         }
-        Some(_) => Ok(Holding::Lock),
-        None => Ok(match shared.read(&state.key, deadline).await? {
-            Some(again) if again.session() == Some(session) => Holding::Hidden,
-            _ => Holding::Over,
-        }),
+        Seen::Session(_) => Holding::Lock,
+        Seen::Hidden => Holding::Hidden,
+        Seen::Over => Holding::Over,
+    })
+}
+
+/// What Consul tells of a session that was read to have a key.
+pub(crate) enum Seen {
+    /// What it is.
+    Session(SessionInfo),
+    /// The token may not see it.
+    Hidden,
+    /// The session does not have the key any more.
+    Over,
+}
+
+/// Asks for a session that was read to have the key of this native name.
+///
+/// Consul answers for a session that the token may not read as for one that is gone. The right goes by the
+/// node of the session, which only the session tells, so it cannot be asked for. But with the end of a session
+/// Consul takes its keys from it at once: a session that still has the key is hidden.
+pub(crate) async fn look_at(
+    shared: &Shared,
+    native: &str,
+    session: &str,
+    deadline: &Deadline,
+) -> Result<Seen> {
+    if let Some(info) = shared.api.session_info(session, deadline).await? {
+        return Ok(Seen::Session(info));
     }
+    Ok(match shared.read(native, deadline).await? {
+        Some(again) if again.session() == Some(session) => Seen::Hidden,
+        _ => Seen::Over,
+    })
 }
 
 /// That the token may not see what has a key.

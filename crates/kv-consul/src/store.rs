@@ -8,18 +8,19 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use kv_backend::Deadline;
 use kv_core::{
-    Capabilities, DeleteOptions, DeleteResult, DeleteTreeOptions, Entry, EntryExpiry, ExpiryBound,
-    GetOptions, Guarantee, Key, Limits, ListOptions, Listing, LockGuard, LockHolder, LockOptions, LockTtl,
-    Operation, Power, Prefix, PutOptions, PutResult, Result, ServerInfo, SessionState, SessionStates, Store,
-    Transact, Version, Watch, WatchOptions, WatchTarget,
+    Capabilities, Consistency, DeleteOptions, DeleteResult, DeleteTreeOptions, Entry, EntryExpiry, Error,
+    ErrorKind, ExpiryBound, GetOptions, Guarantee, Key, Limits, ListOptions, Listing, LockGuard, LockHolder,
+    LockOptions, LockTtl, Operation, Power, Prefix, PutOptions, PutResult, Result, ServerInfo, SessionState,
+    SessionStates, Store, Transact, Version, Watch, WatchOptions, WatchTarget,
 };
 
 use crate::api::{Api, Lane};
 use crate::config::{Client, ConsulConfig, invalid};
+use crate::ephemeral::{Seen, hidden_session, look_at};
 use crate::error::BACKEND;
 use crate::names::Names;
 use crate::session::{DELETE, TTL, TTL_NAME, parse_go_duration};
-use crate::shared::Shared;
+use crate::shared::{Backoff, Shared};
 use crate::transport::Transport;
 use crate::wire::Kv;
 use crate::{client, list, lock, txn, watch, write};
@@ -29,6 +30,9 @@ const MAX_VALUE: usize = 375 * 1024;
 
 /// How late Consul's timers and the agreement on what they did may be.
 const SLACK: Duration = Duration::from_secs(5);
+
+/// How often a get looks for the expiry of a key whose session ends while it looks.
+const MAX_LOOKS: usize = 8;
 
 /// A store on Consul. Made by [`connect`](Self::connect) or by the crate's [`DRIVER`](crate::DRIVER).
 ///
@@ -124,8 +128,10 @@ impl ConsulStore {
         shared.check_open()?;
         let deadline = shared.deadline(options.timeout);
         let native = shared.names.native(key);
-        loop {
-            let Some(kv) = shared.api.get(Lane::Call, &native, options.consistency, &deadline).await? else {
+        let mut consistency = options.consistency;
+        let mut pauses = Backoff::new(Duration::from_millis(5), Duration::from_millis(200));
+        for _ in 0..MAX_LOOKS {
+            let Some(kv) = shared.api.get(Lane::Call, &native, consistency, &deadline).await? else {
                 return Ok(None);
             };
             let Some(key) = shared.names.entry(&kv.key, kv.flags) else { return Ok(None) };
@@ -134,8 +140,21 @@ impl ConsulStore {
                 return Ok(Some(entry));
             }
             let Some(session) = kv.session() else { return Ok(Some(entry.with_expiry(EntryExpiry::Never))) };
-            // The session may have ended since, and then the key is another than was read.
-            let Some(info) = shared.api.session_info(session, &deadline).await? else { continue };
+            let info = match look_at(shared, &native, session, &deadline).await? {
+                Seen::Session(info) => info,
+                Seen::Hidden => return Err(hidden_session()),
+                Seen::Over => {
+                    // The key is another now than was read. A server that lags behind may show the old one
+                    // for long.
+                    consistency = Consistency::Linearizable;
+                    let pause = async {
+                        tokio::time::sleep(shared.jitter(pauses.pause())).await;
+                        Ok(())
+                    };
+                    deadline.run(pause).await?;
+                    continue;
+                }
+            };
             let expiry = match info.behavior.as_str() {
                 DELETE if info.name == TTL_NAME => EntryExpiry::ttl(parse_go_duration(&info.ttl)?, None),
                 DELETE => EntryExpiry::Session,
@@ -143,6 +162,9 @@ impl ConsulStore {
             };
             return Ok(Some(entry.with_expiry(expiry)));
         }
+        Err(Error::new(ErrorKind::Unavailable)
+            .not_applied()
+            .with_detail(format!("the session that has the key ended at each of {MAX_LOOKS} looks at it")))
     }
 
     async fn shut_down(shared: Arc<Shared>) -> Result<()> {

@@ -5,17 +5,17 @@
 mod common;
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use common::acl::{AclServer, ROOT};
 use common::log::Log;
-use common::script::{Act, RIGHTS, Scripted, answer, json, refused, rights};
+use common::script::{Act, RIGHTS, Scripted, answer, applied, json, refused, rights};
 use common::{next, until};
 use kv_consul::ConsulStore;
 use kv_consul::kv_core::{
-    Applied, Condition, Consistency, Error, ErrorKind, Expiry, GetOptions, Key, ListOptions, Precondition,
-    Prefix, PutOptions, Result, Store, StoreExt, Txn, TxnOp, Watch, WatchEvent, WatchOptions,
+    Applied, Condition, Consistency, EntryExpiry, Error, ErrorKind, Expiry, GetOptions, Key, ListOptions,
+    Precondition, Prefix, PutOptions, Result, Store, StoreExt, Txn, TxnOp, Watch, WatchEvent, WatchOptions,
 };
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -244,6 +244,74 @@ async fn a_token_for_keys_and_sessions_does_all_but_tell_the_version() {
     assert!(store.lock_holder(&key("l")).await.unwrap().is_some());
     guard.unlock().await.unwrap();
     assert_eq!(store.keys("").await.unwrap(), [key("t")]);
+}
+
+#[tokio::test]
+async fn an_expiry_is_denied_to_who_may_not_read_the_session_it_hangs_on() {
+    let Some(server) = AclServer::start("").await else { return };
+    let keys = r#"key_prefix "app/" { policy = "write" }"#;
+    let id = server.token("p", LIMITED, keys).await;
+    let (root, store) =
+        (server.open("app", ROOT, "").await.unwrap(), server.open("app", LIMITED, "").await.unwrap());
+    root.put("plain", "x").await.unwrap();
+    let held = [("ttl", Expiry::Ttl(SECOND * 30)), ("session", Expiry::Session)];
+    for (name, expiry) in held {
+        root.put_with(&key(name), "x".into(), PutOptions::default().with_expiry(expiry)).await.unwrap();
+    }
+    let stale = GetOptions::default().with_consistency(Consistency::Stale);
+    let options = [GetOptions::default().with_expiry(), stale.with_expiry()];
+    for (name, _) in held {
+        assert!(store.get(name).await.unwrap().is_some(), "without its expiry the key may be read");
+        for options in options.clone() {
+            let before = store.requests();
+            let error = store.get_with(&key(name), options).await.unwrap_err();
+            assert_eq!(
+                (error.kind(), error.applied()),
+                (&ErrorKind::PermissionDenied, Applied::No),
+                "{error}"
+            );
+            let text = error.to_string();
+            assert!(text.contains("session:read") && text.contains(name), "{text}");
+            assert_eq!(store.requests() - before, 3, "{text}");
+        }
+        // A write would take the key from a session that it may not see.
+        let error = store.put(name, "y").await.unwrap_err();
+        assert!(error.to_string().contains("session:read"), "{error}");
+    }
+    for options in options.clone() {
+        let entry = store.get_with(&key("plain"), options).await.unwrap().unwrap();
+        assert_eq!(entry.expiry, Some(EntryExpiry::Never));
+    }
+    assert_eq!(store.lock_holder(&key("ttl")).await.unwrap(), None, "a lock's record is another key");
+    let by_key = server.open("app", LIMITED, "lock_layout=key").await.unwrap();
+    let error = by_key.lock_holder(&key("ttl")).await.unwrap_err();
+    assert_eq!(error.kind(), &ErrorKind::PermissionDenied, "{error}");
+    assert!(error.to_string().contains("session:read"), "{error}");
+    server.change(&id, "p", &format!(r#"{keys} session_prefix "" {{ policy = "read" }}"#)).await;
+    for options in options {
+        let entry = store.get_with(&key("ttl"), options.clone()).await.unwrap().unwrap();
+        assert!(matches!(entry.expiry, Some(EntryExpiry::Ttl { .. })), "{:?}", entry.expiry);
+        let entry = store.get_with(&key("session"), options).await.unwrap().unwrap();
+        assert_eq!(entry.expiry, Some(EntryExpiry::Session));
+    }
+}
+
+#[tokio::test]
+async fn a_key_whose_session_ends_at_each_look_is_not_looked_at_for_ever() {
+    let looks = AtomicU64::new(0);
+    let server = Scripted::start(move |request| match request.split(' ').nth(1).unwrap() {
+        path if path.starts_with("/v1/session/info") => json(200, "[]"),
+        _ => {
+            let look = looks.fetch_add(1, Ordering::SeqCst);
+            applied(request, 7, &format!("s{look}"))
+        }
+    })
+    .await;
+    let store = server.store().await;
+    let error = store.get_with(&key("k"), GetOptions::default().with_expiry()).await.unwrap_err();
+    assert_eq!((error.kind(), error.applied()), (&ErrorKind::Unavailable, Applied::No), "{error}");
+    assert!(error.to_string().contains("session"), "{error}");
+    assert_eq!(server.count("GET /v1/session/info"), 8);
 }
 
 /// A server where nothing is, whose question for rights this answers.

@@ -23,8 +23,11 @@ pub(crate) fn transport(failure: Failure, endpoint: &str) -> Error {
     } else if let Some(words) = failure.tls {
         Error::invalid_config(format!("no TLS with the server: {words}")).not_applied()
     } else if failure.unsent {
-        let detail =
-            if failure.timeout { "no connection within the connect timeout" } else { "no connection" };
+        let detail = match (failure.timeout, failure.hung_up) {
+            (true, _) => "no connection within the connect timeout",
+            (false, true) => "the server hung up on TLS; if it does not speak it, use consul://",
+            (false, false) => "no connection",
+        };
         Error::new(ErrorKind::Unavailable).not_applied().with_detail(detail)
     } else if failure.timeout {
         Error::new(ErrorKind::Timeout)

@@ -100,6 +100,8 @@ pub(crate) struct Failure {
     pub(crate) timeout: bool,
     /// What does not fit between the two ends' TLS settings, where that is the cause.
     pub(crate) tls: Option<&'static str>,
+    /// Whether the server hung up in the middle of the TLS handshake. That can also pass.
+    pub(crate) hung_up: bool,
     /// Why this side did not connect, where that is the cause.
     pub(crate) refused: Option<Error>,
     /// The cause, without URL or token.
@@ -110,8 +112,16 @@ impl Failure {
     /// Finds out what lies below an error of an HTTP client; `connecting`: there was no connection yet.
     pub(crate) fn new(source: Source, connecting: bool, timeout: bool) -> Self {
         let tls = tls_problem(&*source, connecting);
+        let hung_up = connecting && says(&whole(&*source), &HUNG_UP);
         let refused = Error::out_of_files(&*source).or_else(|| refusal(&*source));
-        Self { unsent: connecting || tls.is_some() || refused.is_some(), timeout, tls, refused, source }
+        Self {
+            unsent: connecting || tls.is_some() || refused.is_some(),
+            timeout,
+            tls,
+            hung_up,
+            refused,
+            source,
+        }
     }
 }
 
@@ -170,13 +180,8 @@ pub(crate) fn tls_problem(
     error: &(dyn std::error::Error + 'static),
     connecting: bool,
 ) -> Option<&'static str> {
-    let mut text = String::new();
-    let mut cause = Some(error);
-    while let Some(error) = cause {
-        text.push_str(&format!("{error} {error:?} "));
-        cause = error.source();
-    }
-    let says = |signs: &[&str]| signs.iter().any(|sign| text.contains(sign));
+    let text = whole(error);
+    let says = |signs: &[&str]| says(&text, signs);
     if says(&["AlertReceived", "alert"]) && says(&CERTIFICATE_ALERTS) {
         return Some("it refuses the client certificate, or the lack of one (cert=, key=)");
     }
@@ -197,6 +202,24 @@ pub(crate) fn tls_problem(
     ];
     words.iter().find(|(signs, _)| says(signs)).map(|(_, words)| *words)
 }
+
+/// An error and its causes, as people and as programmers are shown them.
+fn whole(error: &(dyn std::error::Error + 'static)) -> String {
+    let mut text = String::new();
+    let mut cause = Some(error);
+    while let Some(error) = cause {
+        text.push_str(&format!("{error} {error:?} "));
+        cause = error.source();
+    }
+    text
+}
+
+fn says(text: &str, signs: &[&str]) -> bool {
+    signs.iter().any(|sign| text.contains(sign))
+}
+
+/// The end of a connection in the middle of the handshake, as rustls and as OpenSSL write it.
+const HUNG_UP: [&str; 3] = ["tls handshake eof", "unexpected eof", "unexpected EOF"];
 
 /// The alerts by which a server refuses a client certificate, as rustls and as OpenSSL write them.
 const CERTIFICATE_ALERTS: [&str; 16] = [

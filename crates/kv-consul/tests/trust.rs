@@ -87,6 +87,18 @@ async fn alerting(alert: u8) -> String {
     address
 }
 
+/// A server that hangs up on whatever is said, as one does that knows no TLS.
+async fn hanging_up() -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap().to_string();
+    tokio::spawn(async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            drop(stream.read(&mut [0; 4096]).await);
+        }
+    });
+    address
+}
+
 async fn connect(url: &str) -> Result<ConsulStore, Error> {
     ConsulStore::connect(ConsulConfig::from_url(&StoreUrl::parse(url)?)?).await
 }
@@ -127,6 +139,23 @@ async fn what_is_wrong_with_a_certificate_is_named_first() {
             connect(&url(&hosts)).await.unwrap();
         }
     }
+}
+
+#[tokio::test]
+async fn a_server_that_hangs_up_on_tls_may_not_speak_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let ca = Authority::new().file(folder.path());
+    let host = hanging_up().await;
+    let error = connect(&format!("consul+tls://{host}/app?ca={}", ca.display())).await.unwrap_err();
+    // It may as well be one that is being restarted.
+    assert!(error.is_transient(), "{error}");
+    assert_eq!(error.applied(), Applied::No);
+    let text = error.to_string();
+    assert!(text.contains("hung up on TLS") && text.contains("use consul://"), "{text}");
+    assert!(text.contains(&host), "{text}");
+    // Without TLS it is just a host that hangs up.
+    let error = connect(&format!("consul://{host}/app")).await.unwrap_err();
+    assert!(!error.to_string().contains("TLS"), "{error}");
 }
 
 #[tokio::test]

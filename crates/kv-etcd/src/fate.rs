@@ -107,6 +107,32 @@ async fn watched(core: &Handle, place: &Place, spec: Spec) -> Result<Option<Fate
     }
 }
 
+/// How many records are looked at for one lock.
+const LOOKED_AT: usize = 8;
+
+/// Removes, in the background, what a native tool left of records that it wrote over while nobody was
+/// there to see it. Such a record can be told from an entry by its history alone: it was the record of a
+/// lock when it was created. What the server has compacted stays, as does what was created as an entry.
+pub(crate) fn clear_left(core: &Arc<Handle>, mut suspects: Vec<Place>) {
+    if suspects.is_empty() {
+        return;
+    }
+    suspects.truncate(LOOKED_AT);
+    let core = Arc::clone(core);
+    core.tasks.clone().spawn(async move {
+        for place in suspects {
+            let mut read = Read::new(Range::one(place.name.clone())).keys_only();
+            read.revision = place.created;
+            match core.client.read(core.deadline(None), &read).await {
+                Ok(page) if page.records.first().is_some_and(record::is_lock) => clear(&core, place),
+                Ok(_) => {}
+                // The next one who wants the lock looks again.
+                Err(error) => tracing::debug!(%error, "what a record was when created is not known"),
+            }
+        }
+    });
+}
+
 /// Removes, in the background, what a native tool left of a record that it wrote over: without a lease
 /// it would keep `etcdctl lock` away for ever.
 pub(crate) fn clear(core: &Arc<Handle>, place: Place) {

@@ -83,6 +83,24 @@ fn reads(core: &Handle, key: &Key, order: Order, before: i64, limit: i64) -> Vec
     ranges(core, key).into_iter().map(read).collect()
 }
 
+/// Locks can be named below locks: only what lies directly below this name has to do with this one.
+fn is_directly_below(core: &Handle, key: &Key, record: &Record) -> bool {
+    let below = core.namespace.native(key).len() + 1;
+    record.name.get(below..).is_some_and(|rest| !rest.contains(&b'/'))
+}
+
+/// What may be left of records of this lock that another program wrote over.
+fn suspects(core: &Handle, key: &Key, done: &[Done]) -> Vec<Place> {
+    let pages = done.iter().filter_map(|step| match step {
+        Done::Read(page) => Some(&page.records),
+        _ => None,
+    });
+    let suspects = pages
+        .flatten()
+        .filter(|record| record::may_have_been_lock(record) && is_directly_below(core, key, record));
+    suspects.map(Place::of).collect()
+}
+
 /// The nearest candidate but `own` among what [`reads`] found. `None`: it lies beyond their limit.
 fn nearest(
     core: &Handle,
@@ -91,12 +109,8 @@ fn nearest(
     own: &[u8],
     done: &[Done],
 ) -> Result<Option<Option<Record>>> {
-    let below = core.namespace.native(key).len() + 1;
-    // Locks can be named below locks: only what lies directly below this name is a rival.
     let is_rival = |record: &&Record| {
-        record::is_lock(record)
-            && record.name != own
-            && record.name.get(below..).is_some_and(|rest| !rest.contains(&b'/'))
+        record::is_lock(record) && record.name != own && is_directly_below(core, key, record)
     };
     let mut rivals = Vec::new();
     for step in done {
@@ -210,6 +224,7 @@ impl Candidate<'_> {
         if !done.succeeded || done.steps.is_empty() {
             return Err(error::nonsense("that a record exists which only we could make"));
         }
+        fate::clear_left(core, suspects(core, self.key, &done.steps[1..]));
         // One that does not wait has nothing to outlive.
         *was_queued = self.options.wait != LockWait::Try;
         let place = Place { name, created: done.revision };

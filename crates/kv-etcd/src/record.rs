@@ -28,6 +28,12 @@ pub(crate) fn is_lock(record: &Record) -> bool {
     record.lease != 0 && spelt_lease(&record.name) == Some(record.lease)
 }
 
+/// Whether it can be what is left of a lock's record that was written over: nothing but its history can
+/// say so, because an entry can have such a name too.
+pub(crate) fn may_have_been_lock(record: &Record) -> bool {
+    record.version > record.created && !is_lock(record) && spelt_lease(&record.name).is_some()
+}
+
 /// The key a name stands for; `None` for one that is not ours.
 pub(crate) fn key(namespace: &Namespace, name: &[u8]) -> Option<Key> {
     let key = std::str::from_utf8(name).ok().and_then(|name| namespace.key(name));

@@ -92,6 +92,52 @@ async fn who_waits_behind_a_record_that_is_written_over_goes_on() {
 }
 
 #[tokio::test]
+async fn what_nobody_saw_being_written_over_is_removed_by_the_next_one() {
+    let Some(cluster) = start(1).await else { return };
+    let namespace = namespace();
+    let store = open(&url(&cluster, &cluster.endpoints(), &namespace, "")).await;
+    // Entries whose names look like leases, written more than once, and not by a lock.
+    let granted = etcdctl(&cluster, "lease grant 600").await;
+    let lease = granted.split_whitespace().nth(1).unwrap();
+    let entries = ["j/abc", "j/694d77aa9e38260f", &format!("j/{lease}")];
+    for entry in entries {
+        store.put(entry, "1").await.unwrap();
+        store.put(entry, "2").await.unwrap();
+    }
+    let mut left = String::new();
+    for compacts in [false, true] {
+        let proxy = Proxy::start(cluster.node(1).endpoint()).await.unwrap();
+        let dying = open(&url(&cluster, &[proxy.endpoint()], &namespace, "?timeout=1s")).await;
+        let ttl = LockOptions::default().with_ttl(60 * SECOND);
+        let guard = dying.lock_with(&key("j"), ttl).await.unwrap();
+        left = guard.fence().record().to_owned();
+        proxy.set(Mode::Refuse).await;
+        proxy.cut();
+        let put = etcdctl(&cluster, &format!("put {left} theirs -w json")).await;
+        if compacts {
+            let revision = put.split("\"revision\":").nth(1).unwrap();
+            let revision = revision.split(|c: char| !c.is_ascii_digit()).next().unwrap();
+            etcdctl(&cluster, &format!("compact {revision}")).await;
+        }
+        // It is no rival any more, so that nobody waits behind it.
+        let next = store.try_lock("j").await.unwrap().unwrap();
+        next.unlock().await.unwrap();
+        if !compacts {
+            let gone = || async { !records(&cluster, &namespace).await.contains(&left) };
+            until("nothing is left of it", 5 * SECOND, gone).await;
+        }
+    }
+    // What its history does not tell from an entry is one. The command that README gives cures it.
+    store.close().await.unwrap();
+    let mut expected: Vec<_> = entries.iter().map(|entry| format!("{namespace}/{entry}")).collect();
+    expected.push(left.clone());
+    assert_eq!(records(&cluster, &namespace).await, expected);
+    etcdctl(&cluster, &format!("del {left}")).await;
+    expected.pop();
+    assert_eq!(records(&cluster, &namespace).await, expected);
+}
+
+#[tokio::test]
 async fn a_place_in_the_queue_that_is_written_over_is_taken_anew() {
     let Some(cluster) = start(1).await else { return };
     let namespace = namespace();

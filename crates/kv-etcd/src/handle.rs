@@ -30,9 +30,13 @@ pub(crate) struct Handle {
     pub(crate) closing: CancellationToken,
     /// What the closing waits for: the tasks that hold locks and the session.
     pub(crate) tasks: TaskTracker,
-    /// How many leases could not be revoked, once everything is released.
-    closed: watch::Sender<Option<usize>>,
+    /// What is left, once everything is released.
+    closed: watch::Sender<Option<Left>>,
 }
+
+/// How many leases could not be revoked; `None`: they were not counted, because the time was over.
+#[derive(Clone, Copy)]
+struct Left(Option<usize>);
 
 impl Handle {
     /// Connects, and starts the tasks that live as long as the handle.
@@ -62,12 +66,21 @@ impl Handle {
             let released = async {
                 closing.cancelled().await;
                 tasks.close();
-                // A future that nobody polls any more must not hold it up for ever.
-                drop(tokio::time::timeout(timeout, tasks.wait()).await);
+                // A future that nobody polls any more must leave time for the leases. Those that the
+                // tasks let go of are revoked meanwhile.
+                drop(tokio::time::timeout(timeout / 2, tasks.wait()).await);
             };
-            let left = revoker(Arc::clone(&client), timeout, revocations, released).await;
+            // Without a leader no lease can be revoked, however long that is tried.
+            let over = async {
+                closing.cancelled().await;
+                tokio::time::sleep(timeout).await;
+            };
+            let left = tokio::select! {
+                left = revoker(Arc::clone(&client), timeout, revocations, released) => Some(left),
+                () = over => None,
+            };
             client.disconnect();
-            closed.send_replace(Some(left));
+            closed.send_replace(Some(Left(left)));
         });
         Ok(core)
     }
@@ -92,12 +105,12 @@ impl Handle {
     pub(crate) async fn closed(&self) -> Result<()> {
         let mut closed = self.closed.subscribe();
         let ended = async { Ok(closed.wait_for(Option::is_some).await.ok().and_then(|left| *left)) };
-        // A lock's release and the revocations behind it are requests one after the other.
-        match Deadline::after(self.timeout * 3).run(ended).await? {
-            Some(0) => Ok(()),
+        // The task that closes takes the timeout at most, unless its runtime is gone and it with that.
+        match Deadline::after(self.timeout.saturating_mul(2)).run(ended).await? {
+            Some(Left(Some(0))) => Ok(()),
             left => Err(Error::new(ErrorKind::Unavailable).with_detail(format!(
                 "{} leases could not be revoked: what lives by them goes when they end",
-                left.map_or_else(|| "some".to_owned(), |left| left.to_string())
+                left.and_then(|left| left.0).map_or_else(|| "some".to_owned(), |left| left.to_string())
             ))),
         }
     }

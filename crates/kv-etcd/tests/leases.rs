@@ -169,6 +169,28 @@ async fn a_released_lock_leaves_its_lease_to_the_next_for_a_while() {
 }
 
 #[tokio::test]
+async fn closing_takes_the_timeout_at_most_while_nothing_can_be_revoked() {
+    let Some(cluster) = start(1).await else { return };
+    for mode in [Mode::Hold, Mode::Refuse] {
+        let proxy = Proxy::start(cluster.node(1).endpoint()).await.unwrap();
+        let store = open(&url(&cluster, &[proxy.endpoint()], &namespace(), "?timeout=1s")).await;
+        let guard = store.lock("held").await.unwrap();
+        proxy.set(mode).await;
+        proxy.cut();
+        // Leases of which nobody knows whether they were granted.
+        store.put_with(&key("a"), "1".into(), ttl()).await.unwrap_err();
+        store.lock("l").await.unwrap_err();
+        let begin = Instant::now();
+        let error = store.close().await.unwrap_err();
+        let after = begin.elapsed();
+        assert!(after < 3 * SECOND / 2, "{mode:?}: {after:?}");
+        assert_eq!(error.kind(), &ErrorKind::Unavailable, "{mode:?}: {error}");
+        assert!(error.to_string().contains("could not be revoked"), "{mode:?}: {error}");
+        drop(guard);
+    }
+}
+
+#[tokio::test]
 async fn what_is_let_go_during_an_outage_is_free_after_it() {
     let Some(cluster) = start(1).await else { return };
     let namespace = namespace();

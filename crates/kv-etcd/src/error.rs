@@ -38,9 +38,13 @@ pub(crate) fn classify(error: native::Error) -> (Error, Next) {
         E::GRpcStatus(status) => from_status(status),
         // Requests fail with a status; this is an endpoint or TLS settings that cannot be used.
         E::TransportError(error) => {
-            (Error::invalid_config(plain(&chain(&error))).with_source(error), Next::Stop)
+            let told = Error::out_of_files(&error);
+            let told = told.unwrap_or_else(|| Error::invalid_config(plain(&chain(&error))));
+            (told.with_source(error), Next::Stop)
         }
-        E::IoError(error) => (broken(&error).with_source(error), Next::Again),
+        E::IoError(error) => {
+            (Error::out_of_files(&error).unwrap_or_else(|| broken(&error)).with_source(error), Next::Again)
+        }
         // The stream's own task ended: its connection is gone.
         error @ (E::WatchError(_) | E::LeaseKeepAliveError(_) | E::ElectError(_)) => {
             (broken(&error).with_source(error), Next::Again)
@@ -59,7 +63,8 @@ pub(crate) fn classify(error: native::Error) -> (Error, Next) {
 /// What a status means. Codes alone do not tell: etcd's own texts do.
 fn from_status(status: Status) -> (Error, Next) {
     if let Some(words) = connect_failure(&status) {
-        return (unreachable(words).with_source(status), Next::Elsewhere);
+        let error = Error::out_of_files(&status).unwrap_or_else(|| unreachable(words));
+        return (error.with_source(status), Next::Elsewhere);
     }
     let text = status.message().strip_prefix("etcdserver: ").unwrap_or(status.message()).to_owned();
     let says = |part: &str| text.contains(part);
@@ -429,6 +434,38 @@ mod tests {
         assert!(broke(&error));
         let (told, _) = classify(Status::new(Code::Unavailable, "etcdserver: leader changed").into());
         assert!(!broke(&told));
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn a_connection_for_which_there_is_no_file_is_told_as_such() {
+        // What a connector hands on: its own words around what the system said.
+        #[derive(Debug)]
+        struct Open(std::io::Error);
+
+        impl std::fmt::Display for Open {
+            fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                out.write_str("tcp open error")
+            }
+        }
+
+        impl StdError for Open {
+            fn source(&self) -> Option<&(dyn StdError + 'static)> {
+                Some(&self.0)
+            }
+        }
+
+        for number in [23, 24] {
+            let refused = || std::io::Error::from_raw_os_error(number);
+            let connecting = Status::from_error(Box::new(ConnectError(Box::new(Open(refused())))));
+            for native in [native::Error::from(connecting), native::Error::IoError(refused())] {
+                let (error, _) = classify(native);
+                assert_eq!((error.kind(), error.applied()), (&ErrorKind::Unavailable, Applied::No));
+                assert!(error.to_string().contains(Error::OUT_OF_FILES), "{error}");
+                assert!(error.source().is_some());
+                assert_eq!(misconfigured(&error), None);
+            }
+        }
     }
 
     #[test]

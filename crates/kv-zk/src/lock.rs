@@ -24,7 +24,7 @@ use crate::grace::Held;
 use crate::hold::ZkHold;
 use crate::mapping::{child, lock_sequence};
 use crate::record::Above;
-use crate::session::{AGAIN, ANY_VERSION, Mode, Reply, Session, Stat, answered, connected};
+use crate::session::{AGAIN, ANY_VERSION, BARRIER, Mode, Reply, Session, Stat, answered, connected};
 
 impl Core {
     pub(crate) async fn lock(self: &Arc<Self>, key: &Key, options: LockOptions) -> Result<LockGuard> {
@@ -337,7 +337,13 @@ impl Drop for Contender {
         let (core, live) = (Arc::clone(&self.core), Arc::clone(&self.live));
         let (dir, mark) = (self.dir.clone(), self.mark.clone());
         // Where the runtime is gone the node goes with the session.
-        self.core.runtime.spawn(async move { sweep(&core, &live, &dir, &mark).await });
+        self.core.runtime.spawn(async move {
+            let session = &*live.session;
+            // A node that is being made may come later than the answer of the server we are with since a
+            // break. A write in vain comes after it; where that is refused, what is there is swept.
+            let _ = answered(session, || session.barrier(BARRIER)).await;
+            sweep(&core, &live, &dir, &mark).await;
+        });
     }
 }
 

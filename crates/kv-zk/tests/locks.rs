@@ -3,10 +3,14 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // It is a test.
 
 mod common;
+#[path = "common/fake.rs"]
+mod fake;
 
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use common::{key, namespace, open, until, with};
+use fake::{CREATE, DELETE, Fake, GET_CHILDREN, GET_CHILDREN_STAT, SYNC, made, names, stat};
 use futures_util::future::join_all;
 use kv_testkit::{Cluster, Mode, Proxy, require_or_skip};
 use kv_zk::ZkStore;
@@ -22,6 +26,7 @@ common::on_each_client!(
     an_expired_holder_has_its_grace,
     a_session_key_of_a_lost_session_is_put_again,
     an_owner_that_is_too_large_is_refused_before_it_is_sent,
+    a_record_that_comes_after_a_break_is_taken_away_too,
 );
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -287,4 +292,58 @@ async fn an_owner_that_is_too_large_is_refused_before_it_is_sent(client: &str) {
     assert!(matches!(error.kind(), ErrorKind::TooLarge { .. }), "{error}");
     assert_eq!(store.requests(), before);
     store.put("k", "y").await.unwrap();
+}
+
+/// The server it is with after the break does not have the record yet: it has it once it has been asked
+/// for what the others have.
+async fn a_record_that_comes_after_a_break_is_taken_away_too(client: &str) {
+    #[derive(Default)]
+    struct Seen {
+        record: Option<String>,
+        caught_up: bool,
+        removed: bool,
+    }
+    let seen = Arc::<Mutex<Seen>>::default();
+    let state = Arc::clone(&seen);
+    let fake = Fake::start(move |request| {
+        let mut seen = state.lock().unwrap();
+        let (op, path) = (request.op, request.path.as_str());
+        if op == CREATE && !path.starts_with("/t/l/") {
+            return Some(vec![(0, made(path))]);
+        }
+        if op == CREATE {
+            seen.record = Some(format!("{path}0000000001"));
+        }
+        let record = seen.record.clone()?;
+        if request.connection == 0 {
+            return Some(Vec::new());
+        }
+        match op {
+            SYNC => seen.caught_up = true,
+            DELETE if path == record => seen.removed = true,
+            DELETE => seen.caught_up = true,
+            GET_CHILDREN | GET_CHILDREN_STAT => {
+                let there = [record.trim_start_matches("/t/l/")];
+                let mut answer = names(if seen.caught_up { &there } else { &[] });
+                if op == GET_CHILDREN_STAT {
+                    answer.extend(stat());
+                }
+                return Some(vec![(0, answer)]);
+            }
+            _ => return None,
+        }
+        (seen.removed && op == DELETE).then(|| vec![(0, Vec::new())])
+    })
+    .await;
+    // No heartbeat comes in between.
+    let query = "timeout=20s&session_timeout=40s";
+    let store = open(&format!("zk://{}/t?client={client}&{query}", fake.address)).await;
+    let locking = tokio::spawn({
+        let store = store.clone();
+        async move { store.lock("l").await }
+    });
+    until("the record is asked for", 5 * SECOND, || async { seen.lock().unwrap().record.is_some() }).await;
+    locking.abort();
+    fake.cut();
+    until("the record is taken away", 10 * SECOND, || async { seen.lock().unwrap().removed }).await;
 }

@@ -30,6 +30,8 @@ pub(crate) const GET_DATA: i32 = 4;
 pub(crate) const GET_ACL: i32 = 6;
 pub(crate) const GET_CHILDREN: i32 = 8;
 pub(crate) const SYNC: i32 = 9;
+pub(crate) const GET_CHILDREN_STAT: i32 = 12;
+pub(crate) const CREATE: i32 = 15;
 const PING: i32 = 11;
 
 /// A read of this name is answered by watch events, of nodes nobody watches, and there is no end to them.
@@ -143,6 +145,11 @@ pub(crate) fn data_at(value: &str, zxid: i64) -> Vec<u8> {
     answer[stat..stat + 8].copy_from_slice(&zxid.to_be_bytes());
     answer[stat + 8..stat + 16].copy_from_slice(&zxid.to_be_bytes());
     answer
+}
+
+/// What the making of a node answers.
+pub(crate) fn made(path: &str) -> Vec<u8> {
+    [text(path), stat()].concat()
 }
 
 fn text(text: &str) -> Vec<u8> {

@@ -22,7 +22,7 @@ pub(crate) struct WriteQueue {
 /// The right to write a path. Dropping it hands it to the one that has waited longest.
 #[derive(Debug)]
 pub(crate) struct Turn<'a> {
-    // Dropped first: the place counts who else knows the lock.
+    // Dropped first: it knows the lock too, and the place looks who else does.
     _guard: OwnedMutexGuard<()>,
     _place: Place<'a>,
 }
@@ -32,7 +32,8 @@ pub(crate) struct Turn<'a> {
 struct Place<'a> {
     queue: &'a WriteQueue,
     path: String,
-    turn: Arc<tokio::sync::Mutex<()>>,
+    /// None once it is given up.
+    turn: Option<Arc<tokio::sync::Mutex<()>>>,
 }
 
 impl WriteQueue {
@@ -46,8 +47,9 @@ impl WriteQueue {
             let mut paths = self.paths.lock().unwrap_or_else(PoisonError::into_inner);
             Arc::clone(paths.entry(path.to_owned()).or_default())
         };
-        let place = Place { queue: self, path: path.to_owned(), turn };
-        let waiting = Arc::clone(&place.turn).lock_owned();
+        let waiting = Arc::clone(&turn);
+        let place = Place { queue: self, path: path.to_owned(), turn: Some(turn) };
+        let waiting = waiting.lock_owned();
         let guard = deadline.run(async { Ok(waiting.await) }).await.map_err(|error| {
             error.not_applied().with_detail("earlier writes of the key by this handle took all the time")
         })?;
@@ -58,8 +60,10 @@ impl WriteQueue {
 impl Drop for Place<'_> {
     fn drop(&mut self) {
         let mut paths = self.queue.paths.lock().unwrap_or_else(PoisonError::into_inner);
-        // The map's and this one: nobody writes the path any more.
-        if Arc::strong_count(&self.turn) == 2 {
+        // Given up before the others are counted: of two that go at once, the second counts no other.
+        drop(self.turn.take());
+        // Only the map's: nobody writes the path any more.
+        if paths.get(&self.path).is_some_and(|turn| Arc::strong_count(turn) == 1) {
             paths.remove(&self.path);
         }
     }
@@ -136,5 +140,28 @@ mod tests {
         assert_eq!((error.kind(), error.applied()), (&ErrorKind::Timeout, Applied::No), "{error}");
         drop(held);
         assert!(queue.paths.lock().unwrap().is_empty());
+    }
+
+    #[test]
+    fn of_two_that_go_at_once_one_takes_the_path_along() {
+        let queue = WriteQueue::default();
+        // It takes a while to free: the first is still at it when the second looks who is left.
+        let path = "a".repeat(4 << 20);
+        for round in 0..20 {
+            let turn = Arc::clone(queue.paths.lock().unwrap().entry(path.clone()).or_default());
+            let places = [Arc::clone(&turn), turn];
+            let places = places.map(|turn| Place { queue: &queue, path: path.clone(), turn: Some(turn) });
+            let start = std::sync::Barrier::new(places.len());
+            std::thread::scope(|scope| {
+                for place in places {
+                    let start = &start;
+                    scope.spawn(move || {
+                        start.wait();
+                        drop(place);
+                    });
+                }
+            });
+            assert!(queue.paths.lock().unwrap().is_empty(), "round {round}");
+        }
     }
 }

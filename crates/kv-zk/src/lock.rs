@@ -340,7 +340,7 @@ impl Drop for Contender {
         self.core.runtime.spawn(async move {
             let session = &*live.session;
             // A node that is being made may come later than the answer of the server we are with since a
-            // break. A write in vain comes after it; where that is refused, what is there is swept.
+            // break. The delete that finds nothing comes after it; where it fails, what is there is swept.
             let _ = answered(session, || session.barrier(BARRIER)).await;
             sweep(&core, &live, &dir, &mark).await;
         });

@@ -164,9 +164,13 @@ impl Attempt {
         if let Some(kv) = &state {
             if let Some(holder) = kv.session() {
                 // Ours is one whose answer was lost.
-                let ours = |session: &mut LockSession| session.renewed.id == holder && session.is_alive();
-                if let Some(session) = self.session.take_if(ours) {
-                    return Ok(Ok(self.guard(session, FencingToken::new(kv.modify_index))));
+                if let Some(session) = self.session.take_if(|session| session.renewed.id == holder) {
+                    if session.is_alive() {
+                        return Ok(Ok(self.guard(session, FencingToken::new(kv.modify_index))));
+                    }
+                    // Nothing vouches for it any more, but renewals may get through again: kept, this task
+                    // would wait for itself. Dropping it releases the record in the background.
+                    drop(session);
                 }
                 return self.held(kv, holder, &deadline).await.map(Err);
             }
@@ -207,7 +211,7 @@ impl Attempt {
         }
     }
 
-    /// What to do while a session that is not ours has the record.
+    /// What to do while a session has the record that is not ours, or was until it was given up.
     async fn held(&self, kv: &Kv, session: &str, deadline: &Deadline) -> Result<Next> {
         if kv.flags == SEMAPHORE_FLAG {
             return Err(self.no_lock(kv, "a semaphore"));

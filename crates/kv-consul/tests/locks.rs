@@ -4,8 +4,8 @@
 
 mod common;
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use common::script::{Act, Scripted, answer, applied, json, refused};
@@ -145,6 +145,69 @@ async fn a_wait_that_is_queued_outlives_the_loss_of_the_request_for_its_session(
     let store = server.store().await;
     let guard = tokio::time::timeout(SECOND * 20, store.lock("l")).await.expect("in time").unwrap();
     assert_eq!(guard.token().get(), 21);
+}
+
+/// A server that carries out the waiter's lock and then answers no transaction and no renewal until nothing
+/// vouches for the session any more; it renews it again once the waiter has seen the record.
+#[tokio::test]
+async fn a_wait_does_not_wait_for_its_own_session_after_an_outage() {
+    let (free, freed) = watch::channel(false);
+    let (release, released) = watch::channel(false);
+    let (sessions, seen) = (AtomicU32::new(0), AtomicU32::new(0));
+    let taken: OnceLock<Instant> = OnceLock::new();
+    let record = |session: &str, index: u64| {
+        let kv = format!(
+            r#"[{{"Key":"l/.lock","Value":"","Flags":{LOCK_FLAG},"Session":"{session}","CreateIndex":1,"ModifyIndex":{index}}}]"#
+        );
+        answer(200, &format!("X-Consul-Index: {index}\r\n"), &kv)
+    };
+    let server = Scripted::start(move |request| match request.split(' ').nth(1).unwrap() {
+        path if path.starts_with("/v1/session/create") => {
+            json(200, &format!(r#"{{"ID":"s-{}"}}"#, sessions.fetch_add(1, Ordering::SeqCst) + 1))
+        }
+        path if path.starts_with("/v1/session/renew") && seen.load(Ordering::SeqCst) == 0 => {
+            json(503, "an outage")
+        }
+        path if path.starts_with("/v1/session/renew") => json(200, "[]"),
+        path if path.starts_with("/v1/session") => json(200, "true"),
+        path if path.starts_with("/v1/kv") && path.contains("index=9&") => {
+            Act::When(freed.clone(), Box::new(record("s-1", 21)))
+        }
+        path if path.starts_with("/v1/kv") && path.contains("index=21&") => {
+            Act::When(released.clone(), Box::new(answer(404, "X-Consul-Index: 22\r\n", "")))
+        }
+        path if path.contains("index=") => Act::Silence,
+        path if path.starts_with("/v1/kv") => record("other", 9),
+        _ if request.contains("\"lock\"") && taken.get().is_none() => {
+            taken.set(Instant::now()).unwrap();
+            Act::Cut
+        }
+        // The session was made at most as late as the lock was taken.
+        _ if taken.get().is_some_and(|at| at.elapsed() < SECOND * 10) => json(503, "an outage"),
+        _ if request.contains("\"unlock\"") && request.contains("s-1") => {
+            release.send_replace(true);
+            applied(request, 22, "")
+        }
+        _ if request.contains("\"unlock\"") => applied(request, 24, ""),
+        _ if request.contains("\"lock\"") => applied(request, 23, "s-2"),
+        _ if *released.borrow() => refused("key \"l/.lock\" doesn't exist"),
+        _ if taken.get().is_some() => {
+            seen.fetch_add(1, Ordering::SeqCst);
+            applied(request, 21, "s-1")
+        }
+        _ if *freed.borrow() => refused("key \"l/.lock\" doesn't exist"),
+        _ => applied(request, 9, "other"),
+    })
+    .await;
+    // Its queries wait for longer than the test does, so that none that ends wakes the waiter.
+    let store = Arc::new(server.open("timeout=30s&lock_ttl=10s").await);
+    let waiting = Arc::clone(&store);
+    let wait = tokio::spawn(async move { waiting.lock("l").await });
+    until("it should wait", SECOND * 5, || async { server.count("PUT /v1/session/create") == 1 }).await;
+    free.send_replace(true);
+    let guard = tokio::time::timeout(SECOND * 20, wait).await.expect("in time").unwrap().unwrap();
+    assert_eq!(guard.token().get(), 23, "of a session that is vouched for");
+    guard.unlock().await.unwrap();
 }
 
 #[tokio::test]

@@ -37,6 +37,8 @@ pub(crate) struct Shared {
     pub(crate) closing: CancellationToken,
     pub(crate) tasks: TaskTracker,
     pub(crate) runtime: Handle,
+    /// Whose turn it is to be released once more, of the locks whose release did not get through.
+    pub(crate) releases: tokio::sync::Mutex<()>,
     random: Mutex<fastrand::Rng>,
     /// The first failure to release something, for `close` to report.
     pub(crate) failed_release: Mutex<Option<Error>>,
@@ -68,6 +70,7 @@ impl Shared {
             closing: CancellationToken::new(),
             tasks: TaskTracker::new(),
             runtime: Handle::current(),
+            releases: tokio::sync::Mutex::new(()),
             random: Mutex::new(fastrand::Rng::new()),
             failed_release: Mutex::new(None),
         }

@@ -16,7 +16,7 @@ use crate::server;
 
 /// How long a command waits for a directory another process has, unless told otherwise.
 const PATIENCE: Duration = Duration::from_secs(5);
-/// How long a store may take to say good-bye.
+/// How long closing a store may take at most, where no shorter deadline was asked for.
 const FAREWELL: Duration = Duration::from_secs(5);
 /// How long a bounded wait may take before it is told what for.
 const UNTOLD: Duration = Duration::from_secs(1);
@@ -141,7 +141,7 @@ impl Session {
     pub(crate) async fn close(&self) {
         let others = std::mem::take(&mut *self.others.lock().unwrap_or_else(PoisonError::into_inner));
         for store in self.store.get().into_iter().chain(&others) {
-            farewell(&**store).await;
+            farewell(&**store, self.timeout.unwrap_or(FAREWELL).min(FAREWELL)).await;
         }
     }
 
@@ -209,11 +209,14 @@ impl Session {
 }
 
 /// Closes a store. Whatever the command did is done: what goes wrong now is told and changes nothing.
-async fn farewell(store: &dyn Store) {
-    match tokio::time::timeout(FAREWELL, store.close()).await {
+async fn farewell(store: &dyn Store, limit: Duration) {
+    match tokio::time::timeout(limit, store.close()).await {
         Ok(Ok(())) => {}
         Ok(Err(error)) => say(&format!("kv: warning: {error}")),
-        Err(_) => say(&format!("kv: warning: closing the store took more than {FAREWELL:?}; left it open")),
+        Err(_) => {
+            let limit = duration(limit);
+            say(&format!("kv: warning: closing the store took more than {limit}; left it open"));
+        }
     }
 }
 

@@ -60,8 +60,11 @@ impl Core {
             (1..=above.len()).rev().filter_map(|count| above.get(..count)).map(with).collect();
         let together = future::join_all(sets.iter().map(|ops| session.multi(ops)));
         let (together, alone) = future::join(together, session.delete(record, ANY_VERSION)).await;
-        for above in above {
-            self.known.forget(&above.path);
+        // Where the record went alone, nothing above it did.
+        if alone.is_err() {
+            for above in above {
+                self.known.forget(&above.path);
+            }
         }
         match alone {
             Err(Fault::NoNode) if together.iter().any(Result::is_ok) => Ok(()),

@@ -7,10 +7,10 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use bytes::Bytes;
 use futures_util::future::try_join_all;
-use kv_core::{DeleteOptions, Entry, Store, StoreExt, Version};
+use kv_core::{DeleteOptions, Entry, PutOptions, Store, StoreExt, Version};
 
 use crate::case::{Case, case};
-use crate::fixture::Fixture;
+use crate::fixture::{Fixture, PATIENCE};
 use crate::steps::{at_once, ensure_eq, entry, key, sees};
 
 pub(super) const CASES: &[Case] = &[
@@ -26,13 +26,15 @@ pub(super) const CASES: &[Case] = &[
 async fn puts_of_one_key_at_once_all_succeed(fixture: &Fixture) -> Result<()> {
     const PUTS: usize = 250;
     let (store, k) = (&fixture.store, key("hot")?);
-    let puts =
-        (0..PUTS).map(|at| {
-            let (store, k) = (Arc::clone(store), k.clone());
-            at_once(async move {
-                store.put(&k, format!("{at}")).await.with_context(|| format!("put {at} of {PUTS}"))
-            })
-        });
+    let puts = (0..PUTS).map(|at| {
+        let (store, k) = (Arc::clone(store), k.clone());
+        at_once(async move {
+            // They go one after the other: a slow machine takes its time for so many.
+            let options = PutOptions::default().with_timeout(PATIENCE);
+            let put = store.put_with(&k, format!("{at}").into(), options).await;
+            put.map(|put| put.version).with_context(|| format!("put {at} of {PUTS}"))
+        })
+    });
     let puts: Vec<_> = puts.collect();
     let versions = try_join_all(puts).await?;
     let different: BTreeSet<Version> = versions.iter().copied().collect();

@@ -496,18 +496,23 @@ mod tests {
         let mut multi = session.multi(&ops);
         assert!(poll!(&mut multi).is_pending());
         let (_, held, _) = session.client().unwrap();
-        fake.cut();
+        let address = fake.address.clone();
+        fake.stop().await;
         let mut link = session.link();
         let taken_over = async {
             link.wait_for(|link| matches!(link, Link::Down)).await.unwrap();
+            // Only now: the client would be back before its break is seen.
+            let listener = tokio::net::TcpListener::bind(&address).await.unwrap();
+            let fake = fake::Fake::on(listener, |_| None);
             loop {
                 if session.stat("/a").await == Ok(None) {
-                    return;
+                    return fake;
                 }
                 tokio::time::sleep(Duration::from_millis(10)).await;
             }
         };
-        tokio::time::timeout(Duration::from_secs(10), taken_over).await.expect("the session goes on");
+        let limit = Duration::from_secs(10);
+        let _fake = tokio::time::timeout(limit, taken_over).await.expect("the session goes on");
         assert_eq!(asked.await, Err(Fault::ConnectionLost));
         assert_eq!(watched.await.map(drop), Err(Fault::ConnectionLost));
         assert!(matches!(multi.await, Err(MultiFault::Failed(Fault::ConnectionLost))));

@@ -359,7 +359,7 @@ async fn a_place_lost_in_one_outage_is_taken_anew_through_the_next() {
         "Range" if RangeRequest::decode(message.clone()).unwrap().key == b"ns/l/1" => {
             Some(one(&range(vec![Kv { lease: 1, ..kv("l/1", 5, 5) }])))
         }
-        // Its lease is gone, and then no other is to be had for a while.
+        // Its lease is gone, and no other lease can be granted for a while.
         "LeaseKeepAlive" if renewals.fetch_add(1, Ordering::Relaxed) == 0 => {
             let LeaseRequest { id } = LeaseRequest::decode(message).unwrap();
             Some(one(&LeaseAnswer { header: header(), id, ttl: 0, granted: 0 }))

@@ -1,0 +1,72 @@
+//! What the tests of this folder share.
+#![allow(dead_code, reason = "each recipe uses its part")]
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use kv_layers::{Call, Faults, LayerExt, Next, Policy};
+use kv_mem::{MemConfig, MemStore};
+use kv_recipes::kv_core::{Capabilities, Operation, Power, Result, Store};
+
+/// How long a test waits for what should come at once.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
+
+/// Handles on one database of their own.
+pub(crate) fn handles<const N: usize>() -> [Arc<dyn Store>; N] {
+    static NEXT: AtomicUsize = AtomicUsize::new(0);
+    let name = format!("recipes-{}", NEXT.fetch_add(1, Ordering::Relaxed));
+    std::array::from_fn(|_| {
+        Arc::new(MemStore::open(MemConfig::new().with_name(&name)).unwrap()) as Arc<dyn Store>
+    })
+}
+
+/// The store with faults; the seed is printed, so that a failure can be repeated with `SEED=…`.
+#[allow(clippy::print_stdout, reason = "a failure must be repeatable")]
+pub(crate) fn faulty(store: Arc<dyn Store>, faults: impl FnOnce(Faults) -> Faults) -> Arc<dyn Store> {
+    let seed = std::env::var("SEED").map_or_else(|_| fastrand::u64(..), |seed| seed.parse().unwrap());
+    println!("SEED={seed}");
+    Arc::new(store.layered(faults(Faults::seeded(seed))))
+}
+
+/// The store with half of the calls of these operations refused.
+pub(crate) fn flaky(store: Arc<dyn Store>, operations: &[Operation]) -> Arc<dyn Store> {
+    faulty(store, |faults| operations.iter().fold(faults, |faults, operation| faults.refuse(*operation, 0.5)))
+}
+
+/// Takes a power away.
+#[derive(Debug)]
+struct Without(Power);
+
+impl Policy for Without {
+    async fn around<'a, T: Send + 'a>(&'a self, _: Call<'a>, next: Next<'a, T>) -> Result<T> {
+        next().await
+    }
+
+    fn capabilities(&self, inner: &Capabilities) -> Capabilities {
+        inner.clone().without_power(self.0)
+    }
+}
+
+/// The store without a power.
+pub(crate) fn without(store: Arc<dyn Store>, power: Power) -> Arc<dyn Store> {
+    Arc::new(store.layered(Without(power)))
+}
+
+/// What comes of `future`, which must come soon.
+pub(crate) async fn soon<T>(what: &str, future: impl Future<Output = T>) -> T {
+    match tokio::time::timeout(PATIENCE, future).await {
+        Ok(done) => done,
+        Err(_) => panic!("{what}: not within {PATIENCE:?}"),
+    }
+}
+
+/// Asks until the answer is yes.
+pub(crate) async fn until<F: Future<Output = bool>>(what: &str, mut ask: impl FnMut() -> F) {
+    soon(what, async {
+        while !ask().await {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    })
+    .await;
+}

@@ -1,0 +1,6 @@
+//! The recipes over the memory store, plain and with faults.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // A test says what it means.
+
+mod common;
+mod election;

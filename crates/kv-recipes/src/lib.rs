@@ -6,7 +6,10 @@
 //! Each recipe has a file or folder of its name. `pace` has the pauses between attempts.
 
 mod election;
+mod names;
 mod pace;
+mod tx;
 
 pub use election::{Election, Leader, Leaders, Leadership, Term, TermEnd};
 pub use kv_core;
+pub use tx::{Committed, Transacted, Tx, TxOptions, transaction, transaction_with};

@@ -7,7 +7,9 @@ use std::time::Duration;
 
 use kv_layers::{Call, Faults, LayerExt, Next, Policy};
 use kv_mem::{MemConfig, MemStore};
-use kv_recipes::kv_core::{Capabilities, Operation, Power, Result, Store};
+use kv_recipes::kv_core::{Capabilities, Key, Operation, Power, Result, Store};
+use kv_sled::{SledConfig, SledStore};
+use tempfile::TempDir;
 
 /// How long a test waits for what should come at once.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
@@ -69,4 +71,29 @@ pub(crate) async fn until<F: Future<Output = bool>>(what: &str, mut ask: impl Fn
         }
     })
     .await;
+}
+
+pub(crate) fn key(text: &str) -> Key {
+    text.parse().unwrap()
+}
+
+/// A memory store of its own.
+pub(crate) fn mem() -> Arc<dyn Store> {
+    let [store] = handles();
+    store
+}
+
+/// A sled store of its own, and the directory that goes with it.
+pub(crate) async fn sled() -> (Arc<dyn Store>, TempDir) {
+    let dir = tempfile::tempdir().unwrap();
+    let store = SledStore::open(SledConfig::new(dir.path().join("db"))).await.unwrap();
+    (Arc::new(store), dir)
+}
+
+/// Runs a test on a memory store and on a sled store.
+pub(crate) async fn on_both<F: Future<Output = ()>>(test: impl Fn(Arc<dyn Store>) -> F) {
+    test(mem()).await;
+    let (store, _dir) = sled().await;
+    test(Arc::clone(&store)).await;
+    store.close().await.unwrap();
 }

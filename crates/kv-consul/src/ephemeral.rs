@@ -1,8 +1,8 @@
 //! Which sessions were made for entries that expire, and so may have a key taken from them by a write. Any
 //! other session that has a key is somebody's lock.
 
-use std::collections::HashSet;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::collections::{HashMap, HashSet};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use kv_backend::Deadline;
 use kv_core::{Error, ErrorKind, Key, Result};
@@ -13,27 +13,59 @@ use crate::session::{TTL_NAME, has_entries};
 use crate::shared::{Shared, has_lock_flags};
 use crate::wire::{Kv, SessionInfo};
 
-/// How many sessions are remembered.
+/// How many sessions are remembered, and how many keys.
 const MAX_KNOWN: usize = 4096;
 
-/// The sessions known to be made for entries that expire, which never changes.
+/// The sessions known to be made for entries that expire, which never changes, and the keys that were seen
+/// bound to one of them, which may change at any time.
 #[derive(Debug, Default)]
 pub(crate) struct Ephemeral {
-    known: Mutex<HashSet<String>>,
+    known: Mutex<Known>,
+}
+
+#[derive(Debug, Default)]
+struct Known {
+    sessions: HashSet<String>,
+    /// By native name.
+    keys: HashMap<String, String>,
 }
 
 impl Ephemeral {
+    fn lock(&self) -> MutexGuard<'_, Known> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// The keys of this session are entries.
     pub(crate) fn add(&self, session: &str) {
-        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
-        if known.len() >= MAX_KNOWN {
-            known.clear();
+        let mut known = self.lock();
+        if known.sessions.len() >= MAX_KNOWN {
+            known.sessions.clear();
         }
-        known.insert(session.to_owned());
+        known.sessions.insert(session.to_owned());
     }
 
     fn has(&self, session: &str) -> bool {
-        self.known.lock().unwrap_or_else(PoisonError::into_inner).contains(session)
+        self.lock().sessions.contains(session)
+    }
+
+    /// Remembers which session a key was seen bound to, if that is one of entries.
+    pub(crate) fn saw(&self, native: &str, session: Option<&str>) {
+        let mut known = self.lock();
+        match session {
+            Some(session) if known.sessions.contains(session) => {
+                if known.keys.len() >= MAX_KNOWN {
+                    known.keys.clear();
+                }
+                known.keys.insert(native.to_owned(), session.to_owned());
+            }
+            _ => drop(known.keys.remove(native)),
+        }
+    }
+
+    /// The session of entries that a key was last seen bound to. Only a guess: whoever writes on it has
+    /// Consul check it.
+    pub(crate) fn last_seen(&self, native: &str) -> Option<String> {
+        self.lock().keys.get(native).cloned()
     }
 }
 

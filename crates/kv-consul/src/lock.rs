@@ -19,7 +19,7 @@ use crate::session::Renewed;
 use crate::shared::{Backoff, Shared};
 use crate::sink::Item;
 use crate::wire::{Content, Kv, Op};
-use crate::write::{LOCK_DELAY_POLL, version_of};
+use crate::write::{LOCK_DELAY_POLL, written};
 
 /// Waits for a lock.
 pub(crate) async fn lock(shared: &Arc<Shared>, key: &Key, options: LockOptions) -> Result<LockGuard> {
@@ -195,7 +195,7 @@ impl Attempt {
             .map_err(|error| error.with_operation(kv_core::Operation::Lock))?
         {
             Txn::Done(slots) => {
-                let token = FencingToken::new(version_of(&slots, &self.record)?.get());
+                let token = FencingToken::new(written(&slots, &self.record)?.modify_index);
                 let Some(session) = self.session.take() else { return Err(Error::new(ErrorKind::Internal)) };
                 Ok(Ok(self.guard(session, token)))
             }

@@ -74,6 +74,8 @@ pub(crate) fn parse_go_duration(text: &str) -> Result<Duration> {
 pub(crate) enum Binding {
     /// To nothing: it is permanent.
     Permanent,
+    /// As it is bound already, or to nothing if it is absent.
+    Keep,
     /// To a session of its own.
     Ttl(TtlSession),
     /// To the session of the handle.
@@ -85,26 +87,32 @@ impl Binding {
     pub(crate) async fn new(shared: &Arc<Shared>, expiry: Expiry, deadline: &Deadline) -> Result<Self> {
         match expiry {
             Expiry::Never => Ok(Self::Permanent),
+            Expiry::Keep => Ok(Self::Keep),
             Expiry::Ttl(ttl) => TtlSession::new(shared, TTL.check(ttl)?, deadline).await.map(Self::Ttl),
             Expiry::Session => shared.session.id(shared, deadline).await.map(Self::Handle),
             _ => Err(Error::unsupported("this kind of expiry")),
         }
     }
 
-    /// The session to bind the key to.
+    /// The session to bind the key to, where that is not the one it has.
     pub(crate) fn session(&self) -> Option<&str> {
         match self {
-            Self::Permanent => None,
+            Self::Permanent | Self::Keep => None,
             Self::Ttl(session) => Some(&session.id),
             Self::Handle(id) => Some(id),
         }
+    }
+
+    /// Whether a put with it takes the key from this session.
+    pub(crate) fn replaces(&self, holder: &str) -> bool {
+        !matches!(self, Self::Keep) && self.session() != Some(holder)
     }
 
     /// The time to live that was granted.
     pub(crate) fn granted(&self) -> Option<Duration> {
         match self {
             Self::Ttl(session) => Some(session.ttl),
-            Self::Permanent | Self::Handle(_) => None,
+            Self::Permanent | Self::Keep | Self::Handle(_) => None,
         }
     }
 
@@ -136,7 +144,9 @@ impl Binding {
     /// Consul does not know the session: makes another one.
     pub(crate) async fn renew(&mut self, shared: &Arc<Shared>, deadline: &Deadline) -> Result<()> {
         match self {
-            Self::Permanent => return Err(protocol("a session is missed that was never given").not_applied()),
+            Self::Permanent | Self::Keep => {
+                return Err(protocol("a session is missed that was never given").not_applied());
+            }
             Self::Ttl(session) => *session = TtlSession::new(shared, session.ttl, deadline).await?,
             Self::Handle(id) => {
                 shared.session.gone(id).await;

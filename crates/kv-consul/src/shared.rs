@@ -114,7 +114,19 @@ impl Shared {
 
     /// What is stored under a native name now.
     pub(crate) async fn read(&self, native: &str, deadline: &Deadline) -> Result<Option<Kv>> {
-        self.api.get(Lane::Call, native, Consistency::Linearizable, deadline).await
+        self.read_in(native, Consistency::Linearizable, deadline).await
+    }
+
+    /// The same, this fresh.
+    pub(crate) async fn read_in(
+        &self,
+        native: &str,
+        consistency: Consistency,
+        deadline: &Deadline,
+    ) -> Result<Option<Kv>> {
+        let found = self.api.get(Lane::Call, native, consistency, deadline).await?;
+        self.ephemeral.saw(native, found.as_ref().and_then(Kv::session));
+        Ok(found)
     }
 }
 

@@ -14,7 +14,7 @@ use kv_core::{
     SessionStates, Store, Transact, Version, Watch, WatchOptions, WatchTarget,
 };
 
-use crate::api::{Api, Lane};
+use crate::api::Api;
 use crate::config::{Client, ConsulConfig, invalid};
 use crate::ephemeral::{Seen, hidden_session, look_at};
 use crate::error::BACKEND;
@@ -131,9 +131,7 @@ impl ConsulStore {
         let mut consistency = options.consistency;
         let mut pauses = Backoff::new(Duration::from_millis(5), Duration::from_millis(200));
         for _ in 0..MAX_LOOKS {
-            let Some(kv) = shared.api.get(Lane::Call, &native, consistency, &deadline).await? else {
-                return Ok(None);
-            };
+            let Some(kv) = shared.read_in(&native, consistency, &deadline).await? else { return Ok(None) };
             let Some(key) = shared.names.entry(&kv.key, kv.flags) else { return Ok(None) };
             let entry = to_entry(key, &kv)?;
             if !options.expiry {
@@ -202,6 +200,7 @@ fn capabilities(config: &ConsulConfig) -> Capabilities {
             Power::Ttl,
             Power::SessionKeys,
             Power::ExpiryChange,
+            Power::KeepExpiry,
             Power::ExpiryWithChildren,
             Power::FencedWrites,
             Power::StaleReads,

@@ -327,7 +327,16 @@ impl<'a> Plan<'a> {
         state: Option<&Kv>,
     ) -> Result<()> {
         self.refuse_record(key, state)?;
-        match (binding.session(), state.and_then(Kv::session)) {
+        let guess = match (self.known, binding) {
+            (None, Binding::Keep) => self.shared.ephemeral.last_seen(native),
+            _ => None,
+        };
+        match (binding.session(), state.and_then(Kv::session).or(guess.as_deref())) {
+            // A write that is no lock leaves the session as it is: the check is that it is still that one.
+            (None, Some(holder)) if !binding.replaces(holder) => {
+                self.ops.push(Op::check_session(native, holder));
+                self.ops.push(Op::set(native, content));
+            }
             (session, Some(holder)) if session != Some(holder) => {
                 self.retired.push(holder.to_owned());
                 match session {
@@ -390,7 +399,9 @@ impl<'a> Plan<'a> {
         };
         Ok(match outcome {
             Outcome::Put(at, op) => {
-                let result = PutResult::new(Version::new(slot(*at)?.modify_index));
+                let written = slot(*at)?;
+                self.shared.ephemeral.saw(&written.key, written.session());
+                let result = PutResult::new(Version::new(written.modify_index));
                 TxnOutcome::Put(match bindings.get(*op).and_then(Binding::granted) {
                     Some(ttl) => result.with_granted_ttl(ttl),
                     None => result,

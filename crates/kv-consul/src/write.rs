@@ -70,17 +70,26 @@ pub(crate) async fn put(
             }
         };
         binding.freshen(shared, &deadline).await.map_err(Error::not_applied)?;
-        let old_session = state.and_then(Kv::session).map(str::to_owned);
+        let holder = match (&seen, &binding, &precondition) {
+            (Seen::State(state), _, _) => state.as_ref().and_then(Kv::session).map(str::to_owned),
+            (
+                Seen::Nothing,
+                Binding::Keep,
+                Precondition::Any | Precondition::Present | Precondition::At(_),
+            ) => shared.ephemeral.last_seen(&native),
+            (Seen::Nothing, _, _) => None,
+        };
         let mut ops: Vec<Op> = fence.clone().into_iter().collect();
-        put_ops(&mut ops, &native, &content, &precondition, &binding, state);
+        put_ops(&mut ops, &native, &content, &precondition, &binding, state, holder.as_deref());
         binding.sending();
         let refused =
             match shared.api.txn(&ops, None, &deadline).await.map_err(|error| tell(&mut binding, error))? {
                 Txn::Done(slots) => {
-                    let old = old_session.filter(|old| Some(old.as_str()) != binding.session());
+                    let old = holder.filter(|old| binding.replaces(old));
                     retire(shared, old.into_iter().collect());
-                    let version = version_of(&slots, &native)?;
-                    let result = PutResult::new(version);
+                    let written = written(&slots, &native)?;
+                    shared.ephemeral.saw(&native, written.session());
+                    let result = PutResult::new(Version::new(written.modify_index));
                     return Ok(match binding.granted() {
                         Some(ttl) => result.with_granted_ttl(ttl),
                         None => result,
@@ -95,7 +104,8 @@ pub(crate) async fn put(
     }
 }
 
-/// The operations of a put: `state` is what the key was read to be, if it was.
+/// The operations of a put: `state` is what the key was read to be, if it was, and `holder` the session that
+/// it is taken to be bound to.
 fn put_ops(
     ops: &mut Vec<Op>,
     native: &str,
@@ -103,6 +113,7 @@ fn put_ops(
     precondition: &Precondition,
     binding: &Binding,
     state: Option<&Kv>,
+    holder: Option<&str>,
 ) {
     // Only what the precondition is about must still be as it was read.
     let expected = match (precondition, state) {
@@ -111,8 +122,15 @@ fn put_ops(
         (Precondition::Value(_) | Precondition::Absent, Some(kv)) => Some(kv.modify_index),
         _ => None,
     };
-    let holder = state.and_then(Kv::session);
     match (binding.session(), holder) {
+        // A write that is no lock leaves the session as it is: the check is that it is still that one.
+        (None, Some(holder)) if !binding.replaces(holder) => {
+            ops.push(Op::check_session(native, holder));
+            ops.push(match expected {
+                Some(index) => Op::cas(native, content, index),
+                None => Op::set(native, content),
+            });
+        }
         (session, Some(holder)) if session != Some(holder) => {
             ops.extend(expected.map(|index| Op::check_index(native, index)));
             match session {
@@ -292,14 +310,13 @@ fn tell(binding: &mut Binding, error: Error) -> Error {
     error
 }
 
-/// The version a write gave its key.
-pub(crate) fn version_of(slots: &[Option<Kv>], native: &str) -> Result<Version> {
+/// The key as a write left it.
+pub(crate) fn written<'a>(slots: &'a [Option<Kv>], native: &str) -> Result<&'a Kv> {
     slots
         .iter()
         .rev()
         .flatten()
         .find(|kv| kv.key == native)
-        .map(|kv| Version::new(kv.modify_index))
         .ok_or_else(|| protocol("the answer to a write does not name the key"))
 }
 

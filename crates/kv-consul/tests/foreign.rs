@@ -7,7 +7,7 @@ mod common;
 use std::time::Duration;
 
 use common::log::Log;
-use common::{LOCK_FLAG, server, session_of};
+use common::{LOCK_FLAG, new_session, server, session_of};
 use kv_consul::kv_core::{
     Applied, Condition, DeleteOptions, ErrorKind, Expiry, Key, Precondition, PutOptions, Store, StoreExt,
     Txn, TxnOp,
@@ -53,23 +53,12 @@ async fn foreign_names_are_left_alone() {
     assert_eq!(status, 404, "delete_tree removes them too");
 }
 
-async fn new_session(server: &common::Server) -> String {
-    new_session_that(server, "release").await
-}
-
-/// A session that does this to its keys at its end.
-async fn new_session_that(server: &common::Server, behavior: &str) -> String {
-    let wanted = format!(r#"{{"NodeChecks":[],"TTL":"60s","LockDelay":"0s","Behavior":"{behavior}"}}"#);
-    let (_, body) = server.raw(Method::PUT, "/v1/session/create", wanted).await;
-    body.split('"').nth(3).unwrap().to_owned()
-}
-
 #[tokio::test]
 async fn a_lock_of_another_program_is_not_broken_by_a_write() {
     let Some(server) = server().await else { return };
     let namespace = common::namespace();
     let store = server.open(&namespace, "").await;
-    let session = new_session(&server).await;
+    let session = new_session(&server, "release").await;
     let path = format!("/v1/kv/{namespace}/leader?flags={LOCK_FLAG}&acquire={session}");
     assert_eq!(server.raw(Method::PUT, &path, "them").await.1, "true");
     // Others read who the leader is.
@@ -93,7 +82,10 @@ async fn a_lock_of_another_program_is_not_broken_by_a_write() {
     assert_eq!(theirs.get("leader").await.unwrap(), None);
     server.raw(Method::PUT, &format!("/v1/session/destroy/{session}"), "").await;
     let guard = theirs.try_lock("leader").await.unwrap().unwrap();
-    let path = format!("/v1/kv/{namespace}/leader?flags={LOCK_FLAG}&acquire={}", new_session(&server).await);
+    let path = format!(
+        "/v1/kv/{namespace}/leader?flags={LOCK_FLAG}&acquire={}",
+        new_session(&server, "release").await
+    );
     assert_eq!(server.raw(Method::PUT, &path, "them").await.1, "false", "we exclude them");
     guard.unlock().await.unwrap();
     assert_eq!(server.raw(Method::PUT, &path, "them").await.1, "true");
@@ -104,7 +96,7 @@ async fn a_leader_with_any_flags_is_not_replaced_by_a_write() {
     let Some(server) = server().await else { return };
     let namespace = common::namespace();
     let store = server.open(&namespace, "").await;
-    let session = new_session(&server).await;
+    let session = new_session(&server, "release").await;
     let path = format!("{namespace}/leader");
     let acquire = format!("/v1/kv/{path}?acquire={session}");
     assert_eq!(server.raw(Method::PUT, &acquire, "them").await.1, "true");
@@ -144,7 +136,7 @@ async fn a_leader_whose_session_deletes_is_not_replaced_by_a_write_either() {
     for layout in ["record", "key"] {
         let namespace = common::namespace();
         let store = server.open(&namespace, &format!("?lock_layout={layout}&timeout=20s")).await;
-        let session = new_session_that(&server, "delete").await;
+        let session = new_session(&server, "delete").await;
         let acquire = format!("/v1/kv/{namespace}/leader?acquire={session}");
         assert_eq!(server.raw(Method::PUT, &acquire, "them").await.1, "true");
         let leader = key("leader");
@@ -182,7 +174,7 @@ async fn a_lock_without_flags_is_a_lock() {
     let store = server.open(&namespace, "?lock_layout=key&lock_delay=0s&timeout=20s").await;
     let leader = key("leader");
     for behavior in ["release", "delete"] {
-        let session = new_session_that(&server, behavior).await;
+        let session = new_session(&server, behavior).await;
         let path = format!("/v1/kv/{namespace}/leader");
         assert_eq!(server.raw(Method::PUT, &format!("{path}?acquire={session}"), "them").await.1, "true");
         let theirs = store.lock_holder(&leader).await.unwrap().expect("they hold it");
@@ -198,7 +190,7 @@ async fn a_lock_without_flags_is_a_lock() {
         }
         let ours = tokio::time::timeout(SECOND * 20, waiting).await.expect("it is free").unwrap();
         assert!(ours.token() > theirs.token);
-        let other = new_session(&server).await;
+        let other = new_session(&server, "release").await;
         assert_eq!(server.raw(Method::PUT, &format!("{path}?acquire={other}"), "x").await.1, "false");
         // A write that is no acquisition takes the flags off our record, and nothing else.
         server.raw(Method::PUT, &path, "scribble").await;
@@ -274,7 +266,7 @@ async fn a_semaphore_is_invisible_and_no_lock() {
     let Some(server) = server().await else { return };
     let namespace = common::namespace();
     let store = server.open(&namespace, "").await;
-    let session = new_session(&server).await;
+    let session = new_session(&server, "release").await;
     let contender = format!("/v1/kv/{namespace}/s/{session}?flags={SEMAPHORE_FLAG}&acquire={session}");
     assert_eq!(server.raw(Method::PUT, &contender, "").await.1, "true");
     let record = format!("/v1/kv/{namespace}/s/.lock?flags={SEMAPHORE_FLAG}");

@@ -125,3 +125,10 @@ pub(crate) async fn session_of(server: &Server, path: &str) -> Option<String> {
     let at = body.find("\"Session\":")? + 10;
     body[at..].split('"').nth(1).map(str::to_owned)
 }
+
+/// A session of another program that does this to its keys at its end.
+pub(crate) async fn new_session(server: &Server, behavior: &str) -> String {
+    let wanted = format!(r#"{{"NodeChecks":[],"TTL":"60s","LockDelay":"0s","Behavior":"{behavior}"}}"#);
+    let (_, body) = server.raw(reqwest::Method::PUT, "/v1/session/create", wanted).await;
+    body.split('"').nth(3).unwrap().to_owned()
+}

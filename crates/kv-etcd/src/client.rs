@@ -25,7 +25,7 @@ use failure::Failure;
 use member::{Dial, Leader, Member, Native};
 pub(crate) use stream::{Answer, ChangesIn, ChangesOut, WatchRequest};
 pub(crate) use wire::{
-    Change, Check, Done, Field, Name, Order, Page, Range, Read, Record, Step, Tree, TreeDone, behind,
+    Attach, Change, Check, Done, Field, Name, Order, Page, Range, Read, Record, Step, Tree, TreeDone, behind,
 };
 
 /// The pause before a request is repeated for want of a leader or after a broken connection.
@@ -200,7 +200,7 @@ impl Client {
                 let ask = move |native: Arc<Native>| {
                     let (name, value) = (name.clone(), value.clone());
                     async move {
-                        let answer = native.kv.clone().put(name, value, wire::lasting(lease)).await?;
+                        let answer = native.kv.clone().put(name, value, wire::attaching(lease)).await?;
                         Ok(answer::put_done(answer.0)?)
                     }
                 };
@@ -214,7 +214,13 @@ impl Client {
                 };
                 self.call(deadline, Leader::Needed, Repeat::Never, ask).await
             }
-            step @ (Step::Read(_) | Step::Branch(_)) => self.commit(deadline, Tree::always(vec![step])).await,
+            // It is a transaction already.
+            Step::Branch(tree) => {
+                let done = self.commit(deadline, tree).await?;
+                let revision = done.revision;
+                Ok(TreeDone { succeeded: true, steps: vec![Done::Branch(done)], revision })
+            }
+            step @ Step::Read(_) => self.commit(deadline, Tree::always(vec![step])).await,
         }
     }
 

@@ -4,7 +4,7 @@
 //! of an absent key, or of a lock's record that is no entry, can be the opposite of a list of
 //! comparisons.
 
-use kv_core::{Compare, Error, Result, Test, Version};
+use kv_core::{Compare, Condition, Error, Key, Result, Test, Version};
 
 use crate::client::{Check, Field};
 use crate::record;
@@ -57,6 +57,18 @@ pub(crate) fn term(name: &str, test: &Test) -> Result<Option<Term>> {
     Ok(Some(term))
 }
 
+/// Whether a key exists where all these conditions hold; `None`: either can be.
+pub(crate) fn presence(conditions: &[Condition], key: &Key) -> Option<bool> {
+    conditions.iter().filter(|condition| condition.key == *key).find_map(|condition| match &condition.test {
+        Test::Absent => Some(false),
+        Test::Version(Compare::NotEqual, _)
+        | Test::Created(Compare::NotEqual, _)
+        | Test::Value(Compare::NotEqual, _) => None,
+        Test::Present | Test::Version(..) | Test::Created(..) | Test::Value(..) => Some(true),
+        _ => None,
+    })
+}
+
 /// The comparisons of a version. Every version of an entry is from 1 to `i64::MAX`.
 fn number(
     name: &str,
@@ -85,7 +97,7 @@ fn number(
 
 #[cfg(test)]
 mod tests {
-    use kv_core::{Condition, Entry, Key};
+    use kv_core::Entry;
 
     use super::*;
     use crate::client::Record;
@@ -147,6 +159,9 @@ mod tests {
                         }
                     };
                     assert_eq!(encoded, condition.holds(entry.as_ref()), "{test:?} on {stored:?}");
+                    let presence = presence(&[condition], &key);
+                    let is_true = !encoded || presence.is_none_or(|exists| exists == entry.is_some());
+                    assert!(is_true, "{test:?} holds on {stored:?}, whose presence is {presence:?}");
                 }
             }
         }

@@ -11,7 +11,7 @@ use kv_core::{
 };
 use tokio::time::Instant;
 
-use crate::client::{Check, Done, Name, Order, Range, Read, Record, Step, Tree};
+use crate::client::{Attach, Check, Done, Name, Order, Range, Read, Record, Step, Tree};
 use crate::config::TTL;
 use crate::error::{self, closed};
 use crate::fate::{self, PAUSE, Place};
@@ -216,8 +216,11 @@ impl Candidate<'_> {
         };
         let record = format!("{}/{:x}", core.namespace.native(self.key), granted.id);
         let name: Name = record.clone().into();
-        let mut then =
-            vec![Step::Put { name: name.clone(), value: self.options.owner.clone(), lease: granted.id }];
+        let mut then = vec![Step::Put {
+            name: name.clone(),
+            value: self.options.owner.clone(),
+            lease: Attach::To(granted.id),
+        }];
         then.extend(reads(core, self.key, Order::NewestFirst, 0, CANDIDATES));
         let tree = Tree { when: vec![Check::absent(name.clone())], then, or_else: Vec::new() };
         let done = core.client.commit(deadline, tree).await?;

@@ -14,14 +14,15 @@ use kv_core::{
     SessionStates, Store, Transact, Txn, TxnResult, Watch, WatchOptions, WatchTarget,
 };
 
-use crate::client::{Done, Range, Read, Record, Step, Tree};
+use crate::client::{Check, Done, Range, Read, Record, Step, Tree};
 use crate::config::{EtcdConfig, TTL};
 use crate::error::{self, BACKEND};
+use crate::expiry::PutLease;
 use crate::handle::Handle;
-use crate::lease::{Granted, Purpose, is_session};
+use crate::lease::is_session;
 use crate::list::Pager;
 use crate::write::{self, Guards};
-use crate::{list, lock, record, session, txn, watch};
+use crate::{list, lock, record, txn, watch};
 
 /// The largest value: below etcd's limit of 1.5 MiB per request by what keys and framing take, and
 /// small values it is compared with.
@@ -32,6 +33,8 @@ const MAX_VALUES: usize = (3 << 19) - (6 << 10);
 const MAX_LOOKED_AT: i64 = 40_000;
 /// The pause before a key whose lease is over is read again.
 const EXPIRING: Duration = Duration::from_millis(50);
+/// Up to this size a value is sent for a key that exists and for one that does not, in one request.
+const SENT_TWICE: usize = 32 << 10;
 /// How often a put whose lease ended before it was used takes another.
 const LEASE_ATTEMPTS: usize = 3;
 
@@ -96,6 +99,7 @@ fn capabilities(config: &EtcdConfig) -> Capabilities {
             Power::Ttl,
             Power::SessionKeys,
             Power::ExpiryChange,
+            Power::KeepExpiry,
             Power::ExpiryWithChildren,
             Power::FencedWrites,
             Power::WatchHistory,
@@ -112,73 +116,6 @@ fn capabilities(config: &EtcdConfig) -> Capabilities {
             Guarantee::LockFifo,
         ])
         .with_limits(limits)
-}
-
-/// The lease a put is to use.
-pub(crate) enum PutLease<'a> {
-    None,
-    Own(Granted<'a>),
-    Session(i64),
-}
-
-impl PutLease<'_> {
-    pub(crate) fn id(&self) -> i64 {
-        match self {
-            Self::None => 0,
-            Self::Own(granted) => granted.id,
-            Self::Session(lease) => *lease,
-        }
-    }
-
-    pub(crate) async fn new<'a>(
-        core: &'a Arc<Handle>,
-        deadline: Deadline,
-        expiry: Expiry,
-    ) -> Result<PutLease<'a>> {
-        Ok(match expiry {
-            Expiry::Never => PutLease::None,
-            Expiry::Ttl(ttl) => {
-                PutLease::Own(core.leases.grant(deadline, Purpose::Own, TTL.check(ttl)?).await?)
-            }
-            Expiry::Session => PutLease::Session(session::lease(core, deadline).await?),
-            _ => return Err(Error::unsupported("this kind of expiry")),
-        })
-    }
-
-    /// The put is about to be sent.
-    pub(crate) fn in_flight(&mut self) {
-        if let Self::Own(granted) = self {
-            granted.in_flight();
-        }
-    }
-
-    /// The put was not made.
-    pub(crate) fn unused(self) {
-        if let Self::Own(granted) = self {
-            granted.unused();
-        }
-    }
-
-    /// What the put failed with, and what that means for the lease.
-    pub(crate) fn failed(self, core: &Handle, error: &Error) {
-        match self {
-            // Otherwise the put may still be made, and its key must not go before its time.
-            Self::Own(granted) if error.applied() == kv_core::Applied::No => granted.unused(),
-            Self::Session(lease) if error::lease_gone(error) => core.session.gone(lease),
-            Self::None | Self::Own(_) | Self::Session(_) => {}
-        }
-    }
-
-    /// The put was made; returns the time to live its key has.
-    pub(crate) fn used(self, core: &Handle, name: &str, revision: i64) -> Option<Duration> {
-        let Self::Own(granted) = self else {
-            core.leases.detached(name.as_bytes(), revision);
-            return None;
-        };
-        let ttl = granted.ttl;
-        core.leases.attached(name.into(), granted.keep(), ttl, revision);
-        Some(ttl)
-    }
 }
 
 impl EtcdStore {
@@ -222,19 +159,36 @@ impl EtcdStore {
         let guards = Guards::new([name.as_str()], options.fence.as_ref())?;
         let mut when = guards.checks();
         when.extend(write::precondition(&name, &options.precondition)?);
-        for attempt in 1.. {
-            let mut lease = PutLease::new(core, deadline, options.expiry).await?;
+        let mut exists = write::presence(&options.precondition);
+        // A large value is not sent for both cases. It is sent as if the key existed, and that is checked.
+        let guesses = options.expiry == Expiry::Keep && exists.is_none() && value.len() > SENT_TWICE;
+        if guesses {
+            exists = Some(true);
+        }
+        let mut attempt = 0;
+        loop {
+            attempt += 1;
+            let mut lease = PutLease::new(core, deadline, options.expiry, exists).await?;
             lease.in_flight();
-            let put = Step::Put { name: name.clone().into(), value: value.clone(), lease: lease.id() };
-            match self.write(deadline, &name, &guards, when.clone(), put).await {
-                Ok(Written::Done(_, revision)) => {
-                    let granted = lease.used(core, &name, revision);
+            let mut when = when.clone();
+            if guesses {
+                when.push(if exists == Some(true) { Check::exists(&*name) } else { Check::absent(&*name) });
+            }
+            let step = lease.step(&*name, value.clone());
+            match self.write(deadline, &name, &guards, when, step).await {
+                Ok(Written::Done(done, revision)) => {
+                    let granted = lease.used(core, &name, revision, &done);
                     let result = PutResult::new(record::version(revision));
                     return Ok(granted.map_or(result, |ttl| result.with_granted_ttl(ttl)));
                 }
                 Ok(Written::Refused(found)) => {
                     lease.unused();
-                    return Err(write::refusal(&options.precondition, found.as_ref()));
+                    if !guesses {
+                        return Err(write::refusal(&options.precondition, found.as_ref()));
+                    }
+                    // Others may create and delete it all the time.
+                    deadline.remaining().map_err(Error::not_applied)?;
+                    exists = Some(found.is_some());
                 }
                 Err(error) => {
                     let again = error::lease_gone(&error) && attempt < LEASE_ATTEMPTS;
@@ -245,7 +199,6 @@ impl EtcdStore {
                 }
             }
         }
-        Err(Error::new(kv_core::ErrorKind::Internal))
     }
 
     async fn delete(&self, key: &Key, options: DeleteOptions) -> Result<DeleteResult> {
@@ -277,7 +230,7 @@ impl EtcdStore {
         deadline: Deadline,
         name: &str,
         guards: &Guards,
-        when: Vec<crate::client::Check>,
+        when: Vec<Check>,
         step: Step,
     ) -> Result<Written> {
         let or_else = if when.is_empty() {

@@ -4,24 +4,29 @@
 //! its own inside, of which the other branch goes on. All comparisons look at the state before the
 //! first operation, whatever their depth.
 //!
+//! A put that keeps its key's expiry is a transaction inside too, unless a condition says whether the key
+//! exists.
+//!
 //! The server limits the operations along a nest. Where it would be exceeded, a first request asks
-//! which conditions hold, and the second carries out what follows, only if their keys did not change
-//! in between.
+//! which conditions hold, and the last one carries out what follows, only if their keys did not change
+//! in between. Before it is asked which of the keys exist whose expiry is to be kept.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use futures_util::future::try_join_all;
 use kv_backend::Deadline;
 use kv_core::{
-    Compare, Condition, DeleteResult, Error, ErrorKind, PutResult, Result, Txn, TxnOp, TxnOutcome, TxnResult,
+    Compare, Condition, DeleteResult, Error, ErrorKind, Expiry, PutResult, Result, Txn, TxnOp, TxnOutcome,
+    TxnResult,
 };
 
 use crate::client::{Check, Done, Field, Range, Read, Step, Tree, TreeDone};
-use crate::condition::{Term, term};
+use crate::condition::{Term, presence, term};
 use crate::error;
+use crate::expiry::PutLease;
 use crate::handle::Handle;
 use crate::record;
-use crate::store::PutLease;
 use crate::write::{Guards, first_page};
 
 /// What the server takes: the longest lists of comparisons or operations of a nest, one on each level,
@@ -69,8 +74,8 @@ enum Plan<'a> {
     /// The server decides, by these terms.
     Nested(&'a [Term]),
     /// The conditions were asked about: whether they held, which is so as long as these comparisons
-    /// are true.
-    Decided { held: bool, unchanged: Vec<Check> },
+    /// are true, and which of the names that the branch writes exist then.
+    Decided { held: bool, unchanged: Vec<Check>, existing: BTreeMap<String, bool> },
 }
 
 /// One branch inside the other, each for one term.
@@ -143,20 +148,26 @@ impl Attempt<'_> {
     /// Lets the server decide if that fits, and else asks it about the conditions first.
     async fn plan(&self, deadline: Deadline) -> Result<Plan<'_>> {
         let nested = Plan::Nested(&self.terms.nested);
-        // Sizes do not depend on the leases, so they are known before any is granted.
-        let tree = self.tree(&nested, &self.no_leases(&self.txn.then), &self.no_leases(&self.txn.or_else))?;
+        let tree = self.bare_tree(&nested)?;
         if self.terms.nested.len() <= MAX_NESTED && tree.ops() <= MAX_OPS && tree.size() <= MAX_BYTES {
             return Ok(nested);
         }
+        // A question that fails changed nothing, also where its answer is what is missing.
+        let (held, mut unchanged) = self.ask(deadline).await.map_err(Error::not_applied)?;
+        let ops = if held { &self.txn.then } else { &self.txn.or_else };
+        let existing = self.existing(deadline, ops, &mut unchanged).await.map_err(Error::not_applied)?;
+        Ok(Plan::Decided { held, unchanged, existing })
+    }
+
+    /// Whether the conditions hold, and the comparisons that are true as long as that stays so.
+    async fn ask(&self, deadline: Deadline) -> Result<(bool, Vec<Check>)> {
         let mut unchanged = Vec::new();
         for terms in self.terms.single.chunks(MAX_ASKED) {
             let questions = terms.iter().map(|(name, term)| {
                 let read = vec![Step::Read(Read::new(Range::one(name.as_str())).keys_only())];
                 Step::Branch(Tree { when: term.checks.clone(), then: read.clone(), or_else: read })
             });
-            let asked = self.core.client.commit(deadline, Tree::always(questions.collect())).await;
-            // A question that fails changed nothing, also where its answer is what is missing.
-            let done = asked.map_err(Error::not_applied)?;
+            let done = self.core.client.commit(deadline, Tree::always(questions.collect())).await?;
             for ((name, term), done) in terms.iter().zip(done.steps) {
                 let Done::Branch(done) = done else {
                     return Err(error::nonsense("a transaction without its inner one"));
@@ -165,23 +176,75 @@ impl Attempt<'_> {
                 let version = first_page(done.steps)?.records.first().map_or(0, |record| record.version);
                 let same = Check::new(name.as_str(), Compare::Equal, Field::Version(version));
                 if !held {
-                    return Ok(Plan::Decided { held, unchanged: vec![same] });
+                    return Ok((held, vec![same]));
                 }
                 if !unchanged.contains(&same) {
                     unchanged.push(same);
                 }
             }
         }
-        Ok(Plan::Decided { held: true, unchanged })
+        Ok((true, unchanged))
     }
 
-    fn no_leases(&self, ops: &[TxnOp]) -> Vec<PutLease<'_>> {
-        ops.iter().map(|_| PutLease::None).collect()
+    /// Which of the names exist whose expiry is to be kept. That they do or do not is checked with
+    /// `unchanged`, which knows some already.
+    async fn existing(
+        &self,
+        deadline: Deadline,
+        ops: &[TxnOp],
+        unchanged: &mut Vec<Check>,
+    ) -> Result<BTreeMap<String, bool>> {
+        let (mut existing, mut unknown) = (BTreeMap::new(), Vec::new());
+        let keeping = ops.iter().filter(|op| matches!(op, TxnOp::Put { expiry: Expiry::Keep, .. }));
+        for name in keeping.map(|op| self.core.namespace.native(op.key())) {
+            let known = unchanged.iter().find_map(|check| match check.field {
+                Field::Version(version) if check.name == name.as_bytes() => Some(version != 0),
+                _ => None,
+            });
+            match known {
+                Some(exists) => drop(existing.insert(name, exists)),
+                None => unknown.push(name),
+            }
+        }
+        for names in unknown.chunks(MAX_OPS) {
+            let read = |name: &String| Step::Read(Read::new(Range::one(name.as_str())).keys_only());
+            let asked = Tree::always(names.iter().map(read).collect());
+            let done = self.core.client.commit(deadline, asked).await?;
+            for (name, done) in names.iter().zip(done.steps) {
+                let exists = !first_page(vec![done])?.records.is_empty();
+                unchanged.push(if exists { Check::exists(&**name) } else { Check::absent(&**name) });
+                existing.insert(name.clone(), exists);
+            }
+        }
+        Ok(existing)
+    }
+
+    /// Whether the key of an operation of this branch exists when the branch runs, where that is known.
+    fn exists(&self, plan: &Plan<'_>, succeeded: bool, op: &TxnOp) -> Option<bool> {
+        match plan {
+            Plan::Nested(_) if succeeded => presence(&self.txn.conditions, op.key()),
+            Plan::Nested(_) => None,
+            Plan::Decided { existing, .. } => existing.get(&self.core.namespace.native(op.key())).copied(),
+        }
+    }
+
+    /// What is sent, with no lease granted yet. Its size does not depend on that.
+    fn bare_tree(&self, plan: &Plan<'_>) -> Result<Tree> {
+        let bare = |ops: &[TxnOp], succeeded| {
+            let lease = |op| match op {
+                &TxnOp::Put { expiry, .. } => {
+                    PutLease::without_grant(expiry, self.exists(plan, succeeded, op))
+                }
+                _ => PutLease::None,
+            };
+            ops.iter().map(lease).collect::<Vec<_>>()
+        };
+        self.tree(plan, &bare(&self.txn.then, true), &bare(&self.txn.or_else, false))
     }
 
     /// Makes the transaction; `None` if the plan does not stand any more.
     async fn make(&self, deadline: Deadline, plan: &Plan<'_>) -> Result<Option<TxnResult>> {
-        let bare = self.tree(plan, &self.no_leases(&self.txn.then), &self.no_leases(&self.txn.or_else))?;
+        let bare = self.bare_tree(plan)?;
         if bare.ops() > MAX_OPS {
             return Err(Error::new(ErrorKind::TooLarge { size: bare.ops(), max: MAX_OPS })
                 .with_detail("operations, with what guards fenced writes and records of locks"));
@@ -191,8 +254,8 @@ impl Attempt<'_> {
             return Err(Error::new(ErrorKind::TooLarge { size, max: MAX_BYTES })
                 .with_detail("bytes of the request, namespaces and repeated branches included"));
         }
-        let mut then = self.leases(deadline, &self.txn.then).await?;
-        let mut or_else = self.leases(deadline, &self.txn.or_else).await?;
+        let mut then = self.leases(deadline, plan, true).await?;
+        let mut or_else = self.leases(deadline, plan, false).await?;
         let tree = self.tree(plan, &then, &or_else)?;
         then.iter_mut().chain(&mut or_else).for_each(PutLease::in_flight);
         let done = match self.core.client.commit(deadline, tree).await {
@@ -231,11 +294,20 @@ impl Attempt<'_> {
         Ok(Some(TxnResult::new(succeeded, outcomes)))
     }
 
-    /// A lease for each operation, of which only puts need one.
-    async fn leases(&self, deadline: Deadline, ops: &[TxnOp]) -> Result<Vec<PutLease<'_>>> {
+    /// A lease for each operation of a branch, of which only puts need one.
+    async fn leases(
+        &self,
+        deadline: Deadline,
+        plan: &Plan<'_>,
+        succeeded: bool,
+    ) -> Result<Vec<PutLease<'_>>> {
+        let ops = if succeeded { &self.txn.then } else { &self.txn.or_else };
         try_join_all(ops.iter().map(|op| async move {
             match op {
-                TxnOp::Put { expiry, .. } => PutLease::new(self.core, deadline, *expiry).await,
+                TxnOp::Put { expiry, .. } => {
+                    let exists = self.exists(plan, succeeded, op);
+                    PutLease::new(self.core, deadline, *expiry, exists).await
+                }
                 _ => Ok(PutLease::None),
             }
         }))
@@ -244,7 +316,7 @@ impl Attempt<'_> {
 
     fn tree(&self, plan: &Plan<'_>, then: &[PutLease<'_>], or_else: &[PutLease<'_>]) -> Result<Tree> {
         let steps = |ops: &[TxnOp], leases: &[PutLease<'_>]| {
-            ops.iter().zip(leases).map(|(op, lease)| self.step(op, lease.id())).collect::<Result<Vec<_>>>()
+            ops.iter().zip(leases).map(|(op, lease)| self.step(op, lease)).collect::<Result<Vec<_>>>()
         };
         let (then, or_else) = (steps(&self.txn.then, then)?, steps(&self.txn.or_else, or_else)?);
         let (mut when, then) = match plan {
@@ -255,16 +327,16 @@ impl Attempt<'_> {
                 }
                 (Vec::new(), vec![Step::Branch(tree)])
             }
-            Plan::Decided { held, unchanged } => (unchanged.clone(), if *held { then } else { or_else }),
+            Plan::Decided { held, unchanged, .. } => (unchanged.clone(), if *held { then } else { or_else }),
         };
         when.extend(self.guards.checks());
         Ok(Tree { when, then, or_else: self.guards.reads() })
     }
 
-    fn step(&self, op: &TxnOp, lease: i64) -> Result<Step> {
+    fn step(&self, op: &TxnOp, lease: &PutLease<'_>) -> Result<Step> {
         let name = self.core.namespace.native(op.key());
         Ok(match op {
-            TxnOp::Put { value, .. } => Step::Put { name: name.into(), value: value.clone(), lease },
+            TxnOp::Put { value, .. } => lease.step(name, value.clone()),
             TxnOp::Delete { .. } => Step::Delete { range: Range::one(name), previous: false },
             TxnOp::Get { .. } => Step::Read(Read::new(Range::one(name))),
             _ => return Err(Error::unsupported("this kind of operation")),
@@ -274,8 +346,8 @@ impl Attempt<'_> {
     fn outcome(&self, op: &TxnOp, lease: PutLease<'_>, done: Done, revision: i64) -> Result<TxnOutcome> {
         let name = self.core.namespace.native(op.key());
         Ok(match (op, done) {
-            (TxnOp::Put { .. }, Done::Put) => {
-                let granted = lease.used(self.core, &name, revision);
+            (TxnOp::Put { .. }, done @ (Done::Put | Done::Branch(_))) => {
+                let granted = lease.used(self.core, &name, revision, &done);
                 let result = PutResult::new(record::version(revision));
                 TxnOutcome::Put(granted.map_or(result, |ttl| result.with_granted_ttl(ttl)))
             }

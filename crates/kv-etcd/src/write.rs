@@ -30,6 +30,15 @@ pub(crate) fn precondition(name: &str, precondition: &Precondition) -> Result<Ve
     })
 }
 
+/// Whether the key exists where a precondition holds; `None`: either can be.
+pub(crate) fn presence(precondition: &Precondition) -> Option<bool> {
+    match precondition {
+        Precondition::Absent => Some(false),
+        Precondition::Present | Precondition::At(_) | Precondition::Value(_) => Some(true),
+        _ => None,
+    }
+}
+
 /// Why a precondition refuses, given what was found.
 pub(crate) fn refusal(precondition: &Precondition, found: Option<&Record>) -> Error {
     let current = found.map(|record| record::version(record.version));

@@ -200,10 +200,20 @@ impl Check {
     }
 }
 
+/// Which lease a put attaches its key to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Attach {
+    /// To none: the key never expires.
+    Never,
+    To(i64),
+    /// To the one it has, or to none if it has none. The server refuses it for a key that is absent.
+    Same,
+}
+
 /// One step of a [`Tree`].
 #[derive(Clone, Debug)]
 pub(crate) enum Step {
-    Put { name: Name, value: Bytes, lease: i64 },
+    Put { name: Name, value: Bytes, lease: Attach },
     Delete { range: Range, previous: bool },
     Read(Read),
     Branch(Tree),
@@ -212,7 +222,7 @@ pub(crate) enum Step {
 impl Step {
     fn native(self) -> native::TxnOp {
         match self {
-            Self::Put { name, value, lease } => native::TxnOp::put(name, value, lasting(lease)),
+            Self::Put { name, value, lease } => native::TxnOp::put(name, value, attaching(lease)),
             Self::Delete { range, previous } => {
                 let (name, options) = deletion(range, previous);
                 native::TxnOp::delete(name, Some(options))
@@ -244,9 +254,12 @@ impl Step {
     }
 }
 
-/// How long what is put lasts: for ever, or as long as a lease.
-pub(super) fn lasting(lease: i64) -> Option<native::PutOptions> {
-    (lease != 0).then(|| native::PutOptions::new().with_lease(lease))
+pub(super) fn attaching(lease: Attach) -> Option<native::PutOptions> {
+    match lease {
+        Attach::Never => None,
+        Attach::To(lease) => Some(native::PutOptions::new().with_lease(lease)),
+        Attach::Same => Some(native::PutOptions::new().with_ignore_lease()),
+    }
 }
 
 pub(super) fn deletion(range: Range, previous: bool) -> (Name, native::DeleteOptions) {

@@ -104,6 +104,7 @@ pub(crate) mod needs {
     pub(crate) const FENCED_WRITES: Need = Need::Power(Power::FencedWrites);
     pub(crate) const WATCH_HISTORY: Need = Need::Power(Power::WatchHistory);
     pub(crate) const STALE_READS: Need = Need::Power(Power::StaleReads);
+    pub(crate) const LIST_EXPIRY: Need = Need::Power(Power::ListExpiry);
     pub(crate) const LOCK_VIEW: Need = Need::Power(Power::LockView);
 
     pub(crate) const LINEARIZABLE_READS: Need = Need::Guarantee(Guarantee::LinearizableReads);

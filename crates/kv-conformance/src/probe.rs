@@ -27,6 +27,7 @@ pub(crate) async fn refuses(fixture: &Fixture, power: Power) -> Result<()> {
         Power::FencedWrites => fenced_writes(fixture).await,
         Power::WatchHistory => watch_history(fixture).await,
         Power::StaleReads => stale_reads(fixture).await,
+        Power::ListExpiry => list_expiry(fixture).await,
         Power::LockView => lock_view(fixture).await,
         other => Err(anyhow::anyhow!("this suite does not know the power {}: update it", other.name())),
     }
@@ -194,6 +195,18 @@ async fn stale_reads(fixture: &Fixture) -> Result<()> {
     unsupported(power, "a stale get", store.get_with(&k, get)).await?;
     let list = ListOptions::default().with_consistency(Consistency::Stale);
     unsupported(power, "a stale list", store.list_with(&Prefix::root(), list)).await
+}
+
+async fn list_expiry(fixture: &Fixture) -> Result<()> {
+    let store = &fixture.store;
+    store.put("dir/k", "x").await?;
+    let telling = ListOptions::default().with_expiry();
+    unsupported(
+        Power::ListExpiry,
+        "a list that tells expiries",
+        store.list_with(&Prefix::new("dir")?, telling),
+    )
+    .await
 }
 
 async fn lock_view(fixture: &Fixture) -> Result<()> {

@@ -62,7 +62,7 @@ impl DeleteOptions {
 impl ListOptions {
     /// The powers a store needs for it.
     pub fn needs(&self) -> impl Iterator<Item = Power> {
-        self.consistency.power().into_iter()
+        [self.consistency.power(), when(self.expiry, Power::ListExpiry)].into_iter().flatten()
     }
 }
 
@@ -123,9 +123,17 @@ impl Capabilities {
     ///
     /// # Errors
     ///
-    /// `Unsupported` as for [`admit_get`](Self::admit_get).
+    /// `Unsupported` as for [`admit_get`](Self::admit_get); `InvalidArgument` for a list of keys only that
+    /// is to tell expiries.
     pub fn admit_list(&self, path: &str, options: &ListOptions) -> Result<()> {
-        self.require_all(options.needs()).map_err(self.about(Operation::List, path))
+        self.require_all(options.needs())
+            .and_then(|()| match options.keys_only && options.expiry {
+                true => Err(Error::invalid_argument(
+                    "a list of keys only has no entries: with_keys_only and with_expiry exclude each other",
+                )),
+                false => Ok(()),
+            })
+            .map_err(self.about(Operation::List, path))
     }
 
     /// Admits or refuses a delete_tree of what lies below `path`.

@@ -53,6 +53,7 @@ declared! {
         FencedWrites = "fenced_writes": "Writes can be tied to a lock and are applied only while it is held.",
         WatchHistory = "watch_history": "A watch can begin at an older version and gets the changes since, or `Compacted`.",
         StaleReads = "stale_reads": "A read can settle for a possibly older state.",
+        ListExpiry = "list_expiry": "A list can tell how each entry expires.",
         LockView = "lock_view": "Locks can be listed and watched, and a hold can be ended from outside.",
     }
 }

@@ -242,6 +242,8 @@ pub struct ListOptions {
     /// Only keys directly below the prefix; what lies deeper comes as one
     /// [`ListItem::Prefix`](crate::ListItem::Prefix) for each next segment.
     pub one_level: bool,
+    /// Whether to tell the expiry of each entry; see [`with_expiry`](Self::with_expiry).
+    pub expiry: bool,
     /// How fresh the answer must be.
     pub consistency: Consistency,
     /// Deadline of each request the list makes, in place of the store's default.
@@ -256,6 +258,7 @@ impl Default for ListOptions {
             limit: None,
             keys_only: false,
             one_level: false,
+            expiry: false,
             consistency: Consistency::default(),
             timeout: None,
         }
@@ -289,6 +292,37 @@ impl ListOptions {
     #[must_use]
     pub fn with_keys_only(mut self) -> Self {
         self.keys_only = true;
+        self
+    }
+
+    /// The same, telling how each entry expires. What is left of a time to live is told as of the moment
+    /// the entry was read.
+    ///
+    /// It costs nothing for entries that never expire, and at most one request for each lease or session
+    /// that entries of the list live by; nothing at all on ZooKeeper, sled and memory. Needs
+    /// [`Power::ListExpiry`](crate::Power::ListExpiry). A list of keys only has no entries that could
+    /// tell it: the two together are `InvalidArgument`.
+    ///
+    /// ```
+    /// # use kv_mem::{MemConfig, MemStore};
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> kv_core::Result<()> {
+    /// # use std::time::Duration;
+    /// # use kv_core::{Store, StoreExt};
+    /// # let store = MemStore::open(MemConfig::new())?;
+    /// use kv_core::{EntryExpiry, ListOptions, Prefix};
+    ///
+    /// store.put("services/api", "10.0.0.1").await?;
+    /// store.put_ttl("services/web", "10.0.0.2", Duration::from_secs(30)).await?;
+    /// let options = ListOptions::default().with_expiry();
+    /// let entries = store.list_with(&Prefix::new("services")?, options).await?.entries().await?;
+    /// assert_eq!(entries[0].expiry, Some(EntryExpiry::Never));
+    /// assert!(matches!(entries[1].expiry, Some(EntryExpiry::Ttl { .. })));
+    /// # Ok(()) }
+    /// ```
+    #[must_use]
+    pub fn with_expiry(mut self) -> Self {
+        self.expiry = true;
         self
     }
 

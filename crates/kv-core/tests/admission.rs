@@ -39,6 +39,7 @@ fn names(error: &Error, operation: Operation) {
 fn an_option_needs_its_power() {
     let stale = GetOptions::default().with_consistency(Consistency::Stale);
     let list = ListOptions::default().with_consistency(Consistency::Stale);
+    let telling = ListOptions::default().with_expiry();
     let put = |expiry| PutOptions::default().with_expiry(expiry);
     let (ttl, session) = (put(Expiry::Ttl(Duration::from_secs(9))), put(Expiry::Session));
     let keep = put(Expiry::Keep);
@@ -52,6 +53,7 @@ fn an_option_needs_its_power() {
     let asks: Vec<(Power, Ask<'_>)> = vec![
         (Power::StaleReads, Box::new(|store| store.admit_get(&key(), &stale))),
         (Power::StaleReads, Box::new(|store| store.admit_list("k", &list))),
+        (Power::ListExpiry, Box::new(|store| store.admit_list("k", &telling))),
         (Power::Ttl, Box::new(|store| store.admit_put(&key(), &value, &ttl))),
         (Power::SessionKeys, Box::new(|store| store.admit_put(&key(), &value, &session))),
         (Power::KeepExpiry, Box::new(|store| store.admit_put(&key(), &value, &keep))),

@@ -5,7 +5,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
-use kv_backend::{Namespace, poll_budget};
+use kv_backend::{Clock, Namespace, poll_budget};
 use kv_core::{ListItem, ListOptions, Prefix, Result, Stream};
 
 use crate::name::native;
@@ -26,6 +26,8 @@ pub(crate) struct Items {
     end: Bound<String>,
     keys_only: bool,
     one_level: bool,
+    /// Of lists that tell how their entries expire.
+    clock: Option<Arc<dyn Clock>>,
     /// How many items may still come.
     left: usize,
     page: std::vec::IntoIter<ListItem>,
@@ -37,6 +39,7 @@ impl Items {
         namespace: &Arc<Namespace>,
         prefix: &Prefix,
         options: &ListOptions,
+        clock: &Arc<dyn Clock>,
     ) -> Self {
         let below = namespace.native_prefix(prefix);
         let bound = |bound: &Bound<_>| bound.as_ref().map(|key| native(namespace, key).into_owned());
@@ -53,6 +56,7 @@ impl Items {
             end: bound(&options.end),
             keys_only: options.keys_only,
             one_level: options.one_level,
+            clock: options.expiry.then(|| Arc::clone(clock)),
             left: options.limit.unwrap_or(usize::MAX),
             page: Vec::new().into_iter(),
         }
@@ -86,10 +90,10 @@ impl Items {
                 last = Some(name);
                 // A name that is no key of this namespace is not ours to list.
                 if let Some(entry) = record.seen_from(&self.namespace) {
-                    items.push(if self.keys_only {
-                        ListItem::Key(entry.key)
-                    } else {
-                        ListItem::Entry(entry)
+                    items.push(match &self.clock {
+                        _ if self.keys_only => ListItem::Key(entry.key),
+                        Some(clock) => ListItem::Entry(entry.with_expiry(record.expiry(&**clock))),
+                        None => ListItem::Entry(entry),
                     });
                 }
             }

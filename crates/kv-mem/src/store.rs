@@ -217,7 +217,8 @@ impl Store for MemStore {
         consume_budget().await;
         self.check_open().map_err(|error| about(error, Operation::List, prefix.as_str()))?;
         let (snapshot, as_of) = self.database.snapshot();
-        Ok(Listing::new(Some(as_of), Items::new(snapshot, &self.namespace, prefix, &options)))
+        let items = Items::new(snapshot, &self.namespace, prefix, &options, &self.database.clock);
+        Ok(Listing::new(Some(as_of), items))
     }
 
     async fn delete_tree_with(&self, prefix: &Prefix, options: DeleteTreeOptions) -> Result<u64> {

@@ -9,12 +9,13 @@ use std::time::Duration;
 
 use futures_util::{FutureExt, Stream};
 use kv_backend::{Clock, Namespace, Timestamp, poll_budget, within};
-use kv_core::{Error, ErrorKind, Key, ListItem, ListOptions, Listing, Operation, Prefix, Result};
+use kv_core::{Entry, Error, ErrorKind, Key, ListItem, ListOptions, Listing, Operation, Prefix, Result};
 
 use crate::BACKEND;
 use crate::database::Database;
 use crate::name::{NameRange, behind};
 use crate::pages::Page;
+use crate::record::StoredExpiry;
 use crate::view::{Snapshot, View};
 
 /// How many names are read at a time.
@@ -42,6 +43,7 @@ pub(crate) fn listing(
     let walk = Walk {
         snapshot,
         now,
+        told_at: options.expiry.then_some(now),
         range: Some(range),
         namespace: Arc::clone(namespace),
         prefix: native,
@@ -56,6 +58,7 @@ pub(crate) fn listing(
         reading: None,
         run: Run::Items(VecDeque::new()),
         now,
+        told_at: options.expiry.then_some(now),
         left: options.limit.unwrap_or(usize::MAX),
         timeout,
         prefix: prefix.clone(),
@@ -87,6 +90,8 @@ struct Items {
     reading: Option<Reading>,
     run: Run,
     now: Timestamp,
+    /// Of a list that tells how its entries expire: when the page was read.
+    told_at: Option<Timestamp>,
     /// How many may still be told.
     left: usize,
     timeout: Duration,
@@ -107,7 +112,7 @@ impl Items {
                 *at += 1;
                 // What has expired by then is not listed, whether it is deleted yet or not.
                 if !listed.is_over(self.now) {
-                    break ListItem::Entry(listed.entry.clone());
+                    break ListItem::Entry(told(listed.entry.clone(), listed.expiry, self.told_at));
                 }
             },
         };
@@ -118,6 +123,10 @@ impl Items {
     /// Takes the next page from memory, or begins to read it.
     fn read_on(&mut self, mut walk: Box<Walk>) -> Result<()> {
         let database = self.database.upgrade().ok_or_else(|| Error::new(ErrorKind::Closed))?;
+        if let Some(told_at) = &mut self.told_at {
+            *told_at = database.locks().clock().now();
+            walk.told_at = Some(*told_at);
+        }
         if let Some(run) = walk.known(database.view())? {
             self.run = run;
             self.walk = walk.range.is_some().then_some(walk);
@@ -182,12 +191,22 @@ pub(crate) async fn blocking<T: Send + 'static>(
     }
 }
 
+/// An entry, with how it expires if that was asked for.
+fn told(entry: Entry, expiry: StoredExpiry, told_at: Option<Timestamp>) -> Entry {
+    match told_at {
+        Some(now) => entry.with_expiry(expiry.told_at(now)),
+        None => entry,
+    }
+}
+
 /// Where a list is.
 #[derive(Debug)]
 struct Walk {
     snapshot: Snapshot,
     /// What has expired by then is not listed, whether it is deleted yet or not.
     now: Timestamp,
+    /// Of a list that tells how its entries expire: when the page was read.
+    told_at: Option<Timestamp>,
     /// What is still to be read; none at the end.
     range: Option<NameRange>,
     namespace: Arc<Namespace>,
@@ -269,7 +288,7 @@ impl Walk {
                 None => {
                     let entry = view.entry(&self.snapshot, &self.namespace, &native, &record)?;
                     bytes += entry.as_ref().map_or(0, |entry| entry.value.len());
-                    entry.map(ListItem::Entry)
+                    entry.map(|entry| ListItem::Entry(told(entry, record.expiry, self.told_at)))
                 }
             };
             // Too long for a key as seen from here, though not from further down.

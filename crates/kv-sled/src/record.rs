@@ -3,9 +3,11 @@
 //! Every record ends in a seal, a hash of its key and content. Seals tell a damaged record from a
 //! whole one, and their sum, kept in [`Meta`], tells whether every record that should be there is.
 
+use std::time::Duration;
+
 use bytes::Bytes;
 use kv_backend::Timestamp;
-use kv_core::{DeleteCause, Error, ErrorKind, Result};
+use kv_core::{DeleteCause, EntryExpiry, Error, ErrorKind, Result};
 use twox_hash::XxHash3_64;
 
 /// Written in front of every record. A reader that meets another one refuses it.
@@ -122,6 +124,19 @@ impl StoredExpiry {
     /// Whether it is over. Asks for the time only if it matters.
     pub(crate) fn is_over(self, now: impl FnOnce() -> Timestamp) -> bool {
         matches!(self, Self::Ttl { deadline, .. } if Timestamp::from_millis(deadline) <= now())
+    }
+
+    /// As it is told at that time.
+    pub(crate) fn told_at(self, now: Timestamp) -> EntryExpiry {
+        match self {
+            Self::Never => EntryExpiry::Never,
+            Self::Ttl { deadline, granted } => {
+                let granted = Duration::from_millis(granted);
+                // The stored deadline is rounded up to a millisecond.
+                EntryExpiry::ttl(granted, Some(Timestamp::from_millis(deadline).since(now).min(granted)))
+            }
+            Self::Session(_) => EntryExpiry::Session,
+        }
     }
 }
 

@@ -6,12 +6,10 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use kv_backend::{
-    Clock, Deadline, HandleId, LockRequest, Namespace, SessionCell, Timestamp, lock_in_table, within,
-};
+use kv_backend::{Clock, Deadline, HandleId, LockRequest, Namespace, SessionCell, lock_in_table, within};
 use kv_core::{
-    Capabilities, DeleteOptions, DeleteResult, DeleteTreeOptions, Entry, EntryExpiry, Error, ErrorKind,
-    Expiry, ExpiryBound, GetOptions, Guarantee, Key, Limits, ListOptions, Listing, LockGuard, LockHolder,
+    Capabilities, DeleteOptions, DeleteResult, DeleteTreeOptions, Entry, Error, ErrorKind, Expiry,
+    ExpiryBound, GetOptions, Guarantee, Key, Limits, ListOptions, Listing, LockGuard, LockHolder,
     LockOptions, LockView, Operation, Power, Prefix, PutOptions, PutResult, Result, ServerInfo, SessionState,
     SessionStates, Store, Transact, Version, Watch, WatchOptions, WatchTarget,
 };
@@ -23,7 +21,6 @@ use crate::database::Database;
 use crate::list;
 use crate::lock::{Fences, LockHandle};
 use crate::name::Name;
-use crate::record::{Record, StoredExpiry};
 use crate::stage::NewExpiry;
 use crate::txn::{Outcome, Write};
 use crate::watch::Snapshots;
@@ -200,19 +197,6 @@ pub(crate) fn unexpected(outcome: &Outcome) -> Error {
     Error::new(ErrorKind::Internal).with_detail(format!("the committer answered {outcome:?}"))
 }
 
-/// How a stored entry expires.
-fn entry_expiry(record: &Record, now: Timestamp) -> EntryExpiry {
-    match record.expiry {
-        StoredExpiry::Never => EntryExpiry::Never,
-        StoredExpiry::Ttl { deadline, granted } => {
-            let granted = Duration::from_millis(granted);
-            // The stored deadline is rounded up to a millisecond.
-            EntryExpiry::ttl(granted, Some(Timestamp::from_millis(deadline).since(now).min(granted)))
-        }
-        StoredExpiry::Session(_) => EntryExpiry::Session,
-    }
-}
-
 #[async_trait]
 impl Store for SledStore {
     fn capabilities(&self) -> &Capabilities {
@@ -233,7 +217,7 @@ impl Store for SledStore {
         let entry =
             Entry::new(key.clone(), value, Version::new(record.version), Version::new(record.created));
         if options.expiry {
-            return Ok(Some(entry.with_expiry(entry_expiry(&record, clock.now()))));
+            return Ok(Some(entry.with_expiry(record.expiry.told_at(clock.now()))));
         }
         Ok(Some(entry))
     }

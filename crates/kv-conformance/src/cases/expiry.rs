@@ -5,16 +5,17 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail, ensure};
 use futures_util::future::try_join_all;
 use kv_core::{
-    Applied, DeleteCause, EntryExpiry, ErrorKind, Expiry, Power, Precondition, Prefix, PutOptions, Store,
-    StoreExt,
+    Applied, DeleteCause, EntryExpiry, ErrorKind, Expiry, ListOptions, Power, Precondition, Prefix,
+    PutOptions, Store, StoreExt,
 };
 
-use crate::case::needs::{EXPIRY_WITH_CHILDREN, TTL, WATCH_EXPIRY};
+use crate::case::needs::{EXPIRY_WITH_CHILDREN, LIST_EXPIRY, TTL, WATCH_EXPIRY};
 use crate::case::{Case, case};
 use crate::fixture::{Fixture, GRACE, PATIENCE};
 use crate::follow::Follower;
 use crate::steps::{
-    ensure_eq, entry, expiry_of, key, names, put_expiring, put_if, refused, sees, sleep_until, until_gone,
+    ensure_eq, entry, expiry_of, key, list, names, put_expiring, put_if, refused, sees, sleep_until,
+    until_gone,
 };
 
 pub(super) const CASES: &[Case] = &[
@@ -30,6 +31,7 @@ pub(super) const CASES: &[Case] = &[
     case!(granted_ttl_is_rounded_up, "Rounding is up, at most to the backend's granularity.", TTL),
     case!(ttl_outside_the_range_is_refused, "A time to live outside the range is TtlOutOfRange.", TTL),
     case!(ttl_is_told_when_asked, "A get shows expiry when asked, and only then.", TTL),
+    case!(list_tells_expiries, "A list tells how its entries expire when asked, and only then.", LIST_EXPIRY),
     case!(expiry_reaches_watchers, "Expiry reaches watchers as a delete.", TTL),
     case!(expiry_is_marked, "A watch marks the deletes that were expiries.", TTL, WATCH_EXPIRY),
     case!(
@@ -247,6 +249,59 @@ async fn ttl_is_told_when_asked(fixture: &Fixture) -> Result<()> {
         ensure_eq!(entry(store, k).await?.expiry, None, "the expiry of {k:?}, not asked for");
     }
     Ok(())
+}
+
+/// Catches an option that is ignored, and the expiry of a neighbour.
+async fn list_tells_expiries(fixture: &Fixture) -> Result<()> {
+    let store = &fixture.store;
+    let has = |power| fixture.capabilities().has(power);
+    let mut expiries = vec![Expiry::Never];
+    expiries.extend(has(Power::Ttl).then(|| Expiry::Ttl(fixture.long_ttl())));
+    expiries.extend(has(Power::SessionKeys).then_some(Expiry::Session));
+    for (at, expiry) in expiries.iter().cycle().take(expiries.len() * 2).enumerate() {
+        put_expiring(store, &key(&format!("dir/{at}"))?, "x", *expiry).await?;
+        store.put(format!("dir/{at}-below/k"), "x").await?;
+    }
+    let telling = ListOptions::default().with_expiry();
+    for options in [telling.clone(), telling.clone().with_one_level(), telling.clone().with_limit(3)] {
+        let mut told = 0;
+        for item in list(store, "dir", options).await? {
+            let Some(entry) = item.into_entry() else { continue };
+            let listed =
+                entry.expiry.with_context(|| format!("the expiry of {:?} was not told", entry.key))?;
+            let asked = expiry_of(store, &entry.key).await?;
+            ensure!(is_same(listed, asked), "{:?} expires {asked:?}, and was listed {listed:?}", entry.key);
+            told += 1;
+        }
+        ensure!(told >= 2, "{told} entries were listed");
+    }
+    for entry in store.entries("dir").await? {
+        ensure_eq!(entry.expiry, None, "what was told without being asked of {:?}", entry.key);
+    }
+    let keys = telling.with_keys_only();
+    let refused = refused!(
+        store.list_with(&Prefix::new("dir")?, keys).await,
+        ErrorKind::InvalidArgument { .. },
+        "the expiries of a list of keys only"
+    );
+    ensure_eq!(refused.applied(), Applied::No, "the refusal");
+    Ok(())
+}
+
+/// Whether what a list told of an expiry is what a get tells a little later.
+fn is_same(listed: EntryExpiry, asked: EntryExpiry) -> bool {
+    match (listed, asked) {
+        (
+            EntryExpiry::Ttl { granted, remaining, .. },
+            EntryExpiry::Ttl { granted: of, remaining: later, .. },
+        ) => {
+            granted == of
+                && remaining.is_some() == later.is_some()
+                && remaining >= later
+                && remaining <= Some(of)
+        }
+        (listed, asked) => listed == asked,
+    }
 }
 
 /// Catches an expiry that watchers are never told of.

@@ -64,6 +64,19 @@ pub(super) fn faults() -> Vec<Fault> {
             options.limit = options.limit.map(|limit| limit.max(2));
             options
         }),
+        asked("list_forgets_the_expiry", &["list_tells_expiries"], |mut options| {
+            options.expiry &= options.keys_only;
+            options
+        }),
+        changed("list_tells_the_first_expiry_of_all", &["list_tells_expiries"], |mut items| {
+            let first = items.iter().find_map(|item| item.clone().into_entry()?.expiry);
+            for item in &mut items {
+                if let ListItem::Entry(entry) = item {
+                    entry.expiry = first;
+                }
+            }
+            items
+        }),
         asked("list_ignores_keys_only", &["list_keys_only"], |mut options| {
             options.keys_only = false;
             options

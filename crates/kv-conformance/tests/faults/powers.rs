@@ -34,6 +34,7 @@ pub(super) fn faults() -> Vec<Fault> {
         works("fenced_writes_are_not_declared", &["fenced_writes_apply_while_held"], Power::FencedWrites),
         works("watch_history_is_not_declared", &["watch_from_a_version"], Power::WatchHistory),
         works("stale_reads_are_not_declared", &["stale_reads_answer"], Power::StaleReads),
+        works("list_expiry_is_not_declared", &["list_tells_expiries"], Power::ListExpiry),
         works("lock_view_is_not_declared", &["held_locks_are_listed"], Power::LockView),
         works("ttl_is_refused_after_the_put", &["ttl_is_not_late"], Power::Ttl).put(
             |store, key, value, mut options| async move {
@@ -131,6 +132,9 @@ pub(crate) fn honest_refusals(name: &'static str, powers: &'static [Power]) -> F
         .list(move |store, prefix, options| async move {
             if options.consistency == Consistency::Stale && lacks(Power::StaleReads) {
                 return refused(Power::StaleReads);
+            }
+            if options.expiry && lacks(Power::ListExpiry) {
+                return refused(Power::ListExpiry);
             }
             store.list_with(&prefix, options).await
         })

@@ -33,6 +33,7 @@ pub(crate) const SHOWN: &[(&str, &[&str])] = &[
     ("| `fenced_writes`", &["fenced_writes_apply_while_held", "fenced_writes_are_refused_after_release"]),
     ("| `watch_history`", &["watch_from_a_version"]),
     ("| `stale_reads`", &["stale_reads_answer"]),
+    ("| `list_expiry`", &["list_tells_expiries"]),
     (
         "| `lock_view`",
         &["held_locks_are_listed", "lock_watch_begins_with_the_holder", "break_lock_ends_one_hold"],
@@ -261,6 +262,7 @@ pub(crate) const SHOWN: &[(&str, &[&str])] = &[
         "What a backend needs in between",
         &["implicit_parents_do_not_exist", "kv-zk::parents_are_no_entries_until_they_are_put"],
     ),
+    ("Where `list_expiry` is declared", &["list_tells_expiries"]),
     ("In a list of one level", &["list_one_level"]),
     ("Another list goes on", &["list_resumes_behind_any_item", "list_start_after_resumes"]),
     ("`Listing::as_of`", &["list_then_watch_loses_nothing"]),

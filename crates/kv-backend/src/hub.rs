@@ -20,7 +20,7 @@ pub use self::state::{Page, Pages, State, StateFor};
 
 use self::log::Log;
 use self::stream::{HubWatch, Phase};
-use self::topics::{Topics, WatchId};
+use self::topics::{Scope, Topics, WatchId};
 use crate::handle::HandleId;
 use crate::namespace::Namespace;
 use crate::wakes::Wakes;
@@ -164,9 +164,10 @@ impl Hub {
         target: &WatchTarget,
         options: &WatchOptions,
     ) -> Result<HubWatch> {
-        let path = match target {
-            WatchTarget::Key(key) => namespace.native(key),
-            WatchTarget::Prefix(prefix) => namespace.native_prefix(prefix),
+        let scope = match target {
+            WatchTarget::Key(key) => Scope::Path(namespace.native(key)),
+            WatchTarget::Prefix(prefix) => Scope::Path(namespace.native_prefix(prefix)),
+            WatchTarget::Tree(key) => Scope::Tree(namespace.native(key)),
             _ => return Err(Error::unsupported("this kind of watch target")),
         };
         let mut inner = self.shared.inner.lock();
@@ -184,7 +185,7 @@ impl Hub {
         };
         *next_watch += 1;
         let id = WatchId(*next_watch);
-        let topic = topics.join(&path, options.filter, id, handle, log, position);
+        let topic = topics.join(&scope, options.filter, id, handle, log, position);
         Ok(HubWatch {
             shared: Arc::clone(&self.shared),
             topic,

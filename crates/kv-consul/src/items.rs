@@ -49,7 +49,7 @@ impl Api {
         let wait = query.wait.map_or(Duration::ZERO, |(_, wait)| wait + wait / 16);
         loop {
             let refuses = self.refuses_names.load(Ordering::Relaxed);
-            let asked = if refuses { query.scope.accepted() } else { query.scope.clone() };
+            let asked = if refuses { query.scope.accepted() } else { query.scope.asked() };
             let path = self.query_path(&asked, &query);
             let (mut reply, at) = tokio::select! {
                 biased;
@@ -72,7 +72,7 @@ impl Api {
                         continue;
                     }
                     let right = match &asked {
-                        Scope::Tree(name) => {
+                        Scope::Tree(name) | Scope::Branch(name) => {
                             format!("key:read below {name:?}, or key:list if Consul wants that")
                         }
                         Scope::Key(name) => format!("key:read on {name:?}"),
@@ -162,8 +162,8 @@ impl Api {
     fn query_path(&self, scope: &Scope, query: &Query) -> String {
         let mut flags = consistency(query.consistency).to_owned();
         match scope {
-            Scope::Tree(_) if query.names_only => flags.push_str("&keys"),
-            Scope::Tree(_) => flags.push_str("&recurse"),
+            Scope::Tree(_) | Scope::Branch(_) if query.names_only => flags.push_str("&keys"),
+            Scope::Tree(_) | Scope::Branch(_) => flags.push_str("&recurse"),
             Scope::Key(_) => {}
         }
         if let Some((index, wait)) = query.wait {

@@ -76,7 +76,9 @@ impl Known {
         let new = |mark: &Mark| mark.pass == self.pass;
         match scope {
             Scope::Key(name) => self.keys.get(name.as_str()).is_some_and(new),
-            Scope::Tree(_) => self.keys.iter().any(|(key, mark)| new(mark) && scope.contains(key)),
+            Scope::Tree(_) | Scope::Branch(_) => {
+                self.keys.iter().any(|(key, mark)| new(mark) && scope.contains(key))
+            }
         }
     }
 

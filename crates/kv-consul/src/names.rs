@@ -38,12 +38,17 @@ impl Names {
     }
 
     /// The native names a watch is about.
-    pub(crate) fn scope(&self, target: &WatchTarget) -> Scope {
-        match target {
+    ///
+    /// # Errors
+    ///
+    /// `Unsupported` for a target that this crate does not know.
+    pub(crate) fn scope(&self, target: &WatchTarget) -> Result<Scope> {
+        Ok(match target {
             WatchTarget::Key(key) => Scope::Key(self.native(key)),
             WatchTarget::Prefix(prefix) => Scope::Tree(self.native_prefix(prefix)),
-            _ => Scope::Tree(self.namespace.path().to_owned()),
-        }
+            WatchTarget::Tree(key) => Scope::Branch(self.native(key)),
+            _ => return Err(Error::unsupported("this kind of watch target")),
+        })
     }
 
     /// The key of an entry; `None` for lock records and for foreign names that are no keys.
@@ -91,13 +96,15 @@ pub(crate) enum Scope {
     Key(String),
     /// Every native name that begins so; empty, or ending in a slash.
     Tree(String),
+    /// One native name and every name below it.
+    Branch(String),
 }
 
 impl Scope {
     /// The native name or what the names begin with.
     pub(crate) fn text(&self) -> &str {
         match self {
-            Self::Key(text) | Self::Tree(text) => text,
+            Self::Key(text) | Self::Tree(text) | Self::Branch(text) => text,
         }
     }
 
@@ -106,6 +113,25 @@ impl Scope {
         match self {
             Self::Key(own) => own == native,
             Self::Tree(start) => native.starts_with(start.as_str()),
+            Self::Branch(own) => {
+                native.strip_prefix(own.as_str()).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+            }
+        }
+    }
+
+    /// What Consul is asked for: it knows no branches, only all names that begin with a text.
+    pub(crate) fn asked(&self) -> Self {
+        match self {
+            Self::Branch(own) => Self::Tree(own.clone()),
+            own => own.clone(),
+        }
+    }
+
+    /// The name on which a token needs the right to read the scope.
+    pub(crate) fn right(&self) -> String {
+        match self {
+            Self::Branch(own) => format!("{own}/"),
+            own => own.text().to_owned(),
         }
     }
 
@@ -113,7 +139,8 @@ impl Scope {
     pub(crate) fn covers(&self, other: &Self) -> bool {
         match (self, other) {
             (Self::Key(own), Self::Key(other)) => own == other,
-            (Self::Key(_), Self::Tree(_)) => false,
+            (Self::Key(_), Self::Tree(_) | Self::Branch(_)) => false,
+            (Self::Branch(_), other) => self.contains(other.text().trim_end_matches('/')),
             (Self::Tree(start), other) => other.text().starts_with(start.as_str()),
         }
     }
@@ -122,7 +149,7 @@ impl Scope {
     /// too. The index of its absence is that of the whole key space.
     pub(crate) fn absent(&self) -> Self {
         match self {
-            Self::Key(own) => Self::Key(format!("{own}/.kv-absent")),
+            Self::Key(own) | Self::Branch(own) => Self::Key(format!("{own}/.kv-absent")),
             Self::Tree(start) => Self::Key(format!("{start}.kv-absent")),
         }
     }
@@ -137,7 +164,7 @@ impl Scope {
     pub(crate) fn common(&self, other: &Self) -> Self {
         let mut tree = match self {
             Self::Key(_) => self.parent(),
-            Self::Tree(_) => self.clone(),
+            Self::Tree(_) | Self::Branch(_) => self.clone(),
         };
         while !tree.covers(other) {
             tree = tree.parent();
@@ -218,6 +245,13 @@ mod tests {
         assert_eq!(key("a").common(&key("b")), tree(""));
         assert!(tree("a/").covers(&key("a/b")) && !tree("a/").covers(&key("ab")));
         assert!(tree("").covers(&tree("x/")) && !key("a").covers(&tree("a/")));
+        let branch = |text: &str| Scope::Branch(text.into());
+        assert!(branch("a").covers(&key("a")) && branch("a").covers(&tree("a/")));
+        assert!(branch("a").covers(&branch("a/b")) && !branch("a").covers(&key("a-b")));
+        assert!(!branch("a").covers(&tree("")) && !tree("a/").covers(&branch("a")));
+        assert!(!key("a").covers(&branch("a")) && tree("").covers(&branch("a")));
+        assert_eq!(branch("a/b").common(&key("a/b/c")), branch("a/b"));
+        assert_eq!(branch("a/b").common(&key("a/c")), tree("a/"));
     }
 
     #[test]

@@ -23,7 +23,7 @@ use crate::store::to_entry;
 
 /// Starts a watch.
 pub(crate) async fn watch(shared: &Arc<Shared>, target: WatchTarget, options: WatchOptions) -> Result<Watch> {
-    let scope = shared.names.scope(&target);
+    let scope = shared.names.scope(&target)?;
     let mut watcher = Watcher {
         shared: Arc::clone(shared),
         subscription: Subscription::new(shared, scope.clone(), Wants::Events(options.filter)),
@@ -168,7 +168,7 @@ async fn next_entry(
     }
     if snapshot.items.may_be_hidden() {
         let deadline = Deadline::after(timeout);
-        shared.api.check_readable(Lane::Call, snapshot.items.scope().text(), &deadline).await?;
+        shared.api.check_readable(Lane::Call, &snapshot.items.scope().right(), &deadline).await?;
     }
     Ok(None)
 }

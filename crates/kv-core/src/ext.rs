@@ -443,6 +443,33 @@ pub trait StoreExt: Store {
         }
     }
 
+    /// Watches `key` and everything below it, from now on.
+    ///
+    /// ```
+    /// # use kv_mem::{MemConfig, MemStore};
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> kv_core::Result<()> {
+    /// # use kv_core::StoreExt;
+    /// # let store = MemStore::open(MemConfig::new())?;
+    /// let mut watch = store.watch_tree("config").await?;
+    /// store.put("config", "v2").await?;
+    /// store.put("config/limit", "10").await?;
+    /// for expected in ["config", "config/limit"] {
+    ///     let event = watch.next().await.unwrap()?;
+    ///     assert_eq!(event.key().unwrap().as_str(), expected);
+    /// }
+    /// # Ok(()) }
+    /// ```
+    fn watch_tree<K>(&self, key: K) -> impl Future<Output = Result<Watch>> + Send
+    where
+        K: TryInto<Key, Error: Into<Error>> + Send,
+    {
+        async move {
+            let key = to_key(key, Operation::Watch)?;
+            self.watch_with(WatchTarget::Tree(key), WatchOptions::default()).await
+        }
+    }
+
     /// Watches one key, from now on.
     fn watch_key<K>(&self, key: K) -> impl Future<Output = Result<Watch>> + Send
     where

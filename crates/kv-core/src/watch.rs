@@ -22,17 +22,53 @@ pub enum WatchTarget {
     Key(Key),
     /// Every key strictly below a path, existing or not.
     Prefix(Prefix),
+    /// One key and every key below it, existing or not.
+    Tree(Key),
 }
 
 impl WatchTarget {
     /// One key: what lies below it is not watched.
+    ///
+    /// ```
+    /// use kv_core::{Key, WatchTarget};
+    ///
+    /// let (config, below) = (Key::new("config")?, Key::new("config/limit")?);
+    /// let target = WatchTarget::key(&config);
+    /// assert!(target.matches(&config) && !target.matches(&below));
+    /// # Ok::<(), kv_core::Error>(())
+    /// ```
     pub fn key(key: impl Into<Key>) -> Self {
         Self::Key(key.into())
     }
 
     /// Everything strictly below a path: the key at the path itself is not watched.
+    ///
+    /// ```
+    /// use kv_core::{Key, Prefix, WatchTarget};
+    ///
+    /// let (config, below) = (Key::new("config")?, Key::new("config/limit")?);
+    /// let target = WatchTarget::below(Prefix::new("config")?);
+    /// assert!(!target.matches(&config) && target.matches(&below));
+    /// # Ok::<(), kv_core::Error>(())
+    /// ```
     pub fn below(prefix: impl Into<Prefix>) -> Self {
         Self::Prefix(prefix.into())
+    }
+
+    /// A key and everything below it, as one watch. On etcd and Consul it needs the right to read every
+    /// name that begins with the key, siblings such as `config-old` included, which are not delivered.
+    ///
+    /// ```
+    /// use kv_core::{Key, WatchTarget};
+    ///
+    /// let (config, below, beside) =
+    ///     (Key::new("config")?, Key::new("config/limit")?, Key::new("config-old")?);
+    /// let target = WatchTarget::tree(&config);
+    /// assert!(target.matches(&config) && target.matches(&below) && !target.matches(&beside));
+    /// # Ok::<(), kv_core::Error>(())
+    /// ```
+    pub fn tree(key: impl Into<Key>) -> Self {
+        Self::Tree(key.into())
     }
 
     /// Whether changes of `key` belong to it.
@@ -41,6 +77,7 @@ impl WatchTarget {
         match self {
             Self::Key(own) => own == key,
             Self::Prefix(prefix) => prefix.covers(key),
+            Self::Tree(own) => own == key || own.as_prefix().covers(key),
         }
     }
 
@@ -48,7 +85,7 @@ impl WatchTarget {
     #[must_use]
     pub fn path(&self) -> &str {
         match self {
-            Self::Key(key) => key.as_str(),
+            Self::Key(key) | Self::Tree(key) => key.as_str(),
             Self::Prefix(prefix) => prefix.as_str(),
         }
     }

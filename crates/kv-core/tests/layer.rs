@@ -123,6 +123,7 @@ impl Store for Below {
         let target = match target {
             WatchTarget::Key(key) => WatchTarget::key(self.down(&key)?),
             WatchTarget::Prefix(prefix) => WatchTarget::below(self.down_prefix(&prefix)?),
+            WatchTarget::Tree(key) => WatchTarget::tree(self.down(&key)?),
             _ => return Err(Error::unsupported("this kind of watch")),
         };
         let watch = self.inner.watch_with(target, options).await?;

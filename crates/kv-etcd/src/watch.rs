@@ -29,11 +29,12 @@ pub(crate) async fn watch(core: &Arc<Handle>, target: WatchTarget, options: Watc
     let range = match &target {
         WatchTarget::Key(key) => Range::one(core.namespace.native(key)),
         WatchTarget::Prefix(prefix) => Range::below(&core.namespace.native_prefix(prefix)),
+        WatchTarget::Tree(key) => Range::tree(&core.namespace.native(key)),
         _ => return Err(Error::unsupported("this kind of watch target")),
     };
     let mut reader = Reader {
         core: Arc::clone(core),
-        path: target.path().to_owned(),
+        target,
         range,
         filter: options.filter,
         timeout: options.timeout.unwrap_or(core.timeout),
@@ -57,7 +58,7 @@ pub(crate) async fn watch(core: &Arc<Handle>, target: WatchTarget, options: Watc
             Ok(event) => Some((Ok(event), Some(reader))),
             Err(error) => {
                 let error = error.with_operation(Operation::Watch).with_backend(BACKEND);
-                Some((Err(error.with_key(&reader.path)), None))
+                Some((Err(error.with_key(reader.target.path())), None))
             }
         }
     })))
@@ -65,7 +66,7 @@ pub(crate) async fn watch(core: &Arc<Handle>, target: WatchTarget, options: Watc
 
 struct Reader {
     core: Arc<Handle>,
-    path: String,
+    target: WatchTarget,
     range: Range,
     filter: WatchFilter,
     timeout: Duration,
@@ -218,6 +219,7 @@ impl Reader {
         if self.filter != WatchFilter::Deletes {
             let entries =
                 page.records.into_iter().filter_map(|record| record::entry(&self.core.namespace, record));
+            let entries = entries.filter(|entry| self.target.matches(&entry.key));
             self.ready.extend(entries.map(WatchEvent::Put));
         }
         if !page.more {
@@ -237,7 +239,9 @@ impl Reader {
                 self.phase = Phase::Behind;
                 return;
             }
-            if let Some(event) = self.event(change) {
+            let event = self.event(change);
+            if let Some(event) = event.filter(|event| event.key().is_some_and(|key| self.target.matches(key)))
+            {
                 self.ready.push_back(event);
             }
         }

@@ -21,15 +21,19 @@ pub(crate) struct StateBelow {
 
 impl State for StateBelow {
     fn pages(&self, target: &WatchTarget, wanted_for: StateFor) -> Pages {
+        let name = |key| native(&self.namespace, key).into_owned();
+        let below = |prefix| self.namespace.native_prefix(prefix);
+        let (name, below) = match target {
+            WatchTarget::Key(key) => (Some(name(key)), None),
+            WatchTarget::Prefix(prefix) => (None, Some(below(prefix))),
+            WatchTarget::Tree(key) => (Some(name(key)), Some(below(&key.as_prefix()))),
+            _ => return stream::iter([Err(Error::unsupported("this kind of watch target"))]).boxed(),
+        };
         let reader = Reader {
             database: self.database.clone(),
             namespace: Arc::clone(&self.namespace),
-            path: match target {
-                WatchTarget::Key(key) => native(&self.namespace, key).into_owned(),
-                WatchTarget::Prefix(prefix) => self.namespace.native_prefix(prefix),
-                _ => return stream::iter([Err(Error::unsupported("this kind of watch target"))]).boxed(),
-            },
-            is_key: matches!(target, WatchTarget::Key(_)),
+            name,
+            below,
             keeps_snapshot: wanted_for == StateFor::Initial,
             snapshot: None,
         };
@@ -47,9 +51,9 @@ impl State for StateBelow {
 struct Reader {
     database: Weak<Database>,
     namespace: Arc<Namespace>,
-    /// The native name or prefix.
-    path: String,
-    is_key: bool,
+    /// The native name of the key that is watched, and the prefix of what is watched below.
+    name: Option<String>,
+    below: Option<String>,
     /// A watch that begins delivers one version and every change after it. One that was too slow
     /// may be so again: it looks anew for each page and keeps nothing old alive.
     keeps_snapshot: bool,
@@ -69,29 +73,26 @@ impl Reader {
                 }
             },
         };
-        let (page, next) = if self.is_key { self.one(&entries) } else { self.below(&entries, after) };
+        let (page, next) = self.entries(&entries, after);
         if self.keeps_snapshot && next.is_some() {
             self.snapshot = Some((entries, as_of));
         }
         Ok((Page { entries: page, as_of }, next))
     }
 
-    fn one(&self, entries: &Ordered) -> (Vec<Entry>, Option<Name>) {
-        let record = entries.get(self.path.as_str());
-        let entry = record.and_then(|record| record.seen_from(&self.namespace));
-        (entry.into_iter().collect(), None)
-    }
-
-    fn below(&self, entries: &Ordered, after: Option<Name>) -> (Vec<Entry>, Option<Name>) {
+    fn entries(&self, entries: &Ordered, after: Option<Name>) -> (Vec<Entry>, Option<Name>) {
+        let mut page = Vec::new();
+        if let (Some(name), None) = (&self.name, &after) {
+            let record = entries.get(name.as_str());
+            page.extend(record.and_then(|record| record.seen_from(&self.namespace)));
+        }
+        let Some(below) = &self.below else { return (page, None) };
         let start = match &after {
             Some(after) => Bound::Excluded(after.as_str()),
-            None => Bound::Included(&*self.path),
+            None => Bound::Included(below.as_str()),
         };
         let mut names = entries.range::<_, str>((start, Bound::Unbounded));
-        let mut page = Vec::new();
-        while let Some((name, record)) =
-            names.next().filter(|(name, _)| name.as_str().starts_with(&self.path))
-        {
+        while let Some((name, record)) = names.next().filter(|(name, _)| name.as_str().starts_with(below)) {
             page.extend(record.seen_from(&self.namespace));
             if page.len() == PAGE {
                 return (page, Some(name.clone()));

@@ -9,7 +9,7 @@ use kv_core::{Entry, Error, ErrorKind, Result, WatchTarget};
 
 use crate::database::Database;
 use crate::list::blocking;
-use crate::name::NameRange;
+use crate::name::{NameRange, behind};
 use crate::view::{Snapshot, View};
 
 /// How many entries are read at a time.
@@ -33,12 +33,19 @@ impl Snapshots {
 
 impl State for Snapshots {
     fn pages(&self, target: &WatchTarget, wanted_for: StateFor) -> Pages {
+        let mut below = None;
         let range = match target {
             WatchTarget::Key(key) => {
                 let native = self.namespace.native(key);
                 NameRange { from: Bound::Included(native.clone()), to: Bound::Included(native) }
             }
             WatchTarget::Prefix(prefix) => NameRange::below(&self.namespace.native_prefix(prefix)),
+            WatchTarget::Tree(key) => {
+                let prefix = self.namespace.native_prefix(&key.as_prefix());
+                let to = behind(&prefix);
+                below = Some(prefix);
+                NameRange { from: Bound::Included(self.namespace.native(key)), to }
+            }
             _ => {
                 let error = Error::unsupported("this kind of watch target");
                 return Box::pin(stream::once(async { Err(error) }));
@@ -48,6 +55,7 @@ impl State for Snapshots {
             database: Weak::clone(&self.database),
             namespace: Arc::clone(&self.namespace),
             range,
+            below,
             wanted_for,
             snapshot: None,
         };
@@ -75,6 +83,8 @@ struct Walk {
     database: Weak<Database>,
     namespace: Arc<Namespace>,
     range: NameRange,
+    /// For a key and what is below it, what the names below it begin with.
+    below: Option<String>,
     wanted_for: StateFor,
     snapshot: Option<Snapshot>,
 }
@@ -97,7 +107,14 @@ impl Walk {
         let mut range = self.range.clone();
         let mut entries = Vec::new();
         loop {
-            let found = view.page(snapshot, &range, PAGE)?;
+            let mut found = view.page(snapshot, &range, PAGE)?;
+            // Names such as `a-b` lie between `a` and `a/b`. They are passed over.
+            let between = self.below.as_ref().and_then(|below| {
+                let is_key = |name: &str| below.strip_suffix('/') == Some(name);
+                let at = found.entries.iter().position(|(name, _)| name < below && !is_key(name))?;
+                found.entries.truncate(at);
+                Some(Bound::Included(below.clone()))
+            });
             let mut more = found.read_to.is_some();
             let (mut bytes, mut last) = (0, None);
             for (native, record) in found.entries {
@@ -114,9 +131,9 @@ impl Walk {
             }
             // A page speaks for the keys up to its own last one: the next begins behind that.
             let delivered = entries.last().map(|entry: &Entry| self.namespace.native(&entry.key));
-            match delivered.or(last).filter(|_| more) {
-                Some(last) if entries.is_empty() => range.from = Bound::Excluded(last),
-                next => return Ok((Page { entries, as_of: snapshot.version() }, next.map(Bound::Excluded))),
+            match between.or(delivered.or(last).filter(|_| more).map(Bound::Excluded)) {
+                Some(from) if entries.is_empty() => range.from = from,
+                next => return Ok((Page { entries, as_of: snapshot.version() }, next)),
             }
         }
     }

@@ -41,6 +41,8 @@ pub(crate) enum Scope {
     Node(String),
     /// Everything strictly below.
     Tree(String),
+    /// A node and everything below it.
+    Branch(String),
 }
 
 enum Command {
@@ -236,7 +238,11 @@ impl Hub {
                 self.track(path).node_watches.push(id);
                 self.want(path, Part::Data, &[id]);
             }
-            Scope::Tree(root) => {
+            Scope::Tree(root) | Scope::Branch(root) => {
+                if matches!(scope, Scope::Branch(_)) {
+                    self.track(root).node_watches.push(id);
+                    self.want(root, Part::Data, &[id]);
+                }
                 self.track(root).tree_watches.push(id);
                 self.want(root, Part::Names, &[id]);
                 let below: Vec<String> = self.below(root).map(|(path, _)| path.clone()).collect();
@@ -250,7 +256,7 @@ impl Hub {
                 }
             }
         }
-        if let Scope::Node(path) = &scope
+        if let Scope::Node(path) | Scope::Branch(path) = &scope
             && let Some((node, key)) = self.nodes.get(path).zip(self.core.layout.key(path))
         {
             self.show_known(id, node.known, &key);
@@ -269,7 +275,7 @@ impl Hub {
 
     fn leave(&mut self, id: u64) {
         let Some(watch) = self.watches.remove(&id) else { return };
-        let (Scope::Node(root) | Scope::Tree(root)) = watch.scope;
+        let (Scope::Node(root) | Scope::Tree(root) | Scope::Branch(root)) = watch.scope;
         if let Some(node) = self.nodes.get_mut(&root) {
             node.node_watches.retain(|own| *own != id);
             node.tree_watches.retain(|own| *own != id);

@@ -319,7 +319,10 @@ impl ZkStore {
             WatchTarget::Key(key) => Some(Scope::Node(core.layout.path(key))),
             WatchTarget::Prefix(prefix) if core.layout.is_reserved_prefix(prefix) => None,
             WatchTarget::Prefix(prefix) => Some(Scope::Tree(core.layout.prefix_path(prefix))),
-            _ => return Err(Error::invalid_argument("the store cannot watch this")),
+            // A lock's record is never an entry, and nothing below it is.
+            WatchTarget::Tree(key) if !core.layout.is_readable(key) => None,
+            WatchTarget::Tree(key) => Some(Scope::Branch(core.layout.path(key))),
+            _ => return Err(Error::unsupported("this kind of watch target")),
         };
         let quiet = match options.start {
             WatchStart::Now => true,
@@ -332,7 +335,7 @@ impl ZkStore {
                 feed.begin_state(true);
                 false
             }
-            _ => return Err(Error::invalid_argument("the store cannot begin a watch so")),
+            _ => return Err(Error::unsupported("this kind of watch start")),
         };
         // What is never an entry is watched as a path nobody can write: nothing, until it is closed.
         let scope = scope.unwrap_or_else(|| Scope::Node("/zookeeper/kv.absent".to_owned()));

@@ -22,11 +22,33 @@ pub(super) struct WatchId(pub(super) u64);
 const KEPT_EVENTS: usize = 1024;
 const KEPT_BYTES: usize = 256 << 10;
 
+/// What a topic is about, as native names.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Scope {
+    /// A key's name; or a prefix with its slash (empty for everything), and then all that begins so. The
+    /// two never meet.
+    Path(String),
+    /// A key's name and everything below it.
+    Tree(String),
+}
+
+impl Scope {
+    fn contains(&self, native: &str) -> bool {
+        match self {
+            Self::Path(path) if path.is_empty() || path.ends_with('/') => native.starts_with(path),
+            Self::Path(path) => native == path,
+            Self::Tree(path) => native
+                .strip_prefix(path.as_str())
+                .is_some_and(|rest| rest.is_empty() || rest.starts_with('/')),
+        }
+    }
+}
+
 /// All watches of one target with one filter. They share the list of the changes that match, so a
 /// watch costs the same however many changes it has not read.
 #[derive(Debug)]
 pub(super) struct Topic {
-    path: Box<str>,
+    scope: Scope,
     filter: WatchFilter,
     /// The changes that match and that somebody may not have read, with their places in the log:
     /// all of them from `known_from` on.
@@ -95,15 +117,51 @@ impl Topic {
     }
 }
 
-/// The topics, by native path: a key's name, or a prefix with its slash (empty for everything), so
-/// the two never meet.
+/// Topics by the text of their scope.
+#[derive(Debug, Default)]
+struct Index {
+    by_text: HashMap<Box<str>, Vec<TopicId>>,
+    /// How many of the texts have each length. A change is looked up only under the lengths there
+    /// are: most of the ways to lie below something are ruled out without hashing.
+    lengths: Vec<usize>,
+}
+
+impl Index {
+    /// The topics whose text is the first `length` bytes of a name.
+    fn get(&self, native: &str, length: usize) -> &[TopicId] {
+        if self.lengths.get(length).is_none_or(|texts| *texts == 0) {
+            return &[];
+        }
+        self.by_text.get(&native[..length]).map_or(&[], Vec::as_slice)
+    }
+
+    fn add(&mut self, text: &str, id: TopicId) {
+        let ids = self.by_text.entry(text.into()).or_default();
+        if ids.is_empty() {
+            if self.lengths.len() <= text.len() {
+                self.lengths.resize(text.len() + 1, 0);
+            }
+            self.lengths[text.len()] += 1;
+        }
+        ids.push(id);
+    }
+
+    fn remove(&mut self, text: &str, id: TopicId) {
+        let Some(ids) = self.by_text.get_mut(text) else { return };
+        ids.retain(|other| *other != id);
+        if ids.is_empty() {
+            self.by_text.remove(text);
+            self.lengths[text.len()] -= 1;
+        }
+    }
+}
+
+/// The topics, found by the names that changes have.
 #[derive(Debug, Default)]
 pub(super) struct Topics {
     topics: Slab<Topic>,
-    by_path: HashMap<Box<str>, Vec<TopicId>>,
-    /// How many of the paths have each length. A change is looked up only under the lengths there
-    /// are: most of the ways to lie below something are ruled out without hashing.
-    lengths: Vec<usize>,
+    paths: Index,
+    trees: Index,
 }
 
 impl Topics {
@@ -117,7 +175,7 @@ impl Topics {
 
     #[cfg(test)]
     pub(super) fn is_empty(&self) -> bool {
-        self.topics.is_empty() && self.by_path.is_empty()
+        self.topics.is_empty() && self.paths.by_text.is_empty() && self.trees.by_text.is_empty()
     }
 
     /// How many changes all topics together list.
@@ -129,7 +187,7 @@ impl Topics {
     /// Adds a watch that reads the log from `from` on.
     pub(super) fn join(
         &mut self,
-        path: &str,
+        scope: &Scope,
         filter: WatchFilter,
         watch: WatchId,
         handle: HandleId,
@@ -137,10 +195,14 @@ impl Topics {
         from: u64,
     ) -> TopicId {
         let same = |id: &TopicId| self.topics.get(*id).is_some_and(|topic| topic.filter == filter);
-        let found = self.by_path.get(path).and_then(|ids| ids.iter().copied().find(same));
+        let (index, text) = match scope {
+            Scope::Path(path) => (&mut self.paths, path),
+            Scope::Tree(path) => (&mut self.trees, path),
+        };
+        let found = index.get(text, text.len()).iter().copied().find(same);
         let id = found.unwrap_or_else(|| {
             let id = self.topics.insert(Topic {
-                path: path.into(),
+                scope: scope.clone(),
                 filter,
                 matching: VecDeque::new(),
                 known_from: log.next(),
@@ -150,14 +212,7 @@ impl Topics {
                 members: HashMap::new(),
                 parked: HashMap::new(),
             });
-            let same_path = self.by_path.entry(path.into()).or_default();
-            if same_path.is_empty() {
-                if self.lengths.len() <= path.len() {
-                    self.lengths.resize(path.len() + 1, 0);
-                }
-                self.lengths[path.len()] += 1;
-            }
-            same_path.push(id);
+            index.add(text, id);
             id
         });
         if let Some(topic) = self.topics.get_mut(id) {
@@ -239,27 +294,30 @@ impl Topics {
         self.for_each_match(change, |topic| topic.keep(place, change));
     }
 
-    /// One look-up for the key and one for each prefix above it, however many topics there are.
+    /// One look-up for the key and one for each prefix above it, of each index, however many topics there
+    /// are.
     fn for_each_match(&mut self, change: &Change, mut matched: impl FnMut(&mut Topic)) {
         if self.topics.is_empty() {
             return;
         }
-        let Self { topics, by_path, lengths } = self;
+        let Self { topics, paths, trees } = self;
         change.with_native(|native| {
-            let slashes = native.bytes().enumerate().filter(|(_, byte)| *byte == b'/').map(|(at, _)| at + 1);
-            for length in std::iter::once(0).chain(slashes).chain([native.len()]) {
-                if lengths.get(length).is_none_or(|paths| *paths == 0) {
-                    continue;
-                }
-                let path = &native[..length];
-                for id in by_path.get(path).into_iter().flatten() {
+            let mut tell = |ids: &[TopicId]| {
+                for id in ids {
                     if let Some(topic) =
                         topics.get_mut(*id).filter(|topic| topic.filter.admits(change.event()))
                     {
                         matched(topic);
                     }
                 }
+            };
+            tell(paths.get(native, 0));
+            for (at, _) in native.bytes().enumerate().filter(|(_, byte)| *byte == b'/') {
+                tell(trees.get(native, at));
+                tell(paths.get(native, at + 1));
             }
+            tell(trees.get(native, native.len()));
+            tell(paths.get(native, native.len()));
         });
     }
 
@@ -268,25 +326,15 @@ impl Topics {
             return;
         }
         let topic = self.topics.remove(id);
-        if let Some(ids) = self.by_path.get_mut(&topic.path) {
-            ids.retain(|other| *other != id);
-            if ids.is_empty() {
-                self.by_path.remove(&topic.path);
-                self.lengths[topic.path.len()] -= 1;
-            }
+        match &topic.scope {
+            Scope::Path(path) => self.paths.remove(path, id),
+            Scope::Tree(path) => self.trees.remove(path, id),
         }
     }
 }
 
 impl Topic {
     fn matches(&self, change: &Change) -> bool {
-        self.filter.admits(change.event())
-            && change.with_native(|native| {
-                if self.path.is_empty() || self.path.ends_with('/') {
-                    native.starts_with(&*self.path)
-                } else {
-                    native == &*self.path
-                }
-            })
+        self.filter.admits(change.event()) && change.with_native(|native| self.scope.contains(native))
     }
 }

@@ -29,6 +29,7 @@ mod versions;
 mod watch_events;
 mod watch_flow;
 mod watch_start;
+mod watch_tree;
 
 /// All cases, in the order of the contract.
 #[must_use]
@@ -47,6 +48,7 @@ pub fn all() -> Vec<Case> {
         expiry_change::CASES,
         session::CASES,
         watch_start::CASES,
+        watch_tree::CASES,
         watch_events::CASES,
         watch_flow::CASES,
         lock::CASES,

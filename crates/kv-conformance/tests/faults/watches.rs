@@ -180,6 +180,30 @@ fn wrong_targets() -> Vec<Fault> {
             &["watch_wakes_for_its_own_only", "many_watches_live_together", "watch_initial_of_a_key"],
         )
         .watch(|store, _, options| async move { store.watch_with(Prefix::root().into(), options).await }),
+        Fault::new(
+            "tree_watch_forgets_the_key",
+            &["watch_tree_tells_the_key_and_what_is_below", "watch_tree_initial_tells_both"],
+        )
+        .watch(|store, target, options| async move {
+            let WatchTarget::Tree(key) = target else { return store.watch_with(target, options).await };
+            store.watch_with(WatchTarget::below(key), options).await
+        }),
+        Fault::new(
+            "tree_watch_forgets_what_is_below",
+            &["watch_tree_of_nothing", "watch_tree_from_a_version"],
+        )
+        .watch(|store, target, options| async move {
+            let WatchTarget::Tree(key) = target else { return store.watch_with(target, options).await };
+            store.watch_with(WatchTarget::key(key), options).await
+        }),
+        Fault::new(
+            "tree_watch_takes_a_string_prefix",
+            &["watch_tree_tells_the_key_and_what_is_below", "watch_tree_initial_tells_both"],
+        )
+        .watch(|store, target, options| async move {
+            let WatchTarget::Tree(key) = target else { return store.watch_with(target, options).await };
+            wider(store, options, move |other| other.as_str().starts_with(key.as_str())).await
+        }),
         Fault::new("watch_sees_one_level", &["watch_of_a_prefix_sees_every_level"]).watch(
             |store, target, options| async move {
                 let WatchTarget::Prefix(prefix) = target else {

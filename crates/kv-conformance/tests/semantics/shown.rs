@@ -386,12 +386,16 @@ pub(crate) const SHOWN: &[(&str, &[&str])] = &[
         ],
     ),
     (
-        "On a key or a prefix",
+        "On a key, on what lies below",
         &[
             "watch_of_an_absent_key",
             "watch_of_an_absent_prefix",
             "watch_of_a_key_is_of_that_key",
             "watch_of_a_prefix_sees_every_level",
+            "watch_tree_tells_the_key_and_what_is_below",
+            "watch_tree_initial_tells_both",
+            "watch_tree_of_nothing",
+            "watch_tree_from_a_version",
         ],
     ),
     (

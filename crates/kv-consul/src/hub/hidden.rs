@@ -37,7 +37,7 @@ impl Hub {
             };
             if !running.known.shows(&member.scope) {
                 let names = if had { &mut emptied.turned } else { &mut emptied.begun };
-                names.insert(member.scope.text().to_owned());
+                names.insert(member.scope.right());
             }
         }
         emptied
@@ -47,7 +47,10 @@ impl Hub {
     pub(crate) fn deny(&self, query: u64, names: &[String]) {
         let mut state = self.lock();
         let Some(running) = state.queries.get(&query) else { return };
-        let about = |scope: &Scope| names.iter().any(|name| name == scope.text());
+        let about = |scope: &Scope| {
+            let right = scope.right();
+            names.contains(&right)
+        };
         let ids: Vec<u64> = running
             .members
             .iter()
@@ -61,7 +64,7 @@ impl Hub {
             .collect();
         for id in ids {
             if let Some(member) = state.remove(id) {
-                let name = member.scope.text().to_owned();
+                let name = member.scope.right();
                 member.fail(|| denied(&name));
             }
         }

@@ -36,6 +36,11 @@ impl Range {
         };
         Self { start: prefix.into(), end: Some(behind(path)) }
     }
+
+    /// `path` and everything below it. Names such as `a-b` lie between `a` and `a/b`, and are in it too.
+    pub(crate) fn tree(path: &str) -> Self {
+        Self { start: path.into(), end: Some(behind(path)) }
+    }
 }
 
 /// The first name behind everything below `path`.

@@ -31,7 +31,7 @@ impl Core {
             self.layout.check_writable(op.key())?;
             if let TxnOp::Put { key, value, expiry, .. } = op {
                 check_value(key, value)?;
-                self.mode(*expiry)?;
+                self.new_expiry(*expiry)?;
             }
         }
         self.client.check_open()?;
@@ -317,11 +317,8 @@ impl Plan<'_> {
     }
 
     async fn put(&mut self, key: &Key, path: &str, value: &Bytes, expiry: Expiry) -> Result<Made> {
-        let mode = self.core.mode(expiry)?;
-        let granted = match mode {
-            Mode::Ttl(ttl) => Some(ttl),
-            _ => None,
-        };
+        let expiry = self.core.new_expiry(expiry)?;
+        let (mode, granted) = (expiry.fresh(), expiry.ttl());
         let live = self.core.client.up(self.deadline).await?;
         let Some(before) = self.now.get(path).cloned() else { return Ok(Made::Put(granted)) };
         let created = before.entry.as_ref().map(|entry| entry.created);
@@ -335,7 +332,7 @@ impl Plan<'_> {
             self.writes.push(self.core.create_op(path, value, mode));
             after = Sim { exists: true, version: 0, children: 0, kind: kind_of(mode), ..after };
             self.count_child(path, 1);
-        } else if before.kind.is(mode, &live) && !before.container {
+        } else if !before.container && expiry.is_kept_by_set(before.kind, before.entry.is_some(), &live) {
             self.writes.push(MultiOp::Set {
                 path: path.to_owned(),
                 data: value.clone(),

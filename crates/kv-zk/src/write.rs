@@ -5,6 +5,8 @@
 //! trip. Everything else looks at the node first, and no older than the call. A guard that fails
 //! changes nothing, and the write is decided anew.
 
+use std::time::Duration;
+
 use bytes::Bytes;
 use futures_util::future;
 use kv_backend::Deadline;
@@ -71,6 +73,43 @@ impl State {
     }
 }
 
+/// How a key that is put is to expire.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum NewExpiry {
+    /// As the entry there does; a set leaves a node's kind as it is. Permanent where there is none.
+    Keep,
+    /// As a node does that is made so.
+    As(Mode),
+}
+
+impl NewExpiry {
+    /// How the node is made where no entry is there whose expiry could be kept.
+    pub(crate) fn fresh(self) -> Mode {
+        match self {
+            Self::Keep => Mode::Persistent,
+            Self::As(mode) => mode,
+        }
+    }
+
+    /// The time to live that was asked for.
+    pub(crate) fn ttl(self) -> Option<Duration> {
+        match self {
+            Self::As(Mode::Ttl(ttl)) => Some(ttl),
+            _ => None,
+        }
+    }
+
+    /// Whether the key expires so after a set of the node that is there, with an entry or only as a
+    /// parent.
+    pub(crate) fn is_kept_by_set(self, kind: Kind, has_entry: bool, live: &Live) -> bool {
+        match self {
+            Self::Keep if has_entry => true,
+            Self::Keep => kind == Kind::Permanent,
+            Self::As(mode) => kind.is(mode, live),
+        }
+    }
+}
+
 /// What came of one attempt.
 pub(crate) enum Attempt<T> {
     Done(T),
@@ -82,7 +121,7 @@ impl Core {
     pub(crate) async fn put(&self, key: &Key, value: Bytes, options: PutOptions) -> Result<PutResult> {
         self.layout.check_writable(key)?;
         check_value(key, &value)?;
-        let mode = self.mode(options.expiry)?;
+        let expiry = self.new_expiry(options.expiry)?;
         self.client.check_open()?;
         let deadline = self.deadline(options.timeout);
         let path = self.layout.path(key);
@@ -106,12 +145,12 @@ impl Core {
                 age = Age::Now;
                 continue;
             }
-            let attempt = self.write(&path, &value, mode, &now, options.fence.as_ref(), deadline).await?;
+            let attempt = self.write(&path, &value, expiry, &now, options.fence.as_ref(), deadline).await?;
             if let Attempt::Done(stat) = attempt {
                 let result = PutResult::new(version(stat.mzxid));
-                return Ok(match mode {
-                    Mode::Ttl(ttl) => result.with_granted_ttl(ttl),
-                    _ => result,
+                return Ok(match expiry.ttl() {
+                    Some(ttl) => result.with_granted_ttl(ttl),
+                    None => result,
                 });
             }
             self.known.forget(&path);
@@ -154,12 +193,13 @@ impl Core {
         &self,
         path: &str,
         value: &Bytes,
-        mode: Mode,
+        expiry: NewExpiry,
         state: &State,
         fence: Option<&Fence>,
         deadline: Deadline,
     ) -> Result<Attempt<Stat>> {
         let live = self.client.up(deadline).await?;
+        let mode = expiry.fresh();
         match state {
             State::Absent => {
                 self.make_parents(path, deadline).await?;
@@ -184,7 +224,9 @@ impl Core {
                     Err(fault) => Err(fault.into_error()),
                 }
             }
-            State::There(known, node) if known.kind.is(mode, &live) && !known.container => {
+            State::There(known, node)
+                if !known.container && expiry.is_kept_by_set(known.kind, !known.marker, &live) =>
+            {
                 let set = MultiOp::Set { path: path.to_owned(), data: value.clone(), version: known.version };
                 let (noted, submitted) = future::join(
                     self.note(path, node.as_ref(), deadline),
@@ -197,7 +239,10 @@ impl Core {
                     Err(Fault::BadVersion | Fault::NoNode) => return Ok(Attempt::Conflict),
                     Err(fault) => return Err(fault.into_error()),
                 };
-                if stat.czxid != known.czxid || !known.kind.is(mode, &carried.live) {
+                let same = stat.czxid == known.czxid;
+                if let NewExpiry::As(mode) = expiry
+                    && !(same && known.kind.is(mode, &carried.live))
+                {
                     return self.settle(path, value, mode, stat, fence, deadline).await.map(Attempt::Done);
                 }
                 let told = match noted.filter(|_| known.marker) {
@@ -206,9 +251,13 @@ impl Core {
                     }
                     None => true,
                 };
-                let stat = self.wrote(path, stat, mode, &carried);
-                if !told {
-                    // The next write looks at the node and does it.
+                match expiry {
+                    NewExpiry::As(mode) => _ = self.wrote(path, stat, mode, &carried),
+                    NewExpiry::Keep => self.known.note(path, Known::new(&stat, known.kind)),
+                }
+                // The next write looks at the node: it is another one than was known, or says when the
+                // key came to be.
+                if !same || !told {
                     self.known.forget(path);
                 }
                 Ok(Attempt::Done(stat))
@@ -409,12 +458,13 @@ impl Core {
         stat
     }
 
-    /// How a node that expires so is made, where this store can.
-    pub(crate) fn mode(&self, expiry: Expiry) -> Result<Mode> {
+    /// How a key is to expire, where this store can.
+    pub(crate) fn new_expiry(&self, expiry: Expiry) -> Result<NewExpiry> {
         Ok(match expiry {
-            Expiry::Never => Mode::Persistent,
-            Expiry::Session => Mode::Ephemeral,
-            Expiry::Ttl(ttl) => Mode::Ttl(self.capabilities.limits.ttl.check(ttl)?),
+            Expiry::Never => NewExpiry::As(Mode::Persistent),
+            Expiry::Keep => NewExpiry::Keep,
+            Expiry::Session => NewExpiry::As(Mode::Ephemeral),
+            Expiry::Ttl(ttl) => NewExpiry::As(Mode::Ttl(self.capabilities.limits.ttl.check(ttl)?)),
             _ => return Err(unsupported("this expiry is not known to the store")),
         })
     }

@@ -5,12 +5,12 @@
 
 mod common;
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use common::{expiring, key, namespace, server};
+use common::{expiring, key, namespace, server, until};
 use kv_zk::kv_core::{
-    Condition, DeleteOptions, ErrorKind, Expiry, Precondition, PutOptions, Store, StoreExt, Txn, TxnOp,
-    Version,
+    Condition, DeleteOptions, Entry, EntryExpiry, ErrorKind, Expiry, GetOptions, Precondition, PutOptions,
+    Store, StoreExt, Txn, TxnOp, Version,
 };
 
 common::on_each_client!(
@@ -18,6 +18,8 @@ common::on_each_client!(
     a_parent_that_was_a_key_is_no_key,
     no_key_is_put_below_one_that_came_to_expire,
     each_operation_takes_the_round_trips_it_promises,
+    a_put_that_keeps_the_expiry_leaves_the_node_as_it_is,
+    a_put_that_keeps_the_expiry_restarts_a_time_to_live,
     what_cannot_be_below_a_session_key_is_absent,
 );
 
@@ -140,6 +142,22 @@ async fn each_operation_takes_the_round_trips_it_promises(client: &str) {
     store.create("a/k", "x").await.unwrap_err();
     cost("a create that is refused", 2, 3);
     assert!(version > first);
+    // A put that keeps the expiry costs what one does that never changes it.
+    let keep = || PutOptions::default().with_expiry(Expiry::Keep);
+    store
+        .put_with(&key("a/s"), "1".into(), PutOptions::default().with_expiry(Expiry::Session))
+        .await
+        .unwrap();
+    cost("a put of a session key that creates", 1, 2);
+    let version = store.put_with(&key("a/s"), "2".into(), keep()).await.unwrap().version;
+    cost("a put that keeps the expiry of what this handle put", 1, 1);
+    let at = keep().with_precondition(Precondition::At(version));
+    store.put_with(&key("a/s"), "3".into(), at).await.unwrap();
+    cost("a put at a version that keeps the expiry", 2, 3);
+    store.put_with(&key("a/new"), "1".into(), keep()).await.unwrap();
+    cost("a put that keeps the expiry of an absent key", 1, 2);
+    store.update("a/s", |entry| entry.map(|_| "4".into())).await.unwrap();
+    cost("an update: a get, and a put at its version", 3, if full { 5 } else { 4 });
     assert!(store.delete("a/k").await.unwrap());
     cost("delete", 2, if full { 3 } else { 2 });
     assert!(!store.delete("a/k").await.unwrap());
@@ -170,4 +188,96 @@ async fn what_cannot_be_below_a_session_key_is_absent(client: &str) {
     let both = absent().then([TxnOp::delete(key("s")), TxnOp::put(key("seen"), "3")]);
     assert!(store.transact(both).await.unwrap().succeeded);
     assert_eq!(store.get("s").await.unwrap(), None);
+}
+
+/// Whatever a put compares with, it is the very node that stays, and it goes as it would have.
+async fn a_put_that_keeps_the_expiry_leaves_the_node_as_it_is(client: &str) {
+    let Some(server) = server().await else { return };
+    let namespace = namespace();
+    let (a, b) = (server.open(client, &namespace, "").await, server.open(client, &namespace, "").await);
+    let keep = || PutOptions::default().with_expiry(Expiry::Keep);
+    let expiry = GetOptions::default().with_expiry();
+    a.put_with(&key("t"), "0".into(), expiring(1234 * SECOND)).await.unwrap();
+    a.put_with(&key("s"), "0".into(), PutOptions::default().with_expiry(Expiry::Session)).await.unwrap();
+    for name in ["t", "s"] {
+        let first = b.get_with(&key(name), expiry.clone()).await.unwrap().unwrap();
+        let guard = if b.as_transact().is_some() { Some(b.lock("l").await.unwrap()) } else { None };
+        let mut value = 0_u32;
+        let conditions = |entry: &Entry| {
+            [
+                Precondition::Any,
+                Precondition::Present,
+                Precondition::At(entry.version),
+                Precondition::Value(entry.value.clone()),
+            ]
+        };
+        for at in 0..4 {
+            for store in [&a, &b] {
+                let entry = store.get(name).await.unwrap().unwrap();
+                value += 1;
+                let mut options = keep().with_precondition(conditions(&entry)[at].clone());
+                if let Some(guard) = guard.as_ref().filter(|_| at % 2 == 0) {
+                    options = options.with_fence(guard.fence());
+                }
+                let put = store.put_with(&key(name), value.to_string().into(), options).await.unwrap();
+                assert_eq!(put.granted_ttl, None, "nothing is granted");
+            }
+        }
+        value += 1;
+        b.update(name, |_| Some(value.to_string().into())).await.unwrap();
+        if guard.is_some() {
+            value += 1;
+            let put = TxnOp::put_expiring(key(name), value.to_string(), Expiry::Keep);
+            let txn = Txn::when([Condition::present(key(name))]).then([put]);
+            assert!(b.transact(txn).await.unwrap().succeeded);
+        }
+        let last = b.get_with(&key(name), expiry.clone()).await.unwrap().unwrap();
+        assert_eq!((last.created, last.expiry), (first.created, first.expiry), "{client}: {name}");
+        assert_eq!(last.value, value.to_string(), "{client}: {name}");
+        if let Some(guard) = guard {
+            guard.unlock().await.unwrap();
+        }
+        let error = b.put_with(&key(name), "x".into(), keep().with_precondition(Precondition::Absent)).await;
+        assert!(matches!(error.unwrap_err().kind(), ErrorKind::AlreadyExists { .. }));
+    }
+    a.close().await.unwrap();
+    until("the session key goes with its session", 10 * SECOND, || async {
+        b.get("s").await.unwrap().is_none()
+    })
+    .await;
+    // Absent, and what is only a parent: permanent.
+    b.put_with(&key("s"), "1".into(), keep()).await.unwrap();
+    b.put("p/below", "x").await.unwrap();
+    b.put_with(&key("p"), "1".into(), keep()).await.unwrap();
+    if b.as_transact().is_some() {
+        let put = |name| TxnOp::put_expiring(key(name), "1", Expiry::Keep);
+        b.put("q/below", "x").await.unwrap();
+        assert!(b.transact(Txn::when([]).then([put("new"), put("q")])).await.unwrap().succeeded);
+    }
+    for name in ["s", "p", "new", "q"] {
+        let Some(entry) = b.get_with(&key(name), expiry.clone()).await.unwrap() else { continue };
+        assert_eq!(entry.expiry, Some(EntryExpiry::Never), "{client}: {name}");
+        assert_eq!(entry.created, entry.version, "{client}: {name}");
+    }
+}
+
+/// ZooKeeper counts a time to live from the last set.
+async fn a_put_that_keeps_the_expiry_restarts_a_time_to_live(client: &str) {
+    let Some(server) = server().await else { return };
+    let store = server.open(client, &namespace(), "").await;
+    let ttl = 4 * SECOND;
+    let begin = Instant::now();
+    store.put_with(&key("t"), "0".into(), expiring(ttl)).await.unwrap();
+    let mut put_at = Instant::now();
+    while begin.elapsed() < 3 * ttl {
+        tokio::time::sleep(SECOND / 2).await;
+        let keep = PutOptions::default().with_expiry(Expiry::Keep).with_precondition(Precondition::Present);
+        let put = store.put_with(&key("t"), "1".into(), keep).await;
+        // A machine that slept too long has let it go.
+        assert!(put.is_ok() || put_at.elapsed() >= ttl, "{client}: gone {:?} after a put", put_at.elapsed());
+        if put.is_err() {
+            return;
+        }
+        put_at = Instant::now();
+    }
 }

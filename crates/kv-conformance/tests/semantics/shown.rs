@@ -326,6 +326,7 @@ pub(crate) const SHOWN: &[(&str, &[&str])] = &[
     ("A get tells how", &["ttl_is_told_when_asked", "session_key_is_told_when_asked"]),
     ("`Expiry::Keep`", &["kept_ttl_is_not_early", "kept_ttl_ends", "kept_session_goes"]),
     ("On a key that is absent", &["keeping_none_makes_permanent"]),
+    ("On ZooKeeper, which counts a", &["kv-zk::a_put_that_keeps_the_expiry_restarts_a_time_to_live"]),
     (
         "`Expiry::Session`",
         &[

@@ -5,7 +5,7 @@
 //!
 //! `config`: opening. `client`: the session, kept alive, and below it one file per client crate.
 //! `mapping`, `parents`, `pin`: keys as nodes. `write`, `delete` (with `write_queue`), `list`, `tree`,
-//! `watch` (with `hub`), `lock` (with `hold`, `grace`, `record`), `txn`: the
+//! `watch` (with `hub`), `lock`, `lock_view` (with `hold`, `grace`, `record`), `txn`: the
 //! operations. `store` ties them together.
 
 mod client;
@@ -18,6 +18,7 @@ mod hold;
 mod hub;
 mod list;
 mod lock;
+mod lock_view;
 mod mapping;
 mod marks;
 mod parents;

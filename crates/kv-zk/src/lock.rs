@@ -10,8 +10,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use kv_backend::Deadline;
 use kv_core::{
-    Consistency, Error, ErrorKind, Fence, FencingToken, Key, LockGuard, LockHolder, LockLoss, LockOptions,
-    LockWait, Result,
+    Consistency, Error, ErrorKind, Fence, Key, LockGuard, LockHolder, LockLoss, LockOptions, LockWait, Result,
 };
 use tokio::sync::watch;
 use tokio::time::Instant;
@@ -22,8 +21,8 @@ use crate::core::{Core, optional};
 use crate::error::{BACKEND, Fault};
 use crate::grace::Held;
 use crate::hold::ZkHold;
-use crate::mapping::{child, lock_sequence};
-use crate::record::Above;
+use crate::mapping::child;
+use crate::record::{Above, holder, rivals, token};
 use crate::session::{AGAIN, ANY_VERSION, BARRIER, Mode, Reply, Session, Stat, answered, connected};
 
 impl Core {
@@ -130,7 +129,7 @@ impl Core {
             let Some(first) = rivals(names).into_iter().next() else { return Ok(None) };
             let node = child(&path, &first);
             if let Some((owner, stat)) = self.read(&node, Consistency::Stale, deadline).await? {
-                return Ok(Some(LockHolder::new(owner, token(&stat))));
+                return Ok(Some(holder(&first, owner, &stat)));
             }
         }
     }
@@ -139,18 +138,6 @@ impl Core {
 fn no_answer(request: Duration) -> Error {
     let detail = format!("no answer within {request:?}");
     Error::new(ErrorKind::Timeout).not_applied().with_backend(BACKEND).with_detail(detail)
-}
-
-/// The records of a lock among these names, in the order of their turn.
-fn rivals(names: Vec<String>) -> Vec<String> {
-    let mut rivals: Vec<(i32, String)> =
-        names.into_iter().filter_map(|name| Some((lock_sequence(&name)?, name))).collect();
-    rivals.sort();
-    rivals.into_iter().map(|(_, name)| name).collect()
-}
-
-fn token(stat: &Stat) -> FencingToken {
-    FencingToken::new(stat.czxid.unsigned_abs())
 }
 
 async fn until(at: Option<Instant>) {
@@ -413,17 +400,5 @@ async fn take_away(core: &Core, session: &dyn Session, node: &str, above: &[Abov
             Err(Fault::Unsent | Fault::Throttled) => tokio::time::sleep(AGAIN).await,
             reply => return reply,
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn turns_go_by_sequence_whatever_the_layout() {
-        let names = ["b__lock__0000000003", "_c_x-lock-0000000001", "a-lock-0000000002", "other", "latch-1"];
-        let names = names.map(str::to_owned).to_vec();
-        assert_eq!(rivals(names), ["_c_x-lock-0000000001", "a-lock-0000000002", "b__lock__0000000003"]);
     }
 }

@@ -8,9 +8,10 @@ use std::time::Duration;
 use async_trait::async_trait;
 use bytes::Bytes;
 use kv_core::{
-    Capabilities, Consistency, DeleteOptions, DeleteResult, DeleteTreeOptions, Entry, Error, ErrorKind,
-    ExpiryBound, GetOptions, Guarantee, Key, Limits, ListOptions, Listing, LockGuard, LockHolder,
-    LockOptions, LockTtl, Operation, Power, Prefix, PutOptions, PutResult, Result, ServerInfo, SessionState,
+    BreakLockOptions, Capabilities, Consistency, DeleteOptions, DeleteResult, DeleteTreeOptions, Entry,
+    Error, ErrorKind, ExpiryBound, FencingToken, GetOptions, Guarantee, Key, Limits, ListOptions, Listing,
+    LockChanges, LockGuard, LockHolder, LockListing, LockOptions, LockTtl, LockView, LockWatchOptions,
+    LocksOptions, Operation, Power, Prefix, PutOptions, PutResult, Result, ServerInfo, SessionState,
     SessionStates, Store, Transact, TtlRange, Txn, TxnResult, Watch, WatchOptions, WatchStart, WatchTarget,
 };
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -20,6 +21,7 @@ use crate::config::ZkConfig;
 use crate::core::{Core, KnownNodes, OwnSessions};
 use crate::error::{BACKEND, Fault};
 use crate::hub::{HubHandle, Scope};
+use crate::lock_view;
 use crate::mapping::Layout;
 use crate::marks::Access;
 use crate::session::Mode;
@@ -150,7 +152,7 @@ fn capabilities(config: &ZkConfig, full: bool, ttl: bool, session: Duration) -> 
     limits.session_bound = session * 3 / 2 + Duration::from_secs(1);
     limits.lock_ttl = TtlRange::new(session, session, millisecond);
     let mut capabilities = Capabilities::new(BACKEND)
-        .with_powers(&[Power::KeepExpiry, Power::SessionKeys, Power::StaleReads])
+        .with_powers(&[Power::KeepExpiry, Power::LockView, Power::SessionKeys, Power::StaleReads])
         .with_advice(Power::Ttl, "the servers were started without zookeeper.extendedTypesEnabled=true")
         .with_guarantees(&[Guarantee::LockFifo])
         .with_lock_ttl(LockTtl::PerSession)
@@ -286,6 +288,33 @@ impl Store for ZkStore {
 
     fn as_transact(&self) -> Option<&dyn Transact> {
         self.core().capabilities.has(Power::Transactions).then_some(self as &dyn Transact)
+    }
+
+    fn as_lock_view(&self) -> Option<&dyn LockView> {
+        Some(self)
+    }
+}
+
+#[async_trait]
+impl LockView for ZkStore {
+    async fn watch_lock_with(&self, key: &Key, options: LockWatchOptions) -> Result<LockChanges> {
+        let watching = lock_view::watch_lock(self.core(), key, options.timeout);
+        watching.await.map_err(name(Operation::WatchLock, key.as_str()))
+    }
+
+    async fn locks_with(&self, prefix: &Prefix, options: LocksOptions) -> Result<LockListing> {
+        let listing = lock_view::locks(self.core(), prefix, options.timeout);
+        listing.await.map_err(name(Operation::Locks, prefix.as_str()))
+    }
+
+    async fn break_lock_with(
+        &self,
+        key: &Key,
+        token: FencingToken,
+        options: BreakLockOptions,
+    ) -> Result<bool> {
+        let breaking = lock_view::break_lock(self.core(), key, token, options.timeout);
+        breaking.await.map_err(name(Operation::BreakLock, key.as_str()))
     }
 }
 

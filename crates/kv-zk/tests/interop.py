@@ -3,6 +3,8 @@
 LAYOUT is `kazoo` for kazoo as it comes, `curator` for kazoo that counts Curator's records.
 hold:   takes the lock, prints `held`, releases it when its input ends.
 try:    prints whether the lock could be had at once.
+curator: makes the record of Curator's LeaderSelector for the participant `theirs`, prints its path, and
+        takes it away when its input ends.
 rounds: N times: takes the lock, adds 1 to the number in the node ARGUMENT, not atomically.
 data:   prints the data of the node LOCK and the names below it.
 write:  makes LOCK with the data `theirs`, an empty node `empty` and one with bytes below it, sets the
@@ -24,6 +26,11 @@ if command == "hold":
     print("held", flush=True)
     sys.stdin.read()
     lock.release()
+elif command == "curator":
+    name = path + "/_c_7b2c9e0a-7f5d-4c49-9c0e-6d1b5a9c3f10-lock-"
+    record = client.create(name, b"theirs", ephemeral=True, sequence=True, makepath=True)
+    print(record, flush=True)
+    sys.stdin.read()
 elif command == "try":
     print(lock.acquire(blocking=False), flush=True)
 elif command == "rounds":

@@ -9,6 +9,7 @@ use std::process::Stdio;
 use std::time::Duration;
 
 use common::{key, namespace, next, until, with};
+use futures_util::TryStreamExt;
 use kv_testkit::{Cluster, Mode, Proxy, require_or_skip, skip};
 use kv_zk::ZkStore;
 use kv_zk::kv_core::{ErrorKind, LockOptions, LockWait, Prefix, Store, StoreExt, WatchEvent, WatchOptions};
@@ -20,6 +21,7 @@ common::on_each_client!(
     kazoo_reads_what_we_write,
     what_kazoo_writes_is_read_listed_and_watched,
     our_end_lets_kazoo_go_on,
+    holders_that_use_other_tools_are_seen_and_broken,
 );
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -199,5 +201,47 @@ async fn our_end_lets_kazoo_go_on(client: &str) {
         assert!(!guard.is_held(), "{layout}: kazoo has it too");
         drop(waiter.stdin.take());
         waiter.wait().await.unwrap();
+    }
+}
+
+/// kazoo's lock and election have one kind of record, Curator's mutex and leader selector another.
+async fn holders_that_use_other_tools_are_seen_and_broken(client: &str) {
+    for layout in ["kazoo", "curator"] {
+        let Some(setup) = setup(client, layout).await else { return };
+        let store = &setup.store;
+        let mut changes = store.watch_lock("l").await.unwrap();
+        let mut told = async || {
+            tokio::time::timeout(30 * SECOND, changes.next()).await.expect("a change").unwrap().unwrap()
+        };
+        assert_eq!(told().await, None);
+        let (mut holder, owner) = match layout {
+            "kazoo" => (setup.kazoo("hold", "l", &[]), "kazoo"),
+            _ => (setup.kazoo("curator", "l", &[]), "theirs"),
+        };
+        let said = Setup::says(&mut holder).await;
+        let seen = told().await.expect("a holder");
+        assert_eq!(seen.owner, owner, "{layout}");
+        let native = seen.native.clone().unwrap();
+        match layout {
+            "kazoo" => assert!(native.contains("__lock__") && native.contains(", session 0x"), "{native}"),
+            _ => assert!(native.contains(said.rsplit('/').next().unwrap()), "{native}"),
+        }
+        // We wait behind it.
+        let waiting = tokio::spawn({
+            let store = store.clone();
+            async move { store.lock_with(&key("l"), LockOptions::default().with_owner("ours")).await }
+        });
+        let queued = || async {
+            let locks: Vec<_> = store.locks("").await.unwrap().try_collect().await.unwrap();
+            assert_eq!(locks[0].holder.as_ref(), Some(&seen), "{layout}");
+            locks[0].waiters.as_ref().unwrap().iter().any(|waiter| waiter.owner == "ours")
+        };
+        until("we wait", 20 * SECOND, queued).await;
+        assert!(store.break_lock("l", seen.token).await.unwrap());
+        let guard = tokio::time::timeout(20 * SECOND, waiting).await.unwrap().unwrap().unwrap();
+        let seen = told().await.expect("a holder");
+        assert_eq!((seen.owner.as_ref(), seen.token), (&b"ours"[..], guard.token()), "{layout}");
+        guard.unlock().await.unwrap();
+        holder.kill().await.unwrap();
     }
 }

@@ -623,6 +623,7 @@ pub(crate) const SHOWN: &[(&str, &[&str])] = &[
             "lock_watch_begins_with_the_holder",
             "lock_watch_tells_holders_and_vacancies",
             "lock_watch_ends_with_close",
+            "kv-zk::tokens_never_fall_over_breaks_and_lost_sessions",
         ],
     ),
     ("`locks(prefix)` lists", &["held_locks_are_listed", "waiters_are_listed_in_turn"]),

@@ -1,30 +1,18 @@
-//! How a ZooKeeper store is opened: in code, or by URL.
+//! How a ZooKeeper store is configured: in code, or by URL.
 
 use std::fmt;
-use std::sync::Arc;
 use std::time::Duration;
 
 use kv_backend::{Plaintext, TlsOptions, check_times, parse_endpoint, take_times, user_and_password};
-use kv_core::{Driver, Error, Operation, Prefix, Result, Secret, Store, StoreUrl};
+use kv_core::{Error, Operation, Prefix, Result, Secret, StoreUrl};
 
 use crate::error::BACKEND;
-use crate::store::ZkStore;
 
 const DEFAULT_PORT: u16 = 2181;
-const TLS_SCHEME: &str = "zk+tls";
+pub(crate) const TLS_SCHEME: &str = "zk+tls";
 
 /// Shorter session timeouts make zookeeper-async look for servers without a pause.
 const MIN_SESSION_TIMEOUT: Duration = Duration::from_secs(4);
-
-/// How a URL with the scheme `zk` or `zk+tls` becomes a store.
-pub const DRIVER: Driver = Driver::new(BACKEND, &["zk", TLS_SCHEME], open);
-
-fn open(url: StoreUrl) -> kv_core::Opening {
-    Box::pin(async move {
-        let store = ZkStore::connect(ZkConfig::from_url(&url)?).await?;
-        Ok(Arc::new(store) as Arc<dyn Store>)
-    })
-}
 
 /// Which client crate holds the session. What a store can do depends on it: see the README.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

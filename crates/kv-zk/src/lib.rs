@@ -3,7 +3,7 @@
 //!
 //! # Where things are
 //!
-//! `config`: opening. `client`: the session, kept alive, and below it one file per client crate.
+//! `driver`, `config`: opening. `client`: the session, kept alive, and below it one file per client crate.
 //! `mapping`, `parents`, `pin`: keys as nodes. `write`, `delete` (with `write_queue`), `list`, `tree`,
 //! `watch` (with `hub`), `lock`, `lock_view` (with `hold`, `grace`, `record`), `txn`: the
 //! operations. `store` ties them together.
@@ -12,6 +12,7 @@ mod client;
 mod config;
 mod core;
 mod delete;
+mod driver;
 mod error;
 mod grace;
 mod hold;
@@ -34,5 +35,6 @@ mod write_queue;
 
 pub use kv_core;
 
-pub use crate::config::{DRIVER, LockLayout, ZkClient, ZkConfig};
+pub use crate::config::{LockLayout, ZkClient, ZkConfig};
+pub use crate::driver::DRIVER;
 pub use crate::store::ZkStore;

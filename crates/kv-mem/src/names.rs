@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use kv_backend::{Clock, TokioClock};
-use kv_core::{Error, Operation, Result};
+use kv_core::{Error, Operation, Result, Version};
 use parking_lot::Mutex;
 
 use crate::config::MemConfig;
@@ -19,18 +19,24 @@ struct Named {
 
 static NAMES: Mutex<BTreeMap<String, Named>> = Mutex::new(BTreeMap::new());
 
+/// A store that nobody else sees, whose next version comes after `newest`.
+pub(crate) fn fresh(config: &MemConfig, newest: Version) -> Arc<Database> {
+    let clock = config.clock.clone().unwrap_or_else(|| Arc::new(TokioClock::new()) as Arc<dyn Clock>);
+    Database::new(config.history.unwrap_or(MemConfig::DEFAULT_HISTORY), clock, newest)
+}
+
 /// The store a configuration asks for: a fresh one, or the one of its name.
 ///
 /// A name must be given back with [`release`].
 pub(crate) fn acquire(config: &MemConfig) -> Result<Arc<Database>> {
     let history = config.history.unwrap_or(MemConfig::DEFAULT_HISTORY);
-    let fresh = || {
-        let clock = config.clock.clone().unwrap_or_else(|| Arc::new(TokioClock::new()) as Arc<dyn Clock>);
-        Database::new(history, clock)
-    };
-    let Some(name) = &config.name else { return Ok(fresh()) };
+    let Some(name) = &config.name else { return Ok(fresh(config, Version::ZERO)) };
     let mut names = NAMES.lock();
-    let named = names.entry(name.clone()).or_insert_with(|| Named { database: fresh(), history, handles: 0 });
+    let named = names.entry(name.clone()).or_insert_with(|| Named {
+        database: fresh(config, Version::ZERO),
+        history,
+        handles: 0,
+    });
     let differs = |what: &str| {
         let reason = format!("the memory store {name:?} is open with another {what}");
         Err(Error::invalid_config(reason).with_operation(Operation::Open))

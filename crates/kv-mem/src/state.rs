@@ -46,25 +46,35 @@ pub(crate) struct Data {
 }
 
 impl Database {
-    pub(crate) fn new(history: usize, clock: Arc<dyn Clock>) -> Arc<Self> {
+    /// An empty store whose next version comes after `newest`.
+    pub(crate) fn new(history: usize, clock: Arc<dyn Clock>, newest: Version) -> Arc<Self> {
         static STORES: AtomicU64 = AtomicU64::new(1);
         let number = STORES.fetch_add(1, Ordering::Relaxed);
         Arc::new_cyclic(|this| Self {
             data: RwLock::new(Data {
                 by_name: HashSet::new(),
                 ordered: Ordered::new(),
-                newest: 0,
+                newest: newest.get(),
                 ttl: TtlQueue::new(),
                 handles: HashMap::new(),
                 locks: LockTable::new(),
                 armed: None,
             }),
-            hub: Hub::new("mem", HubOptions::default().with_max_events(history), Version::ZERO),
+            hub: Hub::new("mem", HubOptions::default().with_max_events(history), newest),
             sweeper: Sweeper::new(Arc::clone(&clock)),
             clock,
             fence_record: format!("mem-{number}").into(),
             this: this.clone(),
         })
+    }
+
+    /// Puts permanent entries in, at the versions they have, before anybody can watch.
+    pub(crate) fn fill(&self, namespace: &Arc<Namespace>, entries: impl IntoIterator<Item = Entry>) {
+        let mut data = self.data.write();
+        for entry in entries {
+            let name = Name::new(namespace, &entry.key);
+            data.insert(Arc::new(Record::new(name, Arc::clone(namespace), entry, None)));
+        }
     }
 
     pub(crate) fn open(&self, handle: HandleId) {

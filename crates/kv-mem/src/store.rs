@@ -1,5 +1,6 @@
 //! One handle on a memory store.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -13,7 +14,7 @@ use kv_core::{
     Bytes, Capabilities, DeleteCause, DeleteOptions, DeleteResult, DeleteTreeOptions, Driver, Entry, Error,
     ErrorKind, ExpiryBound, GetOptions, Guarantee, Key, Limits, ListOptions, Listing, LockGuard, LockHolder,
     LockOptions, LockView, Operation, Power, Precondition, Prefix, PutOptions, PutResult, Result, ServerInfo,
-    SessionState, SessionStates, Store, Transact, Watch, WatchOptions, WatchTarget,
+    SessionState, SessionStates, Store, Transact, Version, Watch, WatchOptions, WatchTarget,
 };
 
 use tokio::task::consume_budget;
@@ -67,10 +68,69 @@ impl MemStore {
         let opening = |error: Error| error.with_operation(Operation::Open).with_backend(BACKEND);
         let namespace = config.namespace().map_err(opening)?;
         let database = names::acquire(&config).map_err(opening)?;
+        Ok(Self::on(database, namespace, config.name))
+    }
+
+    /// Opens a store of its own that begins with these entries, permanent, each at the version it has. Its
+    /// next version comes after `newest`, and watches can begin there and no earlier.
+    ///
+    /// # Errors
+    ///
+    /// `InvalidConfig` for a configuration with a name, as another could have it open; `InvalidKey` for a
+    /// namespace that is too long; `TooLarge` for a value; `InvalidArgument` for two entries of one key and
+    /// for a version after `newest`.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use kv_mem::kv_core::{Result, StoreExt, Version};
+    /// use kv_mem::{MemConfig, MemStore};
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<()> {
+    /// let old = MemStore::open(MemConfig::new())?;
+    /// let version = old.put("a", "1").await?;
+    /// let new = MemStore::restore(MemConfig::new(), old.entries("").await?, Version::new(100))?;
+    /// assert_eq!(new.get("a").await?.unwrap().version, version);
+    /// assert_eq!(new.put("a", "2").await?, Version::new(101));
+    /// # Ok(()) }
+    /// ```
+    pub fn restore(
+        config: MemConfig,
+        entries: impl IntoIterator<Item = Entry>,
+        newest: Version,
+    ) -> Result<Self> {
+        let opening = |error: Error| error.with_operation(Operation::Open).with_backend(BACKEND);
+        if config.name.is_some() {
+            return Err(opening(Error::invalid_config("a store with a name cannot begin with entries")));
+        }
+        let namespace = config.namespace().map_err(opening)?;
+        let limits = capabilities().limits;
+        let mut by_key = BTreeMap::new();
+        for mut entry in entries {
+            limits.check_value(&entry.key, &entry.value).map_err(opening)?;
+            entry.expiry = None;
+            let key = entry.key.clone();
+            let refusal = if entry.version.max(entry.created) > newest {
+                "its version comes after the newest"
+            } else if by_key.insert(key.clone(), entry).is_some() {
+                "there are two entries of this key"
+            } else {
+                continue;
+            };
+            return Err(opening(Error::invalid_argument(refusal).with_key(key.as_str())));
+        }
+        let database = names::fresh(&config, newest);
+        database.fill(&namespace, by_key.into_values());
+        Ok(Self::on(database, namespace, None))
+    }
+
+    /// A handle of its own on this database, under the name that is to be given back.
+    fn on(database: Arc<Database>, namespace: Arc<Namespace>, name: Option<String>) -> Self {
         let id = HandleId::unique();
         database.open(id);
         let state = StateBelow { database: Arc::downgrade(&database), namespace: Arc::clone(&namespace) };
-        Ok(Self {
+        Self {
             id,
             locks: Arc::new(LockHandle::new(&database, &namespace)),
             database,
@@ -78,9 +138,9 @@ impl MemStore {
             state: Arc::new(state),
             capabilities: capabilities(),
             session: SessionCell::new(),
-            name: config.name,
+            name,
             closed: AtomicBool::new(false),
-        })
+        }
     }
 
     pub(crate) fn id(&self) -> HandleId {

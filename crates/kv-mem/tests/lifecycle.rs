@@ -10,7 +10,7 @@ use std::time::Duration;
 use common::{drain, fresh, key, open};
 use kv_mem::kv_core::{
     Bytes, DeleteOptions, DeleteTreeOptions, ErrorKind, Expiry, GetOptions, ListOptions, LockLoss,
-    LockOptions, PutOptions, Store, StoreExt, Txn, WatchOptions,
+    LockOptions, Prefix, PutOptions, Store, StoreExt, Txn, Version, WatchOptions, WatchTarget,
 };
 use kv_mem::{Clock, ManualClock, MemConfig, MemStore, Timestamp};
 
@@ -213,4 +213,37 @@ async fn a_busy_task_does_not_keep_others_from_running() {
         watch.next().await.unwrap().unwrap();
     }
     busy.abort();
+}
+
+/// Catches a store that begins with entries and hands out their versions again, or lets watches begin
+/// before them.
+#[tokio::test]
+async fn a_store_begins_with_entries_at_their_versions() {
+    let old = MemStore::open(MemConfig::new()).unwrap();
+    for name in ["a", "a/b", "c"] {
+        old.put(name, name).await.unwrap();
+    }
+    let entries = old.entries("").await.unwrap();
+    let config = MemConfig::new().with_namespace("below".parse().unwrap());
+    let new = MemStore::restore(config, entries.clone(), Version::new(3)).unwrap();
+    assert_eq!(new.entries("").await.unwrap(), entries);
+    let from = |version| WatchOptions::default().with_from(Version::new(version));
+    let target = || WatchTarget::below(Prefix::root());
+    let error = new.watch_with(target(), from(2)).await.unwrap_err();
+    assert!(matches!(error.kind(), ErrorKind::Compacted { .. }), "{error}");
+    let mut watch = new.watch_with(target(), from(3)).await.unwrap();
+    assert_eq!(new.put("a", "x").await.unwrap(), Version::new(4));
+    assert_eq!(watch.next().await.unwrap().unwrap().version(), Some(Version::new(4)));
+
+    let twice = [entries[0].clone(), entries[0].clone()];
+    for (refused, newest, named) in
+        [(entries.clone(), 2, false), (twice.to_vec(), 3, false), (entries, 3, true)]
+    {
+        let config = if named { MemConfig::new().with_name("begun") } else { MemConfig::new() };
+        let error = MemStore::restore(config, refused, Version::new(newest)).unwrap_err();
+        assert!(
+            matches!(error.kind(), ErrorKind::InvalidArgument { .. } | ErrorKind::InvalidConfig { .. }),
+            "{error}"
+        );
+    }
 }

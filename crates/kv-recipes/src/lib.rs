@@ -5,11 +5,15 @@
 //!
 //! Each recipe has a file or folder of its name. `pace` has the pauses between attempts.
 
+mod collector;
 mod election;
 mod names;
 mod pace;
+mod snapshot;
 mod tx;
 
+pub use collector::{Collected, Collector, CollectorOptions, Recorded, Replayed};
 pub use election::{Election, Leader, Leaders, Leadership, Term, TermEnd};
 pub use kv_core;
+pub use snapshot::{Consistent, Snapshot, SnapshotOptions};
 pub use tx::{Committed, Transacted, Tx, TxOptions, transaction, transaction_with};

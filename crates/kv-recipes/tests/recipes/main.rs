@@ -2,6 +2,8 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // A test says what it means.
 
+mod collector;
 mod common;
 mod election;
+mod snapshot;
 mod tx;

@@ -2,11 +2,12 @@
 
 use std::fs::File;
 use std::io::{self, Read};
+use std::path::Path;
 use std::time::Duration;
 
 use bytes::Bytes;
 use data_encoding::{BASE64, HEXLOWER_PERMISSIVE};
-use kv_core::Version;
+use kv_core::{FencingToken, Version};
 
 use crate::exit::Failure;
 
@@ -72,6 +73,16 @@ pub(crate) fn value(argument: &str, raw: bool, encoding: Encoding) -> Result<Byt
     encoding.decode(bytes).map(Bytes::from)
 }
 
+/// A whole document: of this file, or of standard input where that is `-`.
+pub(crate) fn document(path: &Path) -> Result<Vec<u8>, Failure> {
+    if path.as_os_str() == "-" {
+        return read(io::stdin().lock(), "standard input");
+    }
+    let name = format!("{path:?}");
+    let file = File::open(path).map_err(|error| Failure::io(format!("cannot read {name}"), error))?;
+    read(file, &name)
+}
+
 fn read(source: impl Read, name: &str) -> Result<Vec<u8>, Failure> {
     let mut bytes = Vec::new();
     source
@@ -114,6 +125,13 @@ pub(crate) fn version(text: &str) -> Result<Version, String> {
     whole::<u64>(text, 0)
         .map(Version::new)
         .map_err(|why| format!("{why}; a version is what put, get --meta and watch tell"))
+}
+
+/// The fencing token of a lock's holder.
+pub(crate) fn token(text: &str) -> Result<FencingToken, String> {
+    whole::<u64>(text, 0)
+        .map(FencingToken::new)
+        .map_err(|why| format!("{why}; a token is what kv locks and kv lock --holder tell"))
 }
 
 fn whole<N: TryFrom<u64>>(text: &str, least: u64) -> Result<N, String> {

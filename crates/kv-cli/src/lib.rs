@@ -1,5 +1,6 @@
 #![doc = include_str!("../README.md")]
 
+mod ask;
 #[cfg(unix)]
 mod child;
 mod cli;
@@ -121,7 +122,9 @@ async fn dispatch(cli: Cli, registry: Registry) -> Result<u8, Failure> {
     let session = Session::new(registry, global)?;
     let done = match command {
         // It runs until its command ends, and passes signals on to it.
-        Command::Lock(args) if !args.holder => commands::lock::run(&session, args).await,
+        Command::Lock(args) if args.runs() => commands::lock::run(&session, args).await,
+        // It waits for an editor, to which the keys of the terminal belong.
+        Command::Edit(args) => commands::edit::run(&session, args).await,
         Command::Watch(args) if !args.command.is_empty() => commands::on_change::run(&session, args).await,
         command => Ending::listen()?.or(other(command, &session)).await.map(|()| 0),
     };
@@ -134,13 +137,19 @@ async fn other(command: Command, session: &Session) -> Result<(), Failure> {
     match command {
         Command::Get(args) => commands::get::run(session, args).await,
         Command::Put(args) => commands::put::run(session, args).await,
+        Command::Edit(args) => commands::edit::run(session, args).await.map(drop),
         Command::Del(args) => commands::del::run(session, args).await,
         Command::Touch(args) => commands::touch::run(session, args).await,
+        Command::Txn(args) => commands::txn::run(session, args).await,
         Command::Wait(args) => commands::wait::run(session, args).await,
+        Command::Mv(args) => commands::sync::mv(session, args).await,
         Command::Ls(args) => commands::ls::run(session, args).await,
         Command::Tree(args) => commands::tree::run(session, args).await,
+        Command::Du(args) => commands::du::run(session, args).await,
+        Command::Grep(args) => commands::grep::run(session, args).await,
         Command::Watch(args) => commands::watch::run(session, args).await,
-        Command::Lock(args) => commands::holder::run(session, args).await,
+        Command::Lock(args) => commands::locks::one(session, args).await,
+        Command::Locks(args) => commands::locks::run(session, args).await,
         Command::Import(args) => commands::import::run(session, args).await,
         Command::Export(args) => commands::export::run(session, args).await,
         Command::Diff(args) => commands::sync::diff(session, args).await,

@@ -31,10 +31,10 @@ pub(crate) fn doubt(url: &StoreUrl, kind: &ErrorKind) -> Option<String> {
     }
 }
 
-/// Whether two URLs name places of one store of which the one holds the other, with this prefix below
-/// both: copying from one to the other would copy the copies.
-pub(crate) fn overlap(one: &StoreUrl, other: &StoreUrl, prefix: &Prefix) -> bool {
-    let place = |url: &StoreUrl| {
+/// Whether two prefixes of two stores are places of one store of which the one holds the other: copying from
+/// one to the other would copy the copies.
+pub(crate) fn overlap(one: &(StoreUrl, &Prefix), other: &(StoreUrl, &Prefix)) -> bool {
+    let place = |(url, prefix): &(StoreUrl, &Prefix)| {
         let namespace = url.path().trim_matches('/').to_owned();
         [namespace.as_str(), prefix.as_str()].into_iter().filter(|part| !part.is_empty()).fold(
             String::from("/"),
@@ -46,13 +46,12 @@ pub(crate) fn overlap(one: &StoreUrl, other: &StoreUrl, prefix: &Prefix) -> bool
         )
     };
     let product = |url: &StoreUrl| url.scheme().split('+').next().unwrap_or_default().to_owned();
-    let same_server = product(one) == product(other)
-        && if one.has_authority() {
-            one.hosts().iter().any(|host| other.hosts().contains(host))
-        } else {
-            // Without hosts the path is the store itself.
-            return product(one) == product(other) && !one.path().is_empty() && one.path() == other.path();
-        };
+    let same_product = product(&one.0) == product(&other.0);
+    if !one.0.has_authority() {
+        // Without hosts the path is the store itself, which is open once at a time.
+        return same_product && !one.0.path().is_empty() && one.0.path() == other.0.path();
+    }
+    let same_server = same_product && one.0.hosts().iter().any(|host| other.0.hosts().contains(host));
     let (one, other) = (place(one), place(other));
     same_server && (one.starts_with(&other) || other.starts_with(&one))
 }
@@ -98,7 +97,8 @@ mod tests {
     fn places_that_hold_each_other() {
         let overlaps = |one: &str, other: &str, prefix: &str| {
             let (one, other) = (StoreUrl::parse(one).unwrap(), StoreUrl::parse(other).unwrap());
-            overlap(&one, &other, &Prefix::new(prefix).unwrap())
+            let prefix = Prefix::new(prefix).unwrap();
+            overlap(&(one, &prefix), &(other, &prefix))
         };
         assert!(overlaps("etcd://h:1/a", "etcd+tls://x,h:1/a/b", ""));
         assert!(overlaps("etcd://h:1", "etcd://h:1/a", ""));

@@ -62,6 +62,19 @@ impl Session {
         Ok(Self { registry, url, timeout, output, store: OnceCell::new(), others: Mutex::default() })
     }
 
+    /// The same run of the command with the store yet to be opened: for a part of it that begins when this one
+    /// has been closed.
+    pub(crate) fn again(&self) -> Self {
+        Self {
+            registry: self.registry.clone(),
+            url: self.url.clone(),
+            timeout: self.timeout,
+            output: self.output,
+            store: OnceCell::new(),
+            others: Mutex::default(),
+        }
+    }
+
     /// The form of output that was asked for, if one was.
     pub(crate) fn output(&self) -> Option<Format> {
         self.output
@@ -274,4 +287,15 @@ fn default_url() -> Result<String, Failure> {
     let path = base.data_dir().join("kv");
     let path = path.to_str().ok_or_else(|| nowhere("the data directory's path is not UTF-8"))?;
     Ok(format!("sled:{}", utf8_percent_encode(path, MARKS)))
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+
+    /// A run of the command on this store, as a test has it.
+    pub(crate) fn session(url: &str) -> Session {
+        let global = Global { store: Some(url.to_owned()), timeout: None, output: None, verbose: 0 };
+        Session::new(kv_any::registry(), global).unwrap()
+    }
 }

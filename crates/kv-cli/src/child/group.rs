@@ -38,9 +38,9 @@ impl Group {
     /// Starts a command, with the terminal if we have it.
     ///
     /// `input` becomes its standard input, in place of ours; a command need not read it.
-    pub(crate) fn spawn<const N: usize>(
+    pub(crate) fn spawn(
         command: &[OsString],
-        environment: [(&str, String); N],
+        environment: impl IntoIterator<Item = (&'static str, String)>,
         input: Option<Bytes>,
     ) -> Result<Self, Failure> {
         let (program, arguments) =

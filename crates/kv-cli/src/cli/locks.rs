@@ -1,10 +1,14 @@
-//! `kv lock`.
+//! `kv lock` and `kv locks`.
 
 use std::time::Duration;
 
 use clap::Args;
+use kv_core::FencingToken;
 
-use crate::input::{duration, positive_duration};
+use crate::input::{count, duration, positive_duration, token};
+
+/// The options of a command that runs under the lock.
+const RUNNING: [&str; 7] = ["attempt", "wait", "ttl", "max_hold", "owner", "grace", "command"];
 
 #[derive(Args, Debug)]
 pub(crate) struct Lock {
@@ -30,9 +34,40 @@ pub(crate) struct Lock {
     #[arg(long, value_name = "TIME", allow_hyphen_values = true, value_parser = duration)]
     pub(crate) grace: Option<Duration>,
     /// Do not run anything: tell who holds the lock
-    #[arg(long, conflicts_with_all = ["attempt", "wait", "ttl", "max_hold", "owner", "grace", "command"])]
+    #[arg(long, conflicts_with_all = RUNNING)]
     pub(crate) holder: bool,
+    /// Do not run anything: end the hold of whoever has the lock, which asks first. The holder may still be
+    /// at work, and is told; the next waiter acquires the lock
+    #[arg(long = "break", conflicts_with_all = RUNNING, conflicts_with = "holder")]
+    pub(crate) ends: bool,
+    /// End the hold with this fencing token and no other
+    #[arg(long, value_name = "TOKEN", requires = "ends", conflicts_with_all = RUNNING, allow_negative_numbers = true, value_parser = token)]
+    pub(crate) token: Option<FencingToken>,
+    /// Do not ask
+    // Where a command is given, the conflict of --break with it would make up for the --break that is missing.
+    #[arg(long, short, requires = "ends", conflicts_with_all = RUNNING)]
+    pub(crate) yes: bool,
     /// The command and its arguments
     #[arg(last = true, value_name = "COMMAND")]
     pub(crate) command: Vec<std::ffi::OsString>,
+}
+
+impl Lock {
+    /// Whether a command is to be run under the lock.
+    pub(crate) fn runs(&self) -> bool {
+        !(self.holder || self.ends)
+    }
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct Locks {
+    /// The prefix that the locks are named below [default: the whole namespace]
+    #[arg(default_value = "", hide_default_value = true)]
+    pub(crate) prefix: String,
+    /// Follow one lock: who holds it now, then each change
+    #[arg(long, value_name = "KEY", conflicts_with = "prefix")]
+    pub(crate) watch: Option<String>,
+    /// End after this many lines
+    #[arg(long, value_name = "N", requires = "watch", allow_negative_numbers = true, value_parser = count::<u64>)]
+    pub(crate) count: Option<u64>,
 }

@@ -10,10 +10,10 @@ use std::time::Duration;
 use clap::{Args, Parser, Subcommand};
 use clap_complete::Shell;
 
-pub(crate) use self::locks::Lock;
-pub(crate) use self::transfer::{Diff, Export, Import, Lifetime, Sync};
-pub(crate) use self::trees::{Ls, Tree, Watch};
-pub(crate) use self::values::{Awaited, Del, Get, Put, PutCondition, Touch, Wait};
+pub(crate) use self::locks::{Lock, Locks};
+pub(crate) use self::transfer::{Diff, Export, Import, Lifetime, Mv, Sync};
+pub(crate) use self::trees::{Du, Grep, Ls, Tree, Watch};
+pub(crate) use self::values::{Awaited, Del, Edit, Get, Put, PutCondition, Touch, Txn, Wait};
 use crate::input::{count, positive_duration};
 use crate::output::Format;
 
@@ -63,20 +63,32 @@ pub(crate) enum Command {
     Get(Get),
     /// Put a value under a key
     Put(Put),
+    /// Edit the value under a key in $EDITOR
+    Edit(Edit),
     /// Delete keys, or everything below one
     Del(Del),
     /// Renew the time to live of keys, with the values they have
     Touch(Touch),
+    /// Carry out a transaction from a file: conditions, and what to do if they hold or do not
+    Txn(Txn),
     /// Wait until a key exists, is gone, or has a value
     Wait(Wait),
+    /// Move a key and everything below it to another place in the store
+    Mv(Mv),
     /// List the keys directly below a prefix
     Ls(Ls),
     /// Draw the keys below a prefix as a tree
     Tree(Tree),
+    /// Count keys and bytes below a prefix
+    Du(Du),
+    /// Find the values, or keys, that match a pattern
+    Grep(Grep),
     /// Print changes below a prefix as JSON lines as they happen, or run a command for each
     Watch(Watch),
-    /// Run a command while holding a lock
+    /// Run a command while holding a lock; tell who holds it, or end that hold
     Lock(Lock),
+    /// Tell who holds which locks and who waits for them
+    Locks(Locks),
     /// Put a directory tree or an export into the store
     Import(Import),
     /// Write everything below a prefix as JSON lines

@@ -28,6 +28,9 @@ pub(crate) struct Import {
     /// What the source is [default: found out by looking]
     #[arg(long, value_enum)]
     pub(crate) format: Option<Source>,
+    /// Put only keys that do not exist, and count the others
+    #[arg(long)]
+    pub(crate) if_absent: bool,
     /// Succeed although files or rows were refused; they are listed all the same
     #[arg(long)]
     pub(crate) skip_refused: bool,
@@ -72,6 +75,9 @@ pub(crate) struct Diff {
     /// The prefix [default: the whole namespace]
     #[arg(default_value = "", hide_default_value = true)]
     pub(crate) prefix: String,
+    /// Take what lies below the prefix FROM of the first store for what lies below TO of the second
+    #[arg(long, value_name = "FROM=TO", conflicts_with = "prefix")]
+    pub(crate) prefix_map: Option<String>,
 }
 
 #[derive(Args, Debug)]
@@ -85,6 +91,9 @@ pub(crate) struct Sync {
     /// The prefix [default: the whole namespace]
     #[arg(default_value = "", hide_default_value = true)]
     pub(crate) prefix: String,
+    /// Take what lies below the prefix FROM of the first store for what lies below TO of the second
+    #[arg(long, value_name = "FROM=TO", conflicts_with = "prefix")]
+    pub(crate) prefix_map: Option<String>,
     /// Say what there is to do and do nothing; exit code 4 if there is something
     #[arg(long)]
     pub(crate) plan: bool,
@@ -95,6 +104,28 @@ pub(crate) struct Sync {
     #[arg(long)]
     pub(crate) keep_ttl: bool,
     /// Copy the rest although some keys cannot be
+    #[arg(long)]
+    pub(crate) skip_refused: bool,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct Mv {
+    /// The key to move, with everything below it
+    #[arg(value_name = "SRC")]
+    pub(crate) source: String,
+    /// The key that it becomes
+    #[arg(value_name = "DST")]
+    pub(crate) destination: String,
+    /// Say what there is to do and do nothing; exit code 4 if there is something
+    #[arg(long)]
+    pub(crate) plan: bool,
+    /// Replace other values that are at the new keys
+    #[arg(long)]
+    pub(crate) overwrite: bool,
+    /// Also delete what is only at the new place
+    #[arg(long)]
+    pub(crate) delete: bool,
+    /// Move the rest although some keys cannot be moved
     #[arg(long)]
     pub(crate) skip_refused: bool,
 }

@@ -68,3 +68,34 @@ pub(crate) struct Watch {
     #[arg(last = true, value_name = "COMMAND")]
     pub(crate) command: Vec<std::ffi::OsString>,
 }
+
+#[derive(Args, Debug)]
+pub(crate) struct Du {
+    /// The prefix [default: the whole namespace]
+    #[arg(default_value = "", hide_default_value = true)]
+    pub(crate) prefix: String,
+    /// Tell keys of this many levels apart
+    #[arg(long, short, value_name = "N", default_value_t = 1, allow_negative_numbers = true, value_parser = count::<u16>)]
+    pub(crate) depth: u16,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct Grep {
+    /// What to look for: a regular expression
+    pub(crate) pattern: String,
+    /// The prefix [default: the whole namespace]
+    #[arg(default_value = "", hide_default_value = true)]
+    pub(crate) prefix: String,
+    /// Take the pattern literally
+    #[arg(long, short = 'F')]
+    pub(crate) fixed: bool,
+    /// Take large and small letters for the same
+    #[arg(long, short)]
+    pub(crate) ignore_case: bool,
+    /// Print the keys alone
+    #[arg(long, short)]
+    pub(crate) list: bool,
+    /// Look at the names of keys, not at their values
+    #[arg(long, short)]
+    pub(crate) names: bool,
+}

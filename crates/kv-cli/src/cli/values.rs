@@ -1,5 +1,6 @@
 //! Commands about single keys.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::Args;
@@ -12,6 +13,12 @@ pub(crate) struct Get {
     /// The key; several are printed as JSON lines
     #[arg(required = true, value_name = "KEY")]
     pub(crate) keys: Vec<String>,
+    /// Print everything below the prefix KEY as JSON lines, `/` for the whole namespace
+    #[arg(long, short)]
+    pub(crate) recursive: bool,
+    /// Print values alone, a line each
+    #[arg(long, requires = "recursive", conflicts_with = "meta")]
+    pub(crate) values: bool,
     /// Show version, creation, expiry and size too
     #[arg(long)]
     pub(crate) meta: bool,
@@ -43,8 +50,17 @@ pub(crate) struct Put {
     #[arg(long)]
     pub(crate) base64: bool,
     /// The key goes this long after the put, such as 30s
-    #[arg(long, value_name = "TIME", allow_hyphen_values = true, value_parser = duration)]
+    #[arg(long, value_name = "TIME", allow_hyphen_values = true, value_parser = duration, conflicts_with_all = ["keep_ttl", "session"])]
     pub(crate) ttl: Option<Duration>,
+    /// The key expires when it would have without this put
+    #[arg(long, conflicts_with = "session")]
+    pub(crate) keep_ttl: bool,
+    /// The key lives as long as this command, which goes on until it is ended
+    #[arg(long)]
+    pub(crate) session: bool,
+    /// Only while the lock is held that this command runs under: kv lock KEY -- kv put … --fence
+    #[arg(long)]
+    pub(crate) fence: bool,
     #[command(flatten)]
     pub(crate) condition: PutCondition,
 }
@@ -77,6 +93,9 @@ pub(crate) struct Del {
     /// Do not ask; needed for the whole namespace
     #[arg(long, short, requires = "tree")]
     pub(crate) yes: bool,
+    /// Only while the lock is held that this command runs under
+    #[arg(long, conflicts_with = "tree")]
+    pub(crate) fence: bool,
     /// Fail if the key does not exist
     #[arg(long, conflicts_with_all = ["if_version", "if_value"])]
     pub(crate) if_present: bool,
@@ -124,4 +143,22 @@ pub(crate) struct Awaited {
     /// Until it is at a later version than this
     #[arg(long, value_name = "VERSION", allow_negative_numbers = true, value_parser = version)]
     pub(crate) after: Option<Version>,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct Txn {
+    /// The file with the transaction, as JSON; `-` reads standard input
+    pub(crate) file: PathBuf,
+    /// Only while the lock is held that this command runs under
+    #[arg(long)]
+    pub(crate) fence: bool,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct Edit {
+    /// The key
+    pub(crate) key: String,
+    /// Begin with an empty value where the key does not exist
+    #[arg(long)]
+    pub(crate) create: bool,
 }

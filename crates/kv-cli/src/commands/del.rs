@@ -1,14 +1,13 @@
 //! `kv del`: one key, or a tree after saying how much it is.
 
-use std::io::{self, BufRead, IsTerminal, Write};
-
 use futures_util::TryStreamExt;
 use kv_core::{
     DeleteOptions, DeleteTreeOptions, ErrorKind, Guarantee, ListOptions, Operation, Precondition, Prefix,
 };
 use serde::Serialize;
 
-use super::{level, shown};
+use super::{fence, level, shown};
+use crate::ask;
 use crate::cli::Del;
 use crate::exit::Failure;
 use crate::output::{Format, JsonItems, Output, for_reader, say};
@@ -44,6 +43,7 @@ pub(crate) async fn run(session: &Session, args: Del) -> Result<(), Failure> {
         (None, None) if args.if_present => Precondition::Present,
         (None, None) => Precondition::Any,
     });
+    options.fence = if args.fence { Some(fence::of_this_lock()?) } else { None };
     options.timeout = session.timeout();
     let mut out = Output::stdout();
     let several = keys.len() > 1;
@@ -106,11 +106,8 @@ async fn tree(session: &Session, prefix: &Prefix, yes: bool) -> Result<(), Failu
     if prefix.is_root() && !yes {
         return Err(Failure::Usage(format!("this deletes {what}: say --yes if it is meant")));
     }
-    if !yes && io::stdin().is_terminal() && io::stderr().is_terminal() {
-        if !tokio::task::spawn_blocking(move || confirm(&what))
-            .await
-            .map_err(|error| Failure::io("asking stopped", error.into()))??
-        {
+    if !yes && ask::can() {
+        if !ask::yes(format!("Delete {what}?")).await? {
             return Err(Failure::Incomplete {
                 message: "nothing was deleted".to_owned(),
                 code: crate::exit::OTHER,
@@ -138,13 +135,4 @@ async fn tree(session: &Session, prefix: &Prefix, yes: bool) -> Result<(), Failu
         Some(Format::Table) | None => out.line(&format!("deleted {deleted}"))?,
     }
     out.flush()
-}
-
-fn confirm(what: &str) -> Result<bool, Failure> {
-    let failed = |error| Failure::io("cannot ask", error);
-    let mut ask = io::stderr();
-    write!(ask, "Delete {what}? [y/N] ").and_then(|()| ask.flush()).map_err(failed)?;
-    let mut answer = String::new();
-    io::stdin().lock().read_line(&mut answer).map_err(failed)?;
-    Ok(matches!(answer.trim(), "y" | "Y" | "yes"))
 }

@@ -1,17 +1,21 @@
 //! `kv get`: one value, byte for byte, or with everything known about it.
 
 use futures_util::{StreamExt, stream};
-use kv_core::text::escape;
-use kv_core::{Consistency, Entry, GetOptions, Key, Operation};
+use kv_core::{Consistency, GetOptions, Key, Operation};
 
-use super::level;
+use super::entry::{bare, show};
+use super::{get_tree, level};
 use crate::cli::Get;
 use crate::exit::Failure;
 use crate::input::Encoding;
-use crate::output::{Format, JsonEntry, JsonItems, Output, escaped_lines, expiry_words, table, to_person};
+use crate::output::{Format, JsonEntry, JsonItems, Output};
 use crate::session::Session;
 
 pub(crate) async fn run(session: &Session, args: Get) -> Result<(), Failure> {
+    let encoding = Encoding::of(args.hex, args.base64);
+    if args.recursive {
+        return get_tree::run(session, args, encoding).await;
+    }
     let keys = super::keys(&args.keys, Operation::Get)?;
     let mut options = GetOptions::default();
     if args.stale {
@@ -21,7 +25,6 @@ pub(crate) async fn run(session: &Session, args: Get) -> Result<(), Failure> {
         options = options.with_expiry();
     }
     options.timeout = session.timeout();
-    let encoding = Encoding::of(args.hex, args.base64);
     let [key] = keys.as_slice() else {
         if encoding != Encoding::Bytes {
             return Err(Failure::Usage(
@@ -95,42 +98,4 @@ async fn several(session: &Session, keys: &[Key], options: &GetOptions, meta: bo
 async fn not_found(session: &Session, key: &Key) -> Failure {
     let below = level::below(session, key).await.map(|below| format!("; {below}")).unwrap_or_default();
     Failure::NotFound(format!("get {key:?}: there is no such key{below}"))
-}
-
-/// The value alone. Nothing is added to it unless a person reads it.
-fn bare(out: &mut Output, value: &[u8], encoding: Encoding) -> Result<(), Failure> {
-    if let Some(text) = encoding.encode(value) {
-        return out.line(&text);
-    }
-    if !to_person() {
-        return out.bytes(value);
-    }
-    let Ok(text) = std::str::from_utf8(value) else {
-        return Err(Failure::Usage(
-            "the value is not text and is not written to a terminal; use --hex or --base64, or redirect it"
-                .to_owned(),
-        ));
-    };
-    out.bytes(escaped_lines(text).as_bytes())?;
-    if text.is_empty() || text.ends_with('\n') { Ok(()) } else { out.bytes(b"\n") }
-}
-
-fn show(out: &mut Output, entry: &Entry, encoding: Encoding) -> Result<(), Failure> {
-    let value = match encoding.encode(&entry.value) {
-        Some(text) => text,
-        None => match std::str::from_utf8(&entry.value) {
-            Ok(text) => escaped_lines(text),
-            Err(_) => "(not text: --hex or --base64 shows it)".to_owned(),
-        },
-    };
-    let mut table = table();
-    table.add_row(["key", &escape(entry.key.as_str())]);
-    table.add_row(["version", &entry.version.to_string()]);
-    table.add_row(["created", &entry.created.to_string()]);
-    if let Some(expiry) = entry.expiry {
-        table.add_row(["expires", &expiry_words(expiry)]);
-    }
-    table.add_row(["bytes", &entry.value.len().to_string()]);
-    table.add_row(["value", &value]);
-    out.table(table)
 }

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 
-use kv_core::{ErrorKind, Key, Operation, PutOptions, PutResult};
+use kv_core::{ErrorKind, Key, Operation, Precondition, PutOptions, PutResult};
 use serde::Serialize;
 use tokio::task::{JoinError, JoinSet};
 
@@ -26,6 +26,9 @@ struct Summary {
     bytes: u64,
     refused: u64,
     left_out: u64,
+    /// With `--if-absent`: keys that were there already, and stay as they were.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    existed: Option<u64>,
 }
 
 type Put = (Key, usize, kv_core::Result<PutResult>);
@@ -52,6 +55,10 @@ pub(crate) async fn run(session: &Session, args: Import) -> Result<(), Failure> 
     let (mut rows, reader) = Opened::rows(source, below, max_value);
 
     let mut options = PutOptions::default();
+    if args.if_absent {
+        options = options.with_precondition(Precondition::Absent);
+        work.existed = Some(0);
+    }
     options.timeout = session.timeout();
     while let Some(row) = rows.recv().await {
         match row {
@@ -96,6 +103,8 @@ pub(crate) async fn run(session: &Session, args: Import) -> Result<(), Failure> 
 struct Work {
     progress: Progress,
     refused: u64,
+    /// How many keys were there already, where that is asked for.
+    existed: Option<u64>,
     /// What was left out: how much of each kind, and the first names.
     left_out: BTreeMap<LeftOut, (u64, Vec<String>)>,
     puts: JoinSet<Put>,
@@ -112,6 +121,7 @@ impl Work {
         Self {
             progress: Progress::begin("imported", true),
             refused: 0,
+            existed: None,
             left_out: BTreeMap::new(),
             puts: JoinSet::new(),
             busy: HashSet::new(),
@@ -149,6 +159,7 @@ impl Work {
             bytes: self.progress.bytes(),
             refused: self.refused,
             left_out: self.left_out.values().map(|(count, _)| count).sum(),
+            existed: self.existed,
         };
         if let Err(failure) = read {
             self.progress.say(&format!("kv: {} imported before this:", count(summary.imported, "key")));
@@ -159,7 +170,9 @@ impl Work {
         match format {
             Some(Format::Json | Format::Jsonl) => out.json(&summary)?,
             Some(Format::Table) | None => {
-                out.line(&format!("imported {} keys, {} bytes", summary.imported, summary.bytes))?;
+                let existed =
+                    summary.existed.map_or_else(String::new, |there| format!("; {there} were there already"));
+                out.line(&format!("imported {} keys, {} bytes{existed}", summary.imported, summary.bytes))?;
             }
         }
         out.flush()?;
@@ -187,6 +200,9 @@ impl Work {
         self.busy.remove(&key);
         match done {
             Ok(_) => self.progress.done(length),
+            Err(error) if matches!(error.kind(), ErrorKind::AlreadyExists { .. }) => {
+                self.existed = self.existed.map(|there| there + 1);
+            }
             Err(error) if is_refusal(error.kind()) => {
                 self.refuse(&format!("{key:?}"), &error.kind().to_string());
             }

@@ -6,7 +6,8 @@ use std::time::{Duration, Instant};
 
 use kv_core::{ErrorKind, Key, LockGuard, LockHolder, LockLoss, LockOptions, LockWait, Operation, Store};
 
-use super::holder;
+use super::fence;
+use super::locks::holder;
 use crate::child::{Group, Signals, number};
 use crate::cli::Lock;
 use crate::exit::Failure;
@@ -143,11 +144,7 @@ async fn holder_words(session: &Session, store: &dyn Store, key: &Key) -> String
 
 /// Runs the command until it ends, the lock does, or its time is up. Afterwards nothing of it is left.
 async fn hold(guard: &LockGuard, args: &Lock, signals: &mut Signals) -> Result<End, Failure> {
-    let environment = [
-        ("KV_LOCK_KEY", guard.key().as_str().to_owned()),
-        ("KV_LOCK_TOKEN", guard.token().to_string()),
-        (LOCK_PIDS, lock_pids()),
-    ];
+    let environment = fence::environment(guard).into_iter().chain([(LOCK_PIDS, lock_pids())]);
     let mut group = Group::spawn(&args.command, environment, None)?;
     let mut lost = pin!(guard.lost());
     let mut too_long = pin!(elapsed(args.max_hold));

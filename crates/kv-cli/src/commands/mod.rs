@@ -4,10 +4,19 @@ pub(crate) mod capabilities;
 pub(crate) mod completions;
 pub(crate) mod del;
 pub(crate) mod doctor;
+pub(crate) mod du;
+#[cfg(unix)]
+pub(crate) mod edit;
+#[cfg(not(unix))]
+#[path = "edit_unsupported.rs"]
+pub(crate) mod edit;
+mod entry;
 mod expiry;
 pub(crate) mod export;
+mod fence;
 pub(crate) mod get;
-pub(crate) mod holder;
+mod get_tree;
+pub(crate) mod grep;
 pub(crate) mod import;
 mod level;
 #[cfg(unix)]
@@ -15,6 +24,7 @@ pub(crate) mod lock;
 #[cfg(not(unix))]
 #[path = "lock_unsupported.rs"]
 pub(crate) mod lock;
+pub(crate) mod locks;
 pub(crate) mod ls;
 #[cfg(unix)]
 pub(crate) mod on_change;
@@ -26,6 +36,7 @@ pub(crate) mod put;
 pub(crate) mod sync;
 pub(crate) mod touch;
 pub(crate) mod tree;
+pub(crate) mod txn;
 pub(crate) mod wait;
 pub(crate) mod watch;
 

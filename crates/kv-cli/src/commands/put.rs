@@ -1,12 +1,15 @@
 //! `kv put`: one value, under a condition and with a time to live where asked for.
 
-use kv_core::{Expiry, Operation, Precondition, PutOptions};
+use std::io::{self, IsTerminal};
+
+use kv_core::{Expiry, Key, Operation, Precondition, PutOptions, SessionState, Store};
 use serde::Serialize;
 
+use super::fence;
 use crate::cli::{Put, PutCondition};
 use crate::exit::Failure;
 use crate::input::{self, Encoding};
-use crate::output::{Format, Output, duration};
+use crate::output::{Format, Output, duration, say};
 use crate::session::Session;
 
 #[derive(Serialize)]
@@ -27,11 +30,16 @@ pub(crate) async fn run(session: &Session, args: Put) -> Result<(), Failure> {
     .map_err(|error| Failure::io("reading the value stopped", error.into()))??;
 
     let mut options = PutOptions::default().with_precondition(precondition(&args.condition));
-    if let Some(ttl) = args.ttl {
-        options = options.with_expiry(Expiry::Ttl(ttl));
-    }
+    options.expiry = match args.ttl {
+        Some(ttl) => Expiry::Ttl(ttl),
+        None if args.keep_ttl => Expiry::Keep,
+        None if args.session => Expiry::Session,
+        None => Expiry::Never,
+    };
+    options.fence = if args.fence { Some(fence::of_this_lock()?) } else { None };
     options.timeout = session.timeout();
-    let put = session.store().await?.put_with(&key, value, options);
+    let store = session.store().await?;
+    let put = store.put_with(&key, value, options);
     let put = session.request(Operation::Put, key.as_str(), put).await?;
 
     let mut out = Output::stdout();
@@ -46,7 +54,23 @@ pub(crate) async fn run(session: &Session, args: Put) -> Result<(), Failure> {
             None => format!("version {}", put.version),
         })?,
     }
-    out.flush()
+    out.flush()?;
+    drop(out);
+    if args.session { stay(&**store, &key).await } else { Ok(()) }
+}
+
+/// Waits until the session is lost that the key lives by. A signal ends it, and the key with it.
+async fn stay(store: &dyn Store, key: &Key) -> Result<(), Failure> {
+    if io::stderr().is_terminal() {
+        say(&format!("kv: {key:?} lives until this command is ended"));
+    }
+    let mut states = store.session_states();
+    while let Some(state) = states.next().await {
+        if state == SessionState::Lost {
+            break;
+        }
+    }
+    Err(Failure::NoLock(format!("the session was lost, and {key:?} goes with it")))
 }
 
 fn precondition(condition: &PutCondition) -> Precondition {

@@ -227,6 +227,44 @@ fn times_to_live_the_store_cannot_keep() {
     assert!(!place.path("ran").exists());
 }
 
+/// On a store for one process nobody else can hold a lock, which is told.
+#[test]
+fn locks_that_nobody_holds() {
+    let place = Place::new();
+    let run = place.kv(["locks", "jobs"]);
+    assert_eq!((run.code, run.text()), (0, ""), "{run:?}");
+    assert!(
+        run.err.contains("no lock below \"jobs\" is held") && run.err.contains("use a server"),
+        "{run:?}"
+    );
+    assert_eq!(place.kv(["locks", "-o", "json"]).json(), serde_json::json!([]));
+    let run = place.kv(["locks", "--watch", "jobs/a", "--count", "1", "-o", "jsonl"]);
+    assert_eq!((run.code, run.json()), (0, serde_json::json!({"key": "jobs/a", "holder": null})));
+    place.kv(["lock", "jobs/a", "--break", "--yes"]).fails(3, &["nobody holds it"]);
+    place.kv(["lock", "jobs/a", "--break", "--token", "7"]).fails(3, &["nobody holds it"]);
+}
+
+#[test]
+fn questions_about_locks_that_make_no_sense() {
+    let place = Place::new();
+    place.kv(["locks", ".."]).fails(2, &["invalid key"]);
+    place.kv(["locks", "--watch", ""]).fails(2, &["invalid key"]);
+    place.kv(["lock", "..", "--break"]).fails(2, &["invalid key"]);
+    for args in [
+        &["locks", "a", "--watch", "b"][..],
+        &["locks", "--count", "1"],
+        &["lock", "a", "--break", "--token", "-1"],
+        &["lock", "a", "--token", "1", "--", "true"],
+        &["lock", "a", "--break", "--", "true"],
+        &["lock", "a", "--break", "--holder"],
+        &["lock", "a", "--yes", "--", "true"],
+    ] {
+        let run = place.start_all(args).end();
+        assert!(run.code == 2 && run.err.starts_with("kv: "), "{args:?}: {run:?}");
+    }
+    assert!(!place.path("store").exists());
+}
+
 /// The command has the terminal: it can read from it, and Ctrl-C goes to it.
 #[test]
 fn on_a_terminal_the_command_is_in_the_foreground() {

@@ -8,11 +8,15 @@
 )]
 
 mod common;
+mod edit;
+mod find;
 mod locks;
+mod moves;
 mod refusals;
 mod stores;
 mod sync;
 mod transfer;
 mod trees;
+mod txn;
 mod values;
 mod watches;

@@ -355,3 +355,18 @@ fn an_export_that_fails_leaves_the_file_as_it_was() {
     let row: serde_json::Value = serde_json::from_slice(&fs::read(place.path("export")).unwrap()).unwrap();
     assert_eq!(row, json!({"key": "a", "value": "x", "version": 1, "created": 1}));
 }
+
+#[test]
+fn an_import_can_leave_alone_what_is_there() {
+    let place = Place::new();
+    place.kv(["put", "a", "mine"]).ok();
+    let rows = b"{\"key\":\"a\",\"value\":\"theirs\"}\n{\"key\":\"b\",\"value\":\"new\"}\n";
+    let run = place.kv_with(["import", "-", "--if-absent"], rows).ok();
+    assert_eq!(run.text(), "imported 1 keys, 3 bytes; 1 were there already\n");
+    let run = place.kv_with(["import", "-", "--if-absent", "-o", "json"], rows).ok();
+    let expected = serde_json::json!({"imported": 0, "bytes": 0, "refused": 0, "left_out": 0, "existed": 2});
+    assert_eq!(run.json(), expected);
+    assert_eq!(place.kv(["get", "a"]).ok().text(), "mine");
+    place.kv_with(["import", "-"], rows).ok();
+    assert_eq!(place.kv(["get", "a"]).ok().text(), "theirs");
+}

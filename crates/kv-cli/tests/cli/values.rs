@@ -245,3 +245,35 @@ fn a_time_to_live_ends() {
     place.kv(["put", "a", "x", "--ttl", "300ms"]).ok();
     crate::common::wait_for("the key to go", || place.kv(["get", "a"]).code == 3);
 }
+
+#[test]
+fn a_put_can_keep_the_time_to_live() {
+    let place = Place::new();
+    place.kv(["put", "a", "x", "--ttl", "1h"]).ok();
+    place.kv(["put", "a", "y", "--keep-ttl"]).ok();
+    let entry = place.kv(["get", "a", "--meta", "-o", "json"]).ok().json();
+    assert_eq!((&entry["value"], &entry["expiry"]["ttl_seconds"]), (&json!("y"), &json!(3600.0)));
+    place.kv(["put", "b", "y", "--keep-ttl"]).ok();
+    assert_eq!(
+        place.kv(["get", "b", "--meta", "-o", "json"]).ok().json()["expiry"],
+        json!({"kind": "never"})
+    );
+    for args in [["--keep-ttl", "--session"], ["--ttl=5s", "--keep-ttl"], ["--ttl=5s", "--session"]] {
+        assert_eq!(place.kv(["put", "a", "z", args[0], args[1]]).code, 2);
+    }
+    assert_eq!(place.kv(["get", "a"]).ok().text(), "y");
+}
+
+#[test]
+fn a_session_key_lives_as_long_as_its_command() {
+    let place = Place::new();
+    let mut holder = place.start(["put", "members/a", "here", "--session"]);
+    let mut said = String::new();
+    let stdout = std::io::BufReader::new(holder.child().stdout.take().unwrap());
+    std::io::BufRead::read_line(&mut { stdout }, &mut said).unwrap();
+    assert_eq!(said, "version 1\n");
+    holder.signal("TERM");
+    let run = holder.end();
+    assert_eq!((run.code, run.err.as_str()), (143, ""), "{run:?}");
+    place.kv(["get", "members/a"]).fails(3, &[]);
+}

@@ -10,6 +10,7 @@ use kv_core::{
 use serde::Serialize;
 use tokio::task::JoinSet;
 
+use super::compare::Rules;
 use super::pair::Pair;
 use super::steps::Step;
 use crate::commands::expiry;
@@ -74,8 +75,8 @@ impl Apply {
     }
 
     /// Compares anew and makes the changes as it goes.
-    pub(super) async fn all(&mut self, pair: &Pair, delete: bool, keep_ttl: bool) -> Result<Done, Failure> {
-        let worked = self.work(pair, delete, keep_ttl).await;
+    pub(super) async fn all(&mut self, pair: &Pair, rules: Rules) -> Result<Done, Failure> {
+        let worked = self.work(pair, rules).await;
         while !self.running.is_empty() {
             // What is under way is told with the rest; the first failure is the one that counts.
             if let (Err(failure), true) = (self.one_done().await, worked.is_ok()) {
@@ -87,18 +88,21 @@ impl Apply {
         Ok(self.done)
     }
 
-    async fn work(&mut self, pair: &Pair, delete: bool, keep_ttl: bool) -> Result<(), Failure> {
+    async fn work(&mut self, pair: &Pair, rules: Rules) -> Result<(), Failure> {
         let mut steps = pair.steps().await?;
         while let Some(step) = steps.next().await? {
             let (kind, key, work) = match step {
-                Step::Same => continue,
-                Step::Delete(..) if !delete => continue,
-                Step::Make(entry) | Step::Change(entry, _) if pair.too_large(entry.value.len()).is_some() => {
+                Step::Same(..) | Step::Refuse(..) => continue,
+                Step::Delete(..) if !rules.delete => continue,
+                Step::Change(..) if !rules.overwrite => continue,
+                Step::Make(entry, _) | Step::Change(entry, ..)
+                    if pair.too_large(entry.value.len()).is_some() =>
+                {
                     continue;
                 }
-                Step::Make(entry) => (Kind::Make, entry.key.clone(), Work::Put(entry, Precondition::Absent)),
-                Step::Change(entry, at) => {
-                    (Kind::Change, entry.key.clone(), Work::Put(entry, Precondition::At(at)))
+                Step::Make(entry, to) => (Kind::Make, to.clone(), Work::Put(entry, to, Precondition::Absent)),
+                Step::Change(entry, to, at) => {
+                    (Kind::Change, to.clone(), Work::Put(entry, to, Precondition::At(at)))
                 }
                 Step::Delete(key, at) => (Kind::Delete, key.clone(), Work::Delete(key, at)),
             };
@@ -108,7 +112,7 @@ impl Apply {
             let (source, destination) = (pair.source.clone(), pair.destination.clone());
             let timeout = pair.timeout;
             self.running.spawn(async move {
-                let outcome = work.run(&source, &destination, keep_ttl, timeout).await;
+                let outcome = work.run(&source, &destination, rules.keep_ttl, timeout).await;
                 (kind, key, outcome.unwrap_or_else(Outcome::Failed))
             });
         }
@@ -162,7 +166,7 @@ impl Drop for Apply {
 }
 
 enum Work {
-    Put(Entry, Precondition),
+    Put(Entry, Key, Precondition),
     Delete(Key, Version),
 }
 
@@ -175,7 +179,7 @@ impl Work {
         timeout: Option<Duration>,
     ) -> StoreResult<Outcome> {
         let (bytes, done) = match self {
-            Self::Put(mut entry, precondition) => {
+            Self::Put(mut entry, to, precondition) => {
                 let mut options = PutOptions::default().with_precondition(precondition);
                 options.timeout = timeout;
                 if keep_ttl {
@@ -192,7 +196,7 @@ impl Work {
                     }
                 }
                 let bytes = entry.value.len();
-                (bytes, destination.put_with(&entry.key, entry.value, options).await.map(|_| ()))
+                (bytes, destination.put_with(&to, entry.value, options).await.map(|_| ()))
             }
             Self::Delete(key, at) => {
                 let mut options = DeleteOptions::default().with_precondition(Precondition::At(at));

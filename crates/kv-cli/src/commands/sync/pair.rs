@@ -1,35 +1,37 @@
-//! The two stores.
+//! The two places that are compared.
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use kv_core::{Operation, Prefix, Store, StoreUrl};
+use kv_core::{Key, Operation, Prefix, Store, StoreUrl};
 
-use super::steps::Steps;
+use super::steps::{Place, Steps};
 use crate::exit::Failure;
 use crate::session::{self, Session};
 use crate::{commands, server};
 
-/// Two stores and what of them is compared.
+/// Two places and what of them is compared.
 pub(super) struct Pair {
     pub(super) source: Arc<dyn Store>,
     pub(super) destination: Arc<dyn Store>,
-    prefix: Prefix,
+    from: Place,
+    to: Place,
     pub(super) timeout: Option<Duration>,
 }
 
 impl Pair {
-    /// Opens both, which must lie `apart` where one is to be changed.
+    /// Opens two stores, which must lie `apart` where one is to be changed. What lies below the first prefix
+    /// in the one belongs below the second in the other.
     pub(super) async fn open(
         session: &Session,
         source: String,
         destination: String,
-        prefix: &str,
+        (from, to): (Prefix, Prefix),
         apart: bool,
     ) -> Result<Self, Failure> {
-        let prefix = commands::prefix(prefix, Operation::List)?;
         let (source, destination) = (session::complete(source)?, session::complete(destination)?);
-        if apart && server::overlap(&StoreUrl::parse(&source)?, &StoreUrl::parse(&destination)?, &prefix) {
+        let places = [(StoreUrl::parse(&source)?, &from), (StoreUrl::parse(&destination)?, &to)];
+        if apart && server::overlap(&places[0], &places[1]) {
             return Err(Failure::Usage(
                 "the source and the destination lie within each other: a copy would be copied again"
                     .to_owned(),
@@ -37,12 +39,26 @@ impl Pair {
         }
         let source = session.other(&source).await?;
         let destination = session.other(&destination).await?;
-        Ok(Self { source, destination, prefix, timeout: session.timeout() })
+        let (from, to) = (Place::below(from), Place::below(to));
+        Ok(Self { source, destination, from, to, timeout: session.timeout() })
+    }
+
+    /// Two trees of one store, each with the entry of its own name.
+    pub(super) async fn within(session: &Session, from: &Key, to: &Key) -> Result<Self, Failure> {
+        let store = session.store().await?;
+        Ok(Self {
+            source: store.clone(),
+            destination: store.clone(),
+            from: Place::tree(from),
+            to: Place::tree(to),
+            timeout: session.timeout(),
+        })
     }
 
     /// Begins to compare.
     pub(super) async fn steps(&self) -> Result<Steps, Failure> {
-        Steps::begin(&*self.source, &*self.destination, &self.prefix, self.timeout).await
+        let source = (&*self.source, self.from.clone());
+        Steps::begin(source, (&*self.destination, self.to.clone()), self.timeout).await
     }
 
     /// Why the destination cannot have this value, as far as its size tells.
@@ -50,4 +66,15 @@ impl Pair {
         let limit = self.destination.capabilities().limits.max_value;
         (bytes > limit).then(|| format!("too large: {bytes} bytes, the limit is {limit}"))
     }
+}
+
+/// The prefixes of `FROM=TO`.
+pub(super) fn mapped(map: &str) -> Result<(Prefix, Prefix), Failure> {
+    let mut parts = map.split('=');
+    let (Some(from), Some(to), None) = (parts.next(), parts.next(), parts.next()) else {
+        return Err(Failure::Usage(format!(
+            "--prefix-map is FROM=TO, two prefixes with one = between them, and not {map:?}"
+        )));
+    };
+    Ok((commands::prefix(from, Operation::List)?, commands::prefix(to, Operation::Put)?))
 }

@@ -9,9 +9,11 @@ use kv_backend::Deadline;
 use kv_core::{Applied, Consistency, Error, ErrorKind, Result};
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 
-use crate::error::{self, Asked, MAX_BODY, Refusal, protocol, refusal};
-use crate::names::encode;
+use crate::encode::encode;
+use crate::error::{self, Asked, MAX_BODY, protocol};
+use crate::refusal::{Refusal, refusal};
 use crate::rights::{Rights, denied};
+use crate::split::Splitter;
 use crate::transport::{Body, Request, Transport};
 use crate::wire::{
     AgentSelf, Kv, NewSession, Op, SessionId, SessionInfo, TxnAnswer, TxnRefusal, from_json, to_json,
@@ -237,6 +239,36 @@ impl Api {
             Some(info) if info.id != id => Err(protocol("Consul tells of another session than asked")),
             info => Ok(info),
         }
+    }
+
+    /// Hands over every session that the token may read, as they arrive.
+    pub(crate) async fn each_session(
+        &self,
+        deadline: &Deadline,
+        mut each: impl FnMut(SessionInfo) + Send,
+    ) -> Result<()> {
+        let path = self.path("/v1/session/list", Some(consistency(Consistency::Linearizable)));
+        let _permit = deadline.run(self.permit(Lane::Call)).await?;
+        let (mut reply, at) =
+            self.exchange(Request::get(path), deadline.remaining()?, Duration::ZERO).await?;
+        let endpoint = self.endpoints[at].endpoint();
+        let read = async {
+            if reply.status != 200 {
+                let body = collect(&mut *reply.body, SMALL, endpoint).await?;
+                let asked = Asked { bytes: 0, right: "session:read" };
+                return Err(error::status(reply.status, &body, asked, endpoint));
+            }
+            let mut splitter = Splitter::new(1);
+            let broken = |failure| error::transport(failure, endpoint);
+            while let Some(chunk) = reply.body.chunk().await.map_err(broken)? {
+                splitter.push(&chunk);
+                while let Some(item) = splitter.next()? {
+                    each(from_json(&item)?);
+                }
+            }
+            splitter.finish()
+        };
+        deadline.run(read).await.map_err(|error| error.with_endpoint(endpoint))
     }
 
     /// Makes sure that a Consul answers, with a leader or without.

@@ -82,11 +82,12 @@ pub(crate) enum Holding {
     Over,
 }
 
-/// What it means that this session has the key.
+/// What it means that this session has the key; `info` tells what the session is, if that is known already.
 pub(crate) async fn holding(
     shared: &Shared,
     state: &Kv,
     session: &str,
+    info: Option<&SessionInfo>,
     deadline: &Deadline,
 ) -> Result<Holding> {
     if has_lock_flags(state) {
@@ -95,15 +96,19 @@ pub(crate) async fn holding(
     if shared.ephemeral.has(session) {
         return Ok(Holding::Entry);
     }
-    Ok(match look_at(shared, &state.key, session, deadline).await? {
-        Seen::Session(info) if has_entries(&info) => {
-            shared.ephemeral.add(session);
-            Holding::Entry
-        }
-        Seen::Session(_) => Holding::Lock,
-        Seen::Hidden => Holding::Hidden,
-        Seen::Over => Holding::Over,
-    })
+    let for_entries = match info {
+        Some(info) => has_entries(info),
+        None => match look_at(shared, &state.key, session, deadline).await? {
+            Seen::Session(info) => has_entries(&info),
+            Seen::Hidden => return Ok(Holding::Hidden),
+            Seen::Over => return Ok(Holding::Over),
+        },
+    };
+    if !for_entries {
+        return Ok(Holding::Lock);
+    }
+    shared.ephemeral.add(session);
+    Ok(Holding::Entry)
 }
 
 /// What Consul tells of a session that was read to have a key.
@@ -159,7 +164,7 @@ pub(crate) async fn check_holder(
     if ours == Some(session) && !has_lock_flags(state) {
         return Ok(());
     }
-    match holding(shared, state, session, deadline).await.map_err(Error::not_applied)? {
+    match holding(shared, state, session, None, deadline).await.map_err(Error::not_applied)? {
         // Over: the write will find another state.
         Holding::Entry | Holding::Over => Ok(()),
         Holding::Lock => Err(is_record(key, "it is a lock that another program holds").not_applied()),

@@ -2,7 +2,7 @@
 
 use kv_core::{Error, ErrorKind, Fence, Result};
 
-use crate::error::Refusal;
+use crate::refusal::Refusal;
 use crate::wire::Op;
 
 /// The check that a lock is still held: that its record has the session of that acquisition.

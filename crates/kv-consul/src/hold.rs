@@ -115,6 +115,10 @@ impl LockSession {
         Ok(match record.as_ref().map(Kv::session) {
             Some(Some(holder)) if holder == self.renewed.id => None,
             None => Some(LockLoss::Removed),
+            // Somebody else's, or free. A session that ends leaves the record; one that lives had it taken away.
+            Some(_) if self.shared.api.renew_session(&self.renewed.id, deadline).await? => {
+                Some(LockLoss::Removed)
+            }
             Some(_) => Some(LockLoss::SessionLost),
         })
     }

@@ -10,8 +10,9 @@ use kv_core::{Consistency, Error, ErrorKind, Result};
 use tokio::sync::OwnedSemaphorePermit;
 
 use crate::api::{Api, Lane, MAX_STREAMS, SMALL, collect, consistency, refusals};
+use crate::encode::encode;
 use crate::error::{self, Asked, is_name_refused};
-use crate::names::{Scope, encode};
+use crate::names::Scope;
 use crate::split::Splitter;
 use crate::transport::{Body, Request};
 use crate::wire::{Kv, Op, TxnItem, from_json, txn_body};

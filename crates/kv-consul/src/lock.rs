@@ -10,11 +10,12 @@ use kv_core::{
 use tokio::time::Instant;
 
 use crate::api::Txn;
-use crate::ephemeral::{Holding, hidden_session, holding};
-use crate::error::Refusal;
+use crate::ephemeral::{Holding, holding};
 use crate::hold::{LockSession, hold};
+use crate::holder::present;
 use crate::hub::{Subscription, Wants};
 use crate::names::{LOCK_FLAG, SEMAPHORE_FLAG, Scope};
+use crate::refusal::Refusal;
 use crate::session::Renewed;
 use crate::shared::{Backoff, Shared};
 use crate::sink::Item;
@@ -51,24 +52,8 @@ pub(crate) async fn lock(shared: &Arc<Shared>, key: &Key, options: LockOptions) 
 
 /// Who holds a lock.
 pub(crate) async fn holder(shared: &Arc<Shared>, key: &Key) -> Result<Option<LockHolder>> {
-    let name = shared.names.lock_record(key);
-    let deadline = shared.deadline(None);
-    loop {
-        let Some(record) = shared.read(&name, &deadline).await? else { return Ok(None) };
-        let Some(session) = record.session() else { return Ok(None) };
-        if record.flags == SEMAPHORE_FLAG {
-            return Ok(None);
-        }
-        if shared.names.locks_keys() {
-            match holding(shared, &record, session, &deadline).await? {
-                Holding::Lock => {}
-                Holding::Entry => return Ok(None),
-                Holding::Hidden => return Err(hidden_session()),
-                Holding::Over => continue,
-            }
-        }
-        return Ok(Some(LockHolder::new(record.bytes()?, FencingToken::new(record.modify_index))));
-    }
+    let held = present(shared, &shared.names.lock_record(key), &shared.deadline(None)).await?;
+    held.map(|held| held.holder(None)).transpose()
 }
 
 /// One call of `lock`.
@@ -166,7 +151,8 @@ impl Attempt {
                 // Ours is one whose answer was lost.
                 if let Some(session) = self.session.take_if(|session| session.renewed.id == holder) {
                     if session.is_alive() {
-                        return Ok(Ok(self.guard(session, FencingToken::new(kv.modify_index))));
+                        let token = self.shared.first_tokens.token(kv, holder);
+                        return Ok(Ok(self.guard(session, token)));
                     }
                     // Nothing vouches for it any more, but renewals may get through again: kept, this task
                     // would wait for itself. Dropping it releases the record in the background.
@@ -195,7 +181,7 @@ impl Attempt {
             .map_err(|error| error.with_operation(kv_core::Operation::Lock))?
         {
             Txn::Done(slots) => {
-                let token = FencingToken::new(written(&slots, &self.record)?.modify_index);
+                let token = self.shared.first_tokens.token(written(&slots, &self.record)?, &session);
                 let Some(session) = self.session.take() else { return Err(Error::new(ErrorKind::Internal)) };
                 Ok(Ok(self.guard(session, token)))
             }
@@ -219,7 +205,7 @@ impl Attempt {
         if !self.shared.names.locks_keys() {
             return Ok(Next::Change);
         }
-        match holding(&self.shared, kv, session, deadline).await.map_err(Error::not_applied)? {
+        match holding(&self.shared, kv, session, None, deadline).await.map_err(Error::not_applied)? {
             // Whatever it is, Consul lets nobody else have it.
             Holding::Lock | Holding::Hidden => Ok(Next::Change),
             Holding::Entry => Err(self.no_lock(kv, "an entry that expires")),

@@ -78,6 +78,14 @@ impl Names {
         if self.locks_keys() { native } else { format!("{native}/{RECORD}") }
     }
 
+    /// The name of the lock whose record has this native name; `None` if it is none of ours.
+    pub(crate) fn lock(&self, native: &str) -> Option<Key> {
+        if self.locks_keys() {
+            return self.namespace.key(native).filter(|key| key.name() != RECORD);
+        }
+        self.namespace.key(native.strip_suffix(RECORD)?.strip_suffix('/')?)
+    }
+
     /// Whether the lock `k` is taken on the key `k` itself.
     pub(crate) fn locks_keys(&self) -> bool {
         self.layout == LockLayout::Key
@@ -186,23 +194,6 @@ impl Scope {
     }
 }
 
-/// A native name as a URL's path carries it: everything but unreserved characters and slashes is
-/// escaped, so that nothing is left for a URL library to interpret.
-pub(crate) fn encode(text: &str) -> String {
-    let mut encoded = String::with_capacity(text.len());
-    for byte in text.bytes() {
-        if byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.' | b'~' | b'/') {
-            encoded.push(char::from(byte));
-        } else {
-            const HEX: &[u8; 16] = b"0123456789ABCDEF";
-            encoded.push('%');
-            encoded.push(char::from(HEX[usize::from(byte >> 4)]));
-            encoded.push(char::from(HEX[usize::from(byte & 15)]));
-        }
-    }
-    encoded
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -229,6 +220,11 @@ mod tests {
         let key = Key::new("jobs/nightly").unwrap();
         assert_eq!(names(LockLayout::Record).lock_record(&key), "app/jobs/nightly/.lock");
         assert_eq!(names(LockLayout::Key).lock_record(&key), "app/jobs/nightly");
+        assert_eq!(names(LockLayout::Record).lock("app/jobs/nightly/.lock"), Some(key.clone()));
+        assert_eq!(names(LockLayout::Key).lock("app/jobs/nightly"), Some(key.clone()));
+        for other in ["app/jobs/nightly", "app/.lock", "app/a.lock", "apple/a/.lock", "app/a//.lock"] {
+            assert_eq!(names(LockLayout::Record).lock(other), None, "{other}");
+        }
         let record = Key::new("jobs/.lock").unwrap();
         assert!(names(LockLayout::Record).check_writable(&record).is_err());
         assert!(names(LockLayout::Record).check_writable(&key).is_ok());
@@ -260,10 +256,5 @@ mod tests {
         assert_eq!(Scope::Tree("app/ü/x/".into()).accepted(), Scope::Tree("app/".into()));
         assert_eq!(Scope::Key("ü".into()).accepted(), Scope::Tree(String::new()));
         assert_eq!(Scope::Key("app/x-1.y".into()).accepted(), Scope::Key("app/x-1.y".into()));
-    }
-
-    #[test]
-    fn encoding_is_injective_and_leaves_nothing_to_interpret() {
-        assert_eq!(encode("a b/a%20b?c#d+e&f=ü"), "a%20b/a%2520b%3Fc%23d%2Be%26f%3D%C3%BC");
     }
 }

@@ -12,6 +12,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::api::{Api, Lane};
 use crate::ephemeral::Ephemeral;
+use crate::first_tokens::FirstTokens;
 use crate::hub::Hub;
 use crate::names::{LOCK_FLAG, Names, SEMAPHORE_FLAG};
 use crate::session::HandleSession;
@@ -30,6 +31,7 @@ pub(crate) struct Shared {
     pub(crate) lock_delay: Duration,
     pub(crate) session: HandleSession,
     pub(crate) ephemeral: Ephemeral,
+    pub(crate) first_tokens: FirstTokens,
     pub(crate) hub: Hub,
     pub(crate) slots: Arc<Slots>,
     pub(crate) turns: Turns,
@@ -64,6 +66,7 @@ impl Shared {
             lock_delay,
             session: HandleSession::new(session_ttl),
             ephemeral: Ephemeral::default(),
+            first_tokens: FirstTokens::default(),
             hub: Hub::new(),
             slots: Arc::default(),
             turns: Turns::default(),

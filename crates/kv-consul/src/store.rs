@@ -8,10 +8,11 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use kv_backend::Deadline;
 use kv_core::{
-    Capabilities, Consistency, DeleteOptions, DeleteResult, DeleteTreeOptions, Entry, EntryExpiry, Error,
-    ErrorKind, ExpiryBound, GetOptions, Guarantee, Key, Limits, ListOptions, Listing, LockGuard, LockHolder,
-    LockOptions, LockTtl, Operation, Power, Prefix, PutOptions, PutResult, Result, ServerInfo, SessionState,
-    SessionStates, Store, Transact, Version, Watch, WatchOptions, WatchTarget,
+    BreakLockOptions, Capabilities, Consistency, DeleteOptions, DeleteResult, DeleteTreeOptions, Entry,
+    EntryExpiry, Error, ErrorKind, ExpiryBound, FencingToken, GetOptions, Guarantee, Key, Limits,
+    ListOptions, Listing, LockChanges, LockGuard, LockHolder, LockListing, LockOptions, LockTtl, LockView,
+    LockWatchOptions, LocksOptions, Operation, Power, Prefix, PutOptions, PutResult, Result, ServerInfo,
+    SessionState, SessionStates, Store, Transact, Version, Watch, WatchOptions, WatchTarget,
 };
 
 use crate::api::Api;
@@ -23,7 +24,7 @@ use crate::session::{DELETE, TTL, TTL_NAME, parse_go_duration};
 use crate::shared::{Backoff, Shared};
 use crate::transport::Transport;
 use crate::wire::Kv;
-use crate::{client, list, lock, txn, watch, write};
+use crate::{client, list, lock, lock_view, txn, watch, write};
 
 /// The largest value: with the longest key and namespace, in base64, it fits into what Consul takes.
 const MAX_VALUE: usize = 375 * 1024;
@@ -204,6 +205,7 @@ fn capabilities(config: &ConsulConfig) -> Capabilities {
             Power::ExpiryWithChildren,
             Power::FencedWrites,
             Power::StaleReads,
+            Power::LockView,
         ])
         .with_guarantees(&[
             Guarantee::LinearizableReads,
@@ -322,6 +324,42 @@ impl Store for ConsulStore {
 
     fn as_transact(&self) -> Option<&dyn Transact> {
         Some(self)
+    }
+
+    fn as_lock_view(&self) -> Option<&dyn LockView> {
+        Some(self)
+    }
+}
+
+#[async_trait]
+impl LockView for ConsulStore {
+    async fn watch_lock_with(&self, key: &Key, options: LockWatchOptions) -> Result<LockChanges> {
+        let result = async {
+            self.shared.check_open()?;
+            lock_view::watch_lock(&self.shared, key, options).await
+        };
+        self.report(Operation::WatchLock, key.as_str(), result.await)
+    }
+
+    async fn locks_with(&self, prefix: &Prefix, options: LocksOptions) -> Result<LockListing> {
+        let result = async {
+            self.shared.check_open()?;
+            lock_view::locks(&self.shared, prefix, options).await
+        };
+        self.report(Operation::Locks, prefix.as_str(), result.await)
+    }
+
+    async fn break_lock_with(
+        &self,
+        key: &Key,
+        token: FencingToken,
+        options: BreakLockOptions,
+    ) -> Result<bool> {
+        let result = async {
+            self.shared.check_open()?;
+            lock_view::break_lock(&self.shared, key, token, options).await
+        };
+        self.report(Operation::BreakLock, key.as_str(), result.await)
     }
 }
 

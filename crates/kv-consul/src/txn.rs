@@ -14,9 +14,10 @@ use kv_core::{
 
 use crate::api::{Lane, Txn};
 use crate::ephemeral::{check_holder, retire};
-use crate::error::{Refusal, protocol};
+use crate::error::protocol;
 use crate::fence::{check_fence, fence_op};
 use crate::names::is_record;
+use crate::refusal::Refusal;
 use crate::rights::denied;
 use crate::session::Binding;
 use crate::shared::{Shared, has_lock_flags};

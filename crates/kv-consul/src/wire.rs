@@ -95,6 +95,11 @@ impl Content {
     pub(crate) fn new(value: &[u8], flags: u64) -> Self {
         Self { base64: STANDARD.encode(value), flags }
     }
+
+    /// What a key has.
+    pub(crate) fn of(kv: &Kv) -> Self {
+        Self { base64: kv.value.clone().unwrap_or_default(), flags: kv.flags }
+    }
 }
 
 impl Op {

@@ -15,9 +15,10 @@ use kv_core::{
 
 use crate::api::Txn;
 use crate::ephemeral::{check_holder, retire};
-use crate::error::{Refusal, protocol};
+use crate::error::protocol;
 use crate::fence::{check_fence, fence_op};
 use crate::names::is_record;
+use crate::refusal::Refusal;
 use crate::session::Binding;
 use crate::shared::{Shared, has_lock_flags};
 use crate::store::to_entry;

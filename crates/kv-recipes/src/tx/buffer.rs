@@ -10,6 +10,7 @@ use kv_core::{
     Compare, Condition, Decode, Encode, Entry, Error, ErrorKind, Expiry, Fence, GetOptions, Json, Key,
     Operation, Power, Result, Store, StoreExt as _, Txn, TxnOp, TxnOutcome,
 };
+use parking_lot::Mutex;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
@@ -52,7 +53,7 @@ use crate::names::to_key;
 ///
 /// # Cancellation
 ///
-/// Dropping a `Tx`, or the future of any call but [`commit`](Self::commit), changes nothing in the store.
+/// A `Tx` can be used by several futures at once. Dropping one, or the future of any call but [`commit`](Self::commit), changes nothing in the store.
 /// A commit whose future was dropped may or may not apply, as a whole.
 ///
 /// # Examples
@@ -67,7 +68,7 @@ use crate::names::to_key;
 /// let store: Arc<dyn Store> = Arc::new(kv_mem::MemStore::open(Default::default())?);
 /// store.put("stock/apples", "3").await?;
 ///
-/// let mut tx = Tx::begin(&store);
+/// let tx = Tx::begin(&store);
 /// if tx.get("stock/apples").await?.is_some_and(|left| left == "3") {
 ///     tx.put("stock/apples", "2")?;
 ///     tx.put("orders/17", "one apple")?;
@@ -81,6 +82,13 @@ use crate::names::to_key;
 #[must_use = "a transaction that is not committed changes nothing"]
 pub struct Tx {
     pub(super) store: Arc<dyn Store>,
+    /// Shared with the loop that commits it.
+    pub(super) state: Arc<Mutex<State>>,
+}
+
+/// What a transaction remembers.
+#[derive(Default)]
+pub(super) struct State {
     pub(super) reads: BTreeMap<Key, Option<Entry>>,
     pub(super) writes: BTreeMap<Key, Write>,
     pub(super) fence: Option<Fence>,
@@ -133,24 +141,71 @@ impl Moments {
     }
 }
 
-impl Tx {
-    /// Begins a transaction. Nothing is sent.
-    pub fn begin(store: &Arc<dyn Store>) -> Self {
-        Self {
-            store: Arc::clone(store),
-            reads: BTreeMap::new(),
-            writes: BTreeMap::new(),
-            fence: None,
-            timeout: None,
-            fresh: BTreeMap::new(),
-            moments: Moments::default(),
-            conflicted: false,
+impl State {
+    /// A transaction that goes through if nothing that was read has changed.
+    pub(super) fn check(&self) -> Txn {
+        let unchanged = self.reads.iter().map(|(key, entry)| match entry {
+            Some(entry) => Condition::version(key, Compare::Equal, entry.version),
+            None => Condition::absent(key),
+        });
+        let mut txn = Txn::when(unchanged);
+        txn.timeout = self.timeout;
+        txn
+    }
+
+    pub(super) fn get_options(&self) -> GetOptions {
+        let mut options = GetOptions::default();
+        options.timeout = self.timeout;
+        options
+    }
+
+    /// Remembers what was read at one more moment. What was read before stays: only that can be committed.
+    pub(super) fn read(&mut self, entries: impl IntoIterator<Item = (Key, Option<Entry>)>) {
+        self.moments.add_new();
+        self.remember(entries);
+    }
+
+    fn remember(&mut self, entries: impl IntoIterator<Item = (Key, Option<Entry>)>) {
+        for (key, entry) in entries {
+            self.reads.entry(key).or_insert(entry);
         }
     }
 
+    /// The value under a key that was written or read.
+    fn value(&self, key: &Key) -> Option<Option<Bytes>> {
+        match self.writes.get(key) {
+            Some(write) => Some(write.value()),
+            None => self.reads.get(key).map(value_of),
+        }
+    }
+
+    /// Reads keys from what a refusal brought back, if everything read is of that moment and they are
+    /// there.
+    fn read_fresh(&mut self, keys: &BTreeSet<Key>) -> bool {
+        let is_there = self.moments.is_fresh() && keys.iter().all(|key| self.fresh.contains_key(key));
+        if is_there {
+            self.moments.seen.insert(Moments::FRESH);
+            let entries: Vec<_> = keys.iter().filter_map(|key| self.fresh.remove_entry(key)).collect();
+            self.remember(entries);
+        }
+        is_there
+    }
+}
+
+impl Tx {
+    /// Begins a transaction. Nothing is sent.
+    pub fn begin(store: &Arc<dyn Store>) -> Self {
+        Self { store: Arc::clone(store), state: Arc::default() }
+    }
+
+    /// The same transaction, for the code that runs in it.
+    pub(super) fn same(&self) -> Self {
+        Self { store: Arc::clone(&self.store), state: Arc::clone(&self.state) }
+    }
+
     /// Gives each request a deadline of its own, in place of the store's default.
-    pub fn set_timeout(&mut self, timeout: Duration) {
-        self.timeout = Some(timeout);
+    pub fn set_timeout(&self, timeout: Duration) {
+        self.state.lock().timeout = Some(timeout);
     }
 
     /// Applies the transaction only while this lock is held; else the commit is `NotHeld`.
@@ -158,10 +213,10 @@ impl Tx {
     /// # Errors
     ///
     /// `Unsupported` for a store without [`Power::FencedWrites`].
-    pub fn set_fence(&mut self, fence: Fence) -> Result<()> {
+    pub fn set_fence(&self, fence: Fence) -> Result<()> {
         let capabilities = self.store.capabilities();
         capabilities.require(Power::FencedWrites).map_err(|error| self.about(error))?;
-        self.fence = Some(fence);
+        self.state.lock().fence = Some(fence);
         Ok(())
     }
 
@@ -172,32 +227,29 @@ impl Tx {
     ///
     /// `Unsupported` for a second key on a store without transactions and `TooLarge` for more keys than
     /// one transaction takes, both before any I/O; what the store's `get` fails with.
-    pub async fn get<K>(&mut self, key: K) -> Result<Option<Bytes>>
+    pub async fn get<K>(&self, key: K) -> Result<Option<Bytes>>
     where
         K: TryInto<Key, Error: Into<Error>>,
     {
         let key = to_key(key, Operation::Transact)?;
-        if let Some(write) = self.writes.get(&key) {
-            return Ok(write.value());
-        }
-        if let Some(read) = self.reads.get(&key) {
-            return Ok(value_of(read));
-        }
-        self.admit(self.reads.keys().chain([&key]), &self.writes, Some(&key))?;
-        let entry = match self.fresh.remove(&key) {
-            Some(entry) => {
-                self.moments.seen.insert(Moments::FRESH);
-                entry
+        let options = {
+            let mut state = self.state.lock();
+            if let Some(value) = state.value(&key) {
+                return Ok(value);
             }
-            None => {
-                let entry = self.store.get_with(&key, self.get_options()).await?;
-                self.moments.add_new();
-                entry
+            self.admit(&state, state.reads.keys().chain([&key]), &state.writes, &key)?;
+            if let Some(entry) = state.fresh.remove(&key) {
+                state.moments.seen.insert(Moments::FRESH);
+                let value = value_of(&entry);
+                state.reads.insert(key, entry);
+                return Ok(value);
             }
+            state.get_options()
         };
-        let value = value_of(&entry);
-        self.reads.insert(key, entry);
-        Ok(value)
+        let entry = self.store.get_with(&key, options).await?;
+        let mut state = self.state.lock();
+        state.read([(key.clone(), entry)]);
+        Ok(state.value(&key).flatten())
     }
 
     /// The values under several keys, in the order they were asked for, as they stood at one moment; for
@@ -209,54 +261,48 @@ impl Tx {
     ///
     /// As for [`get`](Self::get); `PreconditionFailed` if something that was read before has changed: then
     /// this transaction cannot be committed any more.
-    pub async fn get_many<K>(&mut self, keys: impl IntoIterator<Item = K>) -> Result<Vec<Option<Bytes>>>
+    pub async fn get_many<K>(&self, keys: impl IntoIterator<Item = K>) -> Result<Vec<Option<Bytes>>>
     where
         K: TryInto<Key, Error: Into<Error>>,
     {
         let asked =
             keys.into_iter().map(|key| to_key(key, Operation::Transact)).collect::<Result<Vec<Key>>>()?;
-        let is_known = |key: &Key| self.writes.contains_key(key) || self.reads.contains_key(key);
-        let missing: BTreeSet<Key> = asked.iter().filter(|key| !is_known(key)).cloned().collect();
-        if let Some(first) = missing.first() {
-            self.admit(self.reads.keys().chain(&missing), &self.writes, Some(first))?;
-        }
-        self.read_together(missing).await?;
-        let value = |key: &Key| match self.writes.get(key) {
-            Some(write) => write.value(),
-            None => self.reads.get(key).and_then(value_of),
+        let reading = {
+            let mut state = self.state.lock();
+            let missing: BTreeSet<Key> =
+                asked.iter().filter(|key| state.value(key).is_none()).cloned().collect();
+            if let Some(first) = missing.first() {
+                self.admit(&state, state.reads.keys().chain(&missing), &state.writes, first)?;
+            }
+            let is_there = (missing.is_empty() && state.moments.is_one()) || state.read_fresh(&missing);
+            (!is_there).then(|| (missing, state.check(), state.get_options()))
         };
-        Ok(asked.iter().map(value).collect())
+        if let Some((missing, check, options)) = reading {
+            self.read_together(missing, check, options).await?;
+        }
+        let state = self.state.lock();
+        Ok(asked.iter().map(|key| state.value(key).flatten()).collect())
     }
 
     /// Reads keys that were not read before, at a moment at which all that was read before is unchanged.
-    async fn read_together(&mut self, missing: BTreeSet<Key>) -> Result<()> {
-        if missing.is_empty() && self.moments.is_one() {
+    async fn read_together(&self, missing: BTreeSet<Key>, check: Txn, options: GetOptions) -> Result<()> {
+        if let (1, true, Some(key)) = (missing.len(), check.conditions.is_empty(), missing.first()) {
+            let entry = self.store.get_with(key, options).await?;
+            self.state.lock().read([(key.clone(), entry)]);
             return Ok(());
         }
-        if self.moments.is_fresh() && missing.iter().all(|key| self.fresh.contains_key(key)) {
-            self.moments.seen.insert(Moments::FRESH);
-            let known = missing.into_iter().filter_map(|key| self.fresh.remove_entry(&key));
-            self.reads.extend(known);
-            return Ok(());
-        }
-        if let (1, true, Some(key)) = (missing.len(), self.reads.is_empty(), missing.first()) {
-            let entry = self.store.get_with(key, self.get_options()).await?;
-            self.moments.add_new();
-            self.reads.insert(key.clone(), entry);
-            return Ok(());
-        }
-        let reading = self.check().then(missing.iter().map(TxnOp::get));
-        let result = self.store.transact(reading).await?;
+        let result = self.store.transact(check.then(missing.iter().map(TxnOp::get))).await?;
         if !result.succeeded {
-            self.conflicted = true;
+            self.state.lock().conflicted = true;
             return Err(self.conflict().await);
         }
         let entries = result.outcomes.into_iter().filter_map(|outcome| match outcome {
             TxnOutcome::Get(entry) => Some(entry),
             _ => None,
         });
-        self.reads.extend(missing.into_iter().zip(entries));
-        self.moments.unite();
+        let mut state = self.state.lock();
+        state.moments.unite();
+        state.remember(missing.into_iter().zip(entries));
         Ok(())
     }
 
@@ -268,7 +314,7 @@ impl Tx {
     ///
     /// `Unsupported` for a second key on a store without transactions; `TooLarge` for the value, or for
     /// more than one transaction takes. Nothing is sent.
-    pub fn put<K>(&mut self, key: K, value: impl Into<Bytes>) -> Result<()>
+    pub fn put<K>(&self, key: K, value: impl Into<Bytes>) -> Result<()>
     where
         K: TryInto<Key, Error: Into<Error>>,
     {
@@ -281,7 +327,7 @@ impl Tx {
     ///
     /// As for [`put`](Self::put); `TtlOutOfRange`, and `Unsupported` for an expiry this store does not
     /// have.
-    pub fn put_expiring<K>(&mut self, key: K, value: impl Into<Bytes>, expiry: Expiry) -> Result<()>
+    pub fn put_expiring<K>(&self, key: K, value: impl Into<Bytes>, expiry: Expiry) -> Result<()>
     where
         K: TryInto<Key, Error: Into<Error>>,
     {
@@ -293,18 +339,19 @@ impl Tx {
     /// # Errors
     ///
     /// As for [`put`](Self::put).
-    pub fn delete<K>(&mut self, key: K) -> Result<()>
+    pub fn delete<K>(&self, key: K) -> Result<()>
     where
         K: TryInto<Key, Error: Into<Error>>,
     {
         self.write(to_key(key, Operation::Transact)?, Write::Delete)
     }
 
-    fn write(&mut self, key: Key, write: Write) -> Result<()> {
-        let mut writes = self.writes.clone();
+    fn write(&self, key: Key, write: Write) -> Result<()> {
+        let mut state = self.state.lock();
+        let mut writes = state.writes.clone();
         writes.insert(key.clone(), write);
-        self.admit(self.reads.keys(), &writes, Some(&key))?;
-        self.writes = writes;
+        self.admit(&state, state.reads.keys(), &writes, &key)?;
+        state.writes = writes;
         Ok(())
     }
 
@@ -314,7 +361,7 @@ impl Tx {
     ///
     /// As for [`get`](Self::get); `InvalidValue` if it cannot be decoded: the error names the key and not
     /// the value.
-    pub async fn get_as<T, K>(&mut self, key: K, codec: impl Decode<T>) -> Result<Option<T>>
+    pub async fn get_as<T, K>(&self, key: K, codec: impl Decode<T>) -> Result<Option<T>>
     where
         K: TryInto<Key, Error: Into<Error>>,
     {
@@ -328,7 +375,7 @@ impl Tx {
     /// # Errors
     ///
     /// As for [`put`](Self::put); `InvalidValue` if it cannot be encoded.
-    pub fn put_as<T: ?Sized, K>(&mut self, key: K, value: &T, codec: impl Encode<T>) -> Result<()>
+    pub fn put_as<T: ?Sized, K>(&self, key: K, value: &T, codec: impl Encode<T>) -> Result<()>
     where
         K: TryInto<Key, Error: Into<Error>>,
     {
@@ -342,7 +389,7 @@ impl Tx {
     /// # Errors
     ///
     /// As for [`get_as`](Self::get_as).
-    pub async fn get_json<T: DeserializeOwned, K>(&mut self, key: K) -> Result<Option<T>>
+    pub async fn get_json<T: DeserializeOwned, K>(&self, key: K) -> Result<Option<T>>
     where
         K: TryInto<Key, Error: Into<Error>>,
     {
@@ -354,7 +401,7 @@ impl Tx {
     /// # Errors
     ///
     /// As for [`put_as`](Self::put_as).
-    pub fn put_json<T: Serialize + ?Sized, K>(&mut self, key: K, value: &T) -> Result<()>
+    pub fn put_json<T: Serialize + ?Sized, K>(&self, key: K, value: &T) -> Result<()>
     where
         K: TryInto<Key, Error: Into<Error>>,
     {
@@ -364,22 +411,20 @@ impl Tx {
     /// Ends the transaction without changing anything. Dropping it does the same.
     pub fn abort(self) {}
 
-    /// Refuses what could not be committed with these reads and writes.
+    /// Refuses what could not be committed with these reads and writes, of which `key` is new.
     fn admit<'k>(
         &self,
+        state: &State,
         reads: impl Iterator<Item = &'k Key>,
         writes: &'k BTreeMap<Key, Write>,
-        key: Option<&Key>,
+        key: &Key,
     ) -> Result<()> {
-        let about = |error: Error| {
-            let error = self.about(error);
-            key.map_or_else(|| error.clone(), |key| error.clone().with_key(key.as_str()))
-        };
+        let about = |error: Error| self.about(error).with_key(key.as_str());
         let capabilities = self.store.capabilities();
         if self.is_transactional() {
             // Which condition it is matters to no limit.
             let mut txn = Txn::when(reads.map(Condition::absent)).then(self.ops(writes));
-            txn.fence.clone_from(&self.fence);
+            txn.fence.clone_from(&state.fence);
             return capabilities.admit_transact(&txn).map_err(about);
         }
         let keys: BTreeSet<&Key> = reads.chain(writes.keys()).collect();
@@ -405,25 +450,8 @@ impl Tx {
         })
     }
 
-    /// A transaction that goes through if nothing that was read has changed.
-    pub(super) fn check(&self) -> Txn {
-        let unchanged = self.reads.iter().map(|(key, entry)| match entry {
-            Some(entry) => Condition::version(key, Compare::Equal, entry.version),
-            None => Condition::absent(key),
-        });
-        let mut txn = Txn::when(unchanged);
-        txn.timeout = self.timeout;
-        txn
-    }
-
     pub(super) fn is_transactional(&self) -> bool {
         self.store.as_transact().is_some()
-    }
-
-    pub(super) fn get_options(&self) -> GetOptions {
-        let mut options = GetOptions::default();
-        options.timeout = self.timeout;
-        options
     }
 
     pub(super) fn about(&self, error: Error) -> Error {
@@ -452,10 +480,11 @@ pub(super) fn value_of(entry: &Option<Entry>) -> Option<Bytes> {
 impl fmt::Debug for Tx {
     // Values may be secrets.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let state = self.state.lock();
         f.debug_struct("Tx")
-            .field("reads", &self.reads.keys())
-            .field("writes", &self.writes.keys())
-            .field("fence", &self.fence)
+            .field("reads", &state.reads.keys())
+            .field("writes", &state.writes.keys())
+            .field("fence", &state.fence)
             .finish_non_exhaustive()
     }
 }

@@ -30,24 +30,32 @@ impl Tx {
     /// # Errors
     ///
     /// `PreconditionFailed`, naming a key that has changed; what a transaction of the store fails with.
-    pub async fn prepare(&mut self) -> Result<()> {
-        if self.reads.is_empty() || self.is_unchanged().await? {
+    pub async fn prepare(&self) -> Result<()> {
+        if self.is_unchanged().await? {
             return Ok(());
         }
-        self.conflicted = true;
+        self.state.lock().conflicted = true;
         Err(self.conflict().await)
     }
 
-    async fn is_unchanged(&mut self) -> Result<bool> {
+    async fn is_unchanged(&self) -> Result<bool> {
+        let (check, reads, options) = {
+            let state = self.state.lock();
+            (state.check(), state.reads.clone(), state.get_options())
+        };
+        if reads.is_empty() {
+            return Ok(true);
+        }
         if self.is_transactional() {
-            let unchanged = self.store.transact(self.check()).await?.succeeded;
-            if unchanged {
-                self.moments.unite();
+            let unchanged = self.store.transact(check).await?.succeeded;
+            let mut state = self.state.lock();
+            if unchanged && state.reads.len() == reads.len() {
+                state.moments.unite();
             }
             return Ok(unchanged);
         }
-        for (key, read) in &self.reads {
-            let now = self.store.get_with(key, self.get_options()).await?;
+        for (key, read) in &reads {
+            let now = self.store.get_with(key, options.clone()).await?;
             if now.map(|entry| entry.version) != read.as_ref().map(|entry| entry.version) {
                 return Ok(false);
             }
@@ -62,7 +70,7 @@ impl Tx {
     /// `PreconditionFailed`, naming a key that has changed: nothing was applied, begin again. `NotHeld` for
     /// a fence whose lock is lost. Any other error can have [`applied`](Error::applied) `Unknown`: then
     /// everything was applied, or nothing; the recipe never sends it again.
-    pub async fn commit(mut self) -> Result<Committed> {
+    pub async fn commit(self) -> Result<Committed> {
         match self.try_commit().await? {
             Some(committed) => Ok(committed),
             None => Err(self.conflict().await),
@@ -71,49 +79,62 @@ impl Tx {
 
     /// Commits, or tells by `None` that something read has changed; then what the refusal brought back is
     /// in `fresh`.
-    pub(super) async fn try_commit(&mut self) -> Result<Option<Committed>> {
-        if self.conflicted {
+    pub(super) async fn try_commit(&self) -> Result<Option<Committed>> {
+        if self.state.lock().conflicted {
             return Ok(None);
         }
         self.check_kept_expiries().await?;
-        if self.writes.is_empty() && self.fence.is_none() && self.moments.is_one() {
-            return Ok(Some(Committed::default()));
+        {
+            let state = self.state.lock();
+            if state.writes.is_empty() && state.fence.is_none() && state.moments.is_one() {
+                return Ok(Some(Committed::default()));
+            }
         }
         let committed =
             if self.is_transactional() { self.commit_all().await? } else { self.commit_one().await? };
-        self.conflicted = committed.is_none();
+        self.state.lock().conflicted = committed.is_none();
         Ok(committed)
     }
 
-    async fn commit_all(&mut self) -> Result<Option<Committed>> {
-        let mut txn = self.check().then(self.ops(&self.writes));
-        txn.fence.clone_from(&self.fence);
-        let refreshing = txn.clone().or_else(self.reads.keys().map(TxnOp::get));
-        let bytes: usize = self.reads.values().filter_map(value_of).map(|value| value.len()).sum();
-        let refreshes =
-            bytes <= MAX_FRESH_BYTES && self.store.capabilities().admit_transact(&refreshing).is_ok();
-        let result = self.store.transact(if refreshes { refreshing } else { txn }).await?;
+    async fn commit_all(&self) -> Result<Option<Committed>> {
+        let (reads, writes, txn) = {
+            let state = self.state.lock();
+            let mut txn = state.check().then(self.ops(&state.writes));
+            txn.fence.clone_from(&state.fence);
+            let reads: Vec<Key> = state.reads.keys().cloned().collect();
+            let writes: Vec<Key> = state.writes.keys().cloned().collect();
+            let bytes: usize = state.reads.values().filter_map(value_of).map(|value| value.len()).sum();
+            let refreshing = txn.clone().or_else(reads.iter().map(TxnOp::get));
+            let refreshes =
+                bytes <= MAX_FRESH_BYTES && self.store.capabilities().admit_transact(&refreshing).is_ok();
+            (reads, writes, if refreshes { refreshing } else { txn })
+        };
+        let result = self.store.transact(txn).await?;
         if result.succeeded {
             let versions =
-                self.writes.keys().zip(result.outcomes).filter_map(|(key, outcome)| match outcome {
-                    TxnOutcome::Put(put) => Some((key.clone(), put.version)),
+                writes.into_iter().zip(result.outcomes).filter_map(|(key, outcome)| match outcome {
+                    TxnOutcome::Put(put) => Some((key, put.version)),
                     _ => None,
                 });
             return Ok(Some(Committed { versions: versions.collect() }));
         }
-        let seen = self.reads.keys().zip(result.outcomes).filter_map(|(key, outcome)| match outcome {
-            TxnOutcome::Get(entry) => Some((key.clone(), entry)),
+        let seen = reads.into_iter().zip(result.outcomes).filter_map(|(key, outcome)| match outcome {
+            TxnOutcome::Get(entry) => Some((key, entry)),
             _ => None,
         });
-        self.fresh = seen.collect();
+        self.state.lock().fresh = seen.collect();
         Ok(None)
     }
 
     /// On a store without transactions there is one key at most.
-    async fn commit_one(&mut self) -> Result<Option<Committed>> {
+    async fn commit_one(&self) -> Result<Option<Committed>> {
+        let (reads, writes, fence, timeout) = {
+            let state = self.state.lock();
+            (state.reads.clone(), state.writes.clone(), state.fence.clone(), state.timeout)
+        };
         let mut committed = Committed::default();
-        for (key, write) in &self.writes {
-            let precondition = match self.reads.get(key) {
+        for (key, write) in &writes {
+            let precondition = match reads.get(key) {
                 None => Precondition::Any,
                 Some(None) => Precondition::Absent,
                 Some(Some(entry)) => Precondition::At(entry.version),
@@ -123,16 +144,16 @@ impl Tx {
                     let keeps = self.store.capabilities().has(Power::KeepExpiry);
                     let mut options = PutOptions::default().with_precondition(precondition);
                     options.expiry = if *expiry == Expiry::Keep && !keeps { Expiry::Never } else { *expiry };
-                    options.fence.clone_from(&self.fence);
-                    options.timeout = self.timeout;
+                    options.fence.clone_from(&fence);
+                    options.timeout = timeout;
                     self.store.put_with(key, value.clone(), options).await.map(|put| {
                         committed.versions.insert(key.clone(), put.version);
                     })
                 }
                 Write::Delete => {
                     let mut options = DeleteOptions::default().with_precondition(precondition);
-                    options.fence.clone_from(&self.fence);
-                    options.timeout = self.timeout;
+                    options.fence.clone_from(&fence);
+                    options.timeout = timeout;
                     self.store.delete_with(key, options).await.map(drop)
                 }
             };
@@ -145,15 +166,18 @@ impl Tx {
     }
 
     /// Where a store cannot keep an expiry, a put that is to keep it goes through only if there is none.
-    async fn check_kept_expiries(&mut self) -> Result<()> {
+    async fn check_kept_expiries(&self) -> Result<()> {
         if self.store.capabilities().has(Power::KeepExpiry) {
             return Ok(());
         }
         let keeping = |write: &Write| matches!(write, Write::Put { expiry: Expiry::Keep, .. });
-        let keys: Vec<Key> =
-            self.writes.iter().filter(|(_, write)| keeping(write)).map(|(key, _)| key.clone()).collect();
+        let (keys, options): (Vec<Key>, _) = {
+            let state = self.state.lock();
+            let keys = state.writes.iter().filter(|(_, write)| keeping(write)).map(|(key, _)| key.clone());
+            (keys.collect(), state.get_options().with_expiry())
+        };
         for key in keys {
-            let entry = self.store.get_with(&key, self.get_options().with_expiry()).await?;
+            let entry = self.store.get_with(&key, options.clone()).await?;
             if entry.as_ref().is_some_and(|entry| entry.expiry != Some(EntryExpiry::Never)) {
                 let what = format!(
                     "{}: the key expires, and this store cannot write it without changing that",
@@ -161,21 +185,22 @@ impl Tx {
                 );
                 return Err(self.about(Error::unsupported(what).with_key(key.as_str())));
             }
-            if let std::collections::btree_map::Entry::Vacant(unread) = self.reads.entry(key) {
-                unread.insert(entry);
-                self.moments.add_new();
-            }
+            self.state.lock().read([(key, entry)]);
         }
         Ok(())
     }
 
     /// The refusal, naming a key that has changed and what it is at now.
     pub(super) async fn conflict(&self) -> Error {
+        let (reads, fresh, options) = {
+            let state = self.state.lock();
+            (state.reads.clone(), state.fresh.clone(), state.get_options())
+        };
         let mut changed = None;
-        for (key, read) in &self.reads {
-            let now = match self.fresh.get(key) {
+        for (key, read) in &reads {
+            let now = match fresh.get(key) {
                 Some(entry) => Ok(entry.clone()),
-                None => self.store.get_with(key, self.get_options()).await,
+                None => self.store.get_with(key, options.clone()).await,
             };
             match now.map(|entry| entry.map(|entry| entry.version)) {
                 Ok(now) if now != read.as_ref().map(|entry| entry.version) => {

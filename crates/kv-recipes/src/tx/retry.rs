@@ -96,7 +96,8 @@ pub struct Transacted<T> {
 
 /// Runs `work` in a [`Tx`] and commits it; after a conflict both again, with the default [`TxOptions`].
 ///
-/// `work` runs once for each attempt, so it must have no effects beside the transaction. It decides with
+/// `work` runs once for each attempt, so it must have no effects beside the transaction. It is a closure
+/// like `async |tx| …`, or `|tx| async move { … }` where it has to own what it uses. It decides with
 /// what it reads by [`Tx::get`], and an error that it returns ends the transaction without changes, unless
 /// what it read was no state that ever was: then it runs again.
 ///
@@ -129,10 +130,10 @@ pub struct Transacted<T> {
 /// assert_eq!(store.get("accounts/ann").await?.unwrap().value, "70");
 /// # Ok(()) }
 /// ```
-pub async fn transaction<T>(
-    store: &Arc<dyn Store>,
-    work: impl AsyncFnMut(&mut Tx) -> Result<T>,
-) -> Result<T> {
+pub async fn transaction<T, W>(store: &Arc<dyn Store>, work: impl FnMut(Tx) -> W) -> Result<T>
+where
+    W: Future<Output = Result<T>>,
+{
     Ok(transaction_with(store, TxOptions::default(), work).await?.value)
 }
 
@@ -144,37 +145,43 @@ pub async fn transaction<T>(
 /// # Errors
 ///
 /// As for [`transaction`].
-pub async fn transaction_with<T>(
+pub async fn transaction_with<T, W>(
     store: &Arc<dyn Store>,
     options: TxOptions,
-    mut work: impl AsyncFnMut(&mut Tx) -> Result<T>,
-) -> Result<Transacted<T>> {
+    mut work: impl FnMut(Tx) -> W,
+) -> Result<Transacted<T>>
+where
+    W: Future<Output = Result<T>>,
+{
     let begun = Instant::now();
     let mut fresh = std::collections::BTreeMap::new();
     let mut lock: Option<LockGuard> = None;
     let mut attempt = 0_u32;
     loop {
         attempt += 1;
-        let mut tx = Tx::begin(store);
-        tx.timeout = options.timeout;
-        tx.fresh = std::mem::take(&mut fresh);
+        let tx = Tx::begin(store);
+        {
+            let mut state = tx.state.lock();
+            state.timeout = options.timeout;
+            state.fresh = std::mem::take(&mut fresh);
+        }
         if let Some(fence) = &options.fence {
             tx.set_fence(fence.clone())?;
         }
-        match work(&mut tx).await {
+        match work(tx.same()).await {
             Ok(value) => {
                 if let Some(committed) = tx.try_commit().await? {
                     return Ok(Transacted { value, committed, attempts: attempt });
                 }
             }
-            Err(error) if is_of_one_state(&mut tx).await => return Err(error),
+            Err(error) if is_of_one_state(&tx).await => return Err(error),
             Err(_) => {}
         }
         let spent = begun.elapsed();
         if attempt >= options.attempts || spent >= options.deadline {
             return Err(outrun(&tx, attempt, spent).await);
         }
-        fresh = std::mem::take(&mut tx.fresh);
+        fresh = std::mem::take(&mut tx.state.lock().fresh);
         match &options.escalation {
             Some((key, after)) if attempt >= *after => {
                 if lock.as_ref().is_none_or(|lock| !lock.is_held()) {
@@ -194,12 +201,16 @@ pub async fn transaction_with<T>(
 
 /// Whether what an attempt read was there at one moment, so that an error it came to is no artefact of
 /// reading at several.
-async fn is_of_one_state(tx: &mut Tx) -> bool {
-    if tx.conflicted {
-        return false;
-    }
+async fn is_of_one_state(tx: &Tx) -> bool {
+    let is_one = {
+        let state = tx.state.lock();
+        if state.conflicted {
+            return false;
+        }
+        state.moments.is_one()
+    };
     // Where it cannot be told, the error stands.
-    tx.moments.is_one() || !matches!(tx.prepare().await, Err(error) if error.is_conflict())
+    is_one || !matches!(tx.prepare().await, Err(error) if error.is_conflict())
 }
 
 /// The lock, or `None` if it did not come in time.

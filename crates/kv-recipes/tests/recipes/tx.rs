@@ -25,7 +25,7 @@ fn is_conflict_about(error: &Error, key: &str) -> bool {
 async fn own_writes_are_visible_and_nobody_elses_before_the_commit() {
     on_both(|store| async move {
         store.put("a", "1").await.unwrap();
-        let mut tx = Tx::begin(&store);
+        let tx = Tx::begin(&store);
         assert_eq!(tx.get("a").await.unwrap().unwrap(), "1");
         tx.put("a", "2").unwrap();
         tx.put("b", "3").unwrap();
@@ -48,10 +48,10 @@ async fn own_writes_are_visible_and_nobody_elses_before_the_commit() {
 #[tokio::test]
 async fn an_abort_and_a_drop_change_nothing() {
     let store = mem();
-    let mut tx = Tx::begin(&store);
+    let tx = Tx::begin(&store);
     tx.put("a", "1").unwrap();
     tx.abort();
-    let mut tx = Tx::begin(&store);
+    let tx = Tx::begin(&store);
     tx.put("a", "1").unwrap();
     drop(tx);
     assert!(!store.exists("a").await.unwrap());
@@ -64,7 +64,7 @@ async fn a_commit_fails_when_anything_read_has_changed() {
     on_both(|store| async move {
         store.put("read", "1").await.unwrap();
         for (how, changed) in [("put", "read"), ("create", "absent"), ("same", "read"), ("again", "read")] {
-            let mut tx = Tx::begin(&store);
+            let tx = Tx::begin(&store);
             tx.get("read").await.unwrap();
             tx.get("absent").await.unwrap();
             tx.put("written", "x").unwrap();
@@ -92,7 +92,7 @@ async fn a_commit_fails_when_anything_read_has_changed() {
 async fn get_many_reads_one_moment_and_finds_what_changed_before_it() {
     on_both(|store| async move {
         store.put("a", "1").await.unwrap();
-        let mut tx = Tx::begin(&store);
+        let tx = Tx::begin(&store);
         tx.get("a").await.unwrap();
         store.put("b", "1").await.unwrap();
         assert_eq!(tx.get_many(["a", "b"]).await.unwrap(), [Some("1".into()), Some("1".into())]);
@@ -109,14 +109,14 @@ async fn get_many_reads_one_moment_and_finds_what_changed_before_it() {
 #[tokio::test]
 async fn a_transaction_that_only_read_is_checked_if_it_read_at_several_moments() {
     let store = mem();
-    let mut tx = Tx::begin(&store);
+    let tx = Tx::begin(&store);
     tx.get("a").await.unwrap();
     store.put("a", "1").await.unwrap();
     tx.get("b").await.unwrap();
     assert!(is_conflict_about(&tx.commit().await.unwrap_err(), "a"));
 
     // One read is one moment, whatever happened since.
-    let mut tx = Tx::begin(&store);
+    let tx = Tx::begin(&store);
     tx.get_many(["a", "b"]).await.unwrap();
     store.put("a", "2").await.unwrap();
     tx.commit().await.unwrap();
@@ -128,7 +128,7 @@ async fn a_put_keeps_the_expiry_unless_it_brings_one() {
     let ttl = Duration::from_secs(100);
     store.put_ttl("kept", "1", ttl).await.unwrap();
     store.put_ttl("ended", "1", ttl).await.unwrap();
-    let mut tx = Tx::begin(&store);
+    let tx = Tx::begin(&store);
     tx.put("kept", "2").unwrap();
     tx.put_expiring("ended", "2", Expiry::Never).unwrap();
     tx.put_expiring("new", "2", Expiry::Session).unwrap();
@@ -157,7 +157,7 @@ async fn a_store_without_transactions_takes_one_key() {
     assert_eq!(value(&store, "n").await, "2");
 
     for named in ["get", "get_many", "put", "delete"] {
-        let mut tx = Tx::begin(&store);
+        let tx = Tx::begin(&store);
         tx.get("n").await.unwrap();
         let error = match named {
             "get" => tx.get("other").await.unwrap_err(),
@@ -170,7 +170,7 @@ async fn a_store_without_transactions_takes_one_key() {
     }
 
     for change in ["put", "delete"] {
-        let mut tx = Tx::begin(&store);
+        let tx = Tx::begin(&store);
         tx.get("n").await.unwrap();
         store.put("n", "7").await.unwrap();
         if change == "put" {
@@ -181,7 +181,7 @@ async fn a_store_without_transactions_takes_one_key() {
         assert!(tx.prepare().await.unwrap_err().is_conflict());
         assert!(is_conflict_about(&tx.commit().await.unwrap_err(), "n"), "{change}");
     }
-    let mut tx = Tx::begin(&store);
+    let tx = Tx::begin(&store);
     tx.get("n").await.unwrap();
     tx.delete("n").unwrap();
     tx.commit().await.unwrap();
@@ -192,13 +192,13 @@ async fn a_store_without_transactions_takes_one_key() {
 async fn where_an_expiry_cannot_be_kept_none_is_lost() {
     let store = without(without(mem(), Power::Transactions), Power::KeepExpiry);
     store.put_ttl("n", "1", Duration::from_secs(100)).await.unwrap();
-    let mut tx = Tx::begin(&store);
+    let tx = Tx::begin(&store);
     tx.put("n", "2").unwrap();
     let error = tx.commit().await.unwrap_err();
     assert!(matches!(error.kind(), ErrorKind::Unsupported { .. }), "{error}");
     assert_eq!(value(&store, "n").await, "1");
     store.put("n", "1").await.unwrap();
-    let mut tx = Tx::begin(&store);
+    let tx = Tx::begin(&store);
     tx.put("n", "2").unwrap();
     tx.commit().await.unwrap();
     assert_eq!(value(&store, "n").await, "2");
@@ -208,7 +208,7 @@ async fn where_an_expiry_cannot_be_kept_none_is_lost() {
 async fn more_than_a_transaction_takes_is_refused_by_the_call_that_names_it() {
     let store = mem();
     let most = store.capabilities().limits.max_txn_ops;
-    let mut tx = Tx::begin(&store);
+    let tx = Tx::begin(&store);
     for n in 0..most {
         tx.put(format!("k/{n}"), "x").unwrap();
     }
@@ -225,10 +225,10 @@ async fn more_than_a_transaction_takes_is_refused_by_the_call_that_names_it() {
 async fn a_fence_that_is_lost_refuses_the_commit() {
     let store = mem();
     let lock = store.lock("l").await.unwrap();
-    let mut held = Tx::begin(&store);
+    let held = Tx::begin(&store);
     held.set_fence(lock.fence()).unwrap();
     held.put("a", "1").unwrap();
-    let mut late = Tx::begin(&store);
+    let late = Tx::begin(&store);
     late.set_fence(lock.fence()).unwrap();
     late.put("a", "2").unwrap();
     held.commit().await.unwrap();
@@ -395,7 +395,7 @@ async fn who_keeps_losing_takes_the_lock() {
 async fn a_value_that_cannot_be_decoded_is_named_and_not_shown() {
     let store = mem();
     store.put("n", "secret").await.unwrap();
-    let mut tx = Tx::begin(&store);
+    let tx = Tx::begin(&store);
     let error = tx.get_json::<u64, _>("n").await.unwrap_err();
     assert!(matches!(error.kind(), ErrorKind::InvalidValue { .. }));
     assert_eq!(error.key(), Some("n"));

@@ -4,6 +4,8 @@
 
 mod collector;
 mod common;
+mod counter;
 mod election;
+mod queue;
 mod snapshot;
 mod tx;

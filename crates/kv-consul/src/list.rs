@@ -7,15 +7,18 @@ use std::sync::Arc;
 use futures_util::stream;
 use kv_backend::Deadline;
 use kv_core::{
-    Consistency, DeleteTreeOptions, Error, Key, ListItem, ListOptions, Listing, Prefix, Result, Version,
+    Consistency, DeleteTreeOptions, EntryExpiry, Error, ErrorKind, Key, ListItem, ListOptions, Listing,
+    Prefix, Result, Version,
 };
 
 use crate::api::Lane;
-use crate::ephemeral::retire;
+use crate::ephemeral::{Seen, hidden_session, look_at, retire};
 use crate::items::{Items, Query};
 use crate::names::{SEMAPHORE_FLAG, Scope};
+use crate::session::expiry_of;
 use crate::shared::Shared;
 use crate::store::to_entry;
+use crate::wire::{Kv, SessionInfo};
 
 /// Lists what lies below a prefix.
 pub(crate) async fn list(shared: &Arc<Shared>, prefix: &Prefix, options: ListOptions) -> Result<Listing> {
@@ -26,6 +29,8 @@ pub(crate) async fn list(shared: &Arc<Shared>, prefix: &Prefix, options: ListOpt
         ..Query::new(scope, options.consistency)
     };
     let names_only = query.names_only;
+    let deadline = Deadline::after(timeout);
+    let expiries = if options.expiry { Some(expiries(shared, &deadline).await?) } else { None };
     // Consul's index of a tree is that of its last change. It is the state of everything this handle
     // has seen until now, too.
     let newest = shared.api.newest();
@@ -38,6 +43,7 @@ pub(crate) async fn list(shared: &Arc<Shared>, prefix: &Prefix, options: ListOpt
         left: options.limit.unwrap_or(usize::MAX),
         options,
         names_only,
+        expiries,
         items: Some(items),
         folder: None,
         semaphores: HashMap::new(),
@@ -63,6 +69,8 @@ struct Reader {
     options: ListOptions,
     left: usize,
     names_only: bool,
+    /// How the keys of each session expire, if that is to be told.
+    expiries: Option<HashMap<String, EntryExpiry>>,
     /// `None` after the end.
     items: Option<Items>,
     /// The sub-prefix that was told last.
@@ -112,12 +120,40 @@ impl Reader {
             }
             self.left -= 1;
             return match kv {
-                Some(kv) if !self.options.keys_only => Ok(Some(ListItem::Entry(to_entry(key, &kv)?))),
+                Some(kv) if !self.options.keys_only => {
+                    let expiry = self.expiry(&kv).await?;
+                    let entry = to_entry(key, &kv)?;
+                    Ok(Some(ListItem::Entry(match expiry {
+                        Some(expiry) => entry.with_expiry(expiry),
+                        None => entry,
+                    })))
+                }
                 _ => Ok(Some(ListItem::Key(key))),
             };
         }
         self.tell_foreign();
         Ok(None)
+    }
+
+    /// How an entry expires, if that is to be told.
+    async fn expiry(&mut self, kv: &Kv) -> Result<Option<EntryExpiry>> {
+        let Some(expiries) = &mut self.expiries else { return Ok(None) };
+        let Some(session) = kv.session() else { return Ok(Some(EntryExpiry::Never)) };
+        if let Some(expiry) = expiries.get(session) {
+            return Ok(Some(*expiry));
+        }
+        // Made since the sessions were read, or hidden.
+        let deadline = Deadline::after(self.options.timeout.unwrap_or(self.shared.timeout));
+        match look_at(&self.shared, &kv.key, session, &deadline).await? {
+            Seen::Session(info) => {
+                let expiry = expiry_of(&info)?;
+                expiries.insert(info.id, expiry);
+                Ok(Some(expiry))
+            }
+            Seen::Hidden => Err(hidden_session()),
+            Seen::Over => Err(Error::new(ErrorKind::Unavailable)
+                .with_detail("the session of an entry ended while it was listed: list again")),
+        }
     }
 
     /// The list is over. One that had nothing is empty only if the token may read there.
@@ -179,6 +215,18 @@ impl Reader {
             }
         }
     }
+}
+
+/// How the keys of each session expire, of all sessions that the token may read.
+async fn expiries(shared: &Shared, deadline: &Deadline) -> Result<HashMap<String, EntryExpiry>> {
+    let mut expiries = HashMap::new();
+    let mut wrong = None;
+    let each = |info: SessionInfo| match expiry_of(&info) {
+        Ok(expiry) => drop(expiries.insert(info.id, expiry)),
+        Err(error) => wrong = Some(error),
+    };
+    shared.api.each_session(deadline, each).await?;
+    wrong.map_or(Ok(expiries), Err)
 }
 
 fn looks_like_session(name: &str) -> bool {

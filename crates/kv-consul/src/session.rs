@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use kv_backend::{Deadline, SessionCell};
-use kv_core::{Error, ErrorKind, Expiry, LockLoss, Result, TtlRange};
+use kv_core::{EntryExpiry, Error, ErrorKind, Expiry, LockLoss, Result, TtlRange};
 use tokio::sync::{Mutex, oneshot, watch};
 use tokio::task::AbortHandle;
 use tokio::time::Instant;
@@ -30,8 +30,17 @@ pub(crate) fn has_entries(info: &SessionInfo) -> bool {
     info.behavior == DELETE && matches!(info.name.as_str(), TTL_NAME | HANDLE_NAME)
 }
 
+/// How the keys of a session expire.
+pub(crate) fn expiry_of(info: &SessionInfo) -> Result<EntryExpiry> {
+    match info.behavior.as_str() {
+        DELETE if info.name == TTL_NAME => Ok(EntryExpiry::ttl(parse_go_duration(&info.ttl)?, None)),
+        DELETE => Ok(EntryExpiry::Session),
+        _ => Ok(EntryExpiry::Never),
+    }
+}
+
 /// What a session does to its keys when it ends.
-pub(crate) const DELETE: &str = "delete";
+const DELETE: &str = "delete";
 const RELEASE: &str = "release";
 
 /// How much earlier than its time to live a hold is taken for lost. Consul itself waits twice as long.
@@ -45,7 +54,7 @@ fn go_duration(time: Duration) -> String {
 }
 
 /// What `15s`, `1h0m0s` or `1500ms` stands for, as Go writes it.
-pub(crate) fn parse_go_duration(text: &str) -> Result<Duration> {
+fn parse_go_duration(text: &str) -> Result<Duration> {
     let wrong = || protocol("a session's time to live is no time");
     let mut total = Duration::ZERO;
     let mut rest = text;

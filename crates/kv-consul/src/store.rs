@@ -20,7 +20,7 @@ use crate::config::{Client, ConsulConfig, invalid};
 use crate::ephemeral::{Seen, hidden_session, look_at};
 use crate::error::BACKEND;
 use crate::names::Names;
-use crate::session::{DELETE, TTL, TTL_NAME, parse_go_duration};
+use crate::session::{TTL, expiry_of};
 use crate::shared::{Backoff, Shared};
 use crate::transport::Transport;
 use crate::wire::Kv;
@@ -154,12 +154,7 @@ impl ConsulStore {
                     continue;
                 }
             };
-            let expiry = match info.behavior.as_str() {
-                DELETE if info.name == TTL_NAME => EntryExpiry::ttl(parse_go_duration(&info.ttl)?, None),
-                DELETE => EntryExpiry::Session,
-                _ => EntryExpiry::Never,
-            };
-            return Ok(Some(entry.with_expiry(expiry)));
+            return Ok(Some(entry.with_expiry(expiry_of(&info)?)));
         }
         Err(Error::new(ErrorKind::Unavailable)
             .not_applied()
@@ -206,6 +201,7 @@ fn capabilities(config: &ConsulConfig) -> Capabilities {
             Power::FencedWrites,
             Power::StaleReads,
             Power::LockView,
+            Power::ListExpiry,
         ])
         .with_guarantees(&[
             Guarantee::LinearizableReads,

@@ -274,6 +274,11 @@ async fn an_expiry_is_denied_to_who_may_not_read_the_session_it_hangs_on() {
             assert!(text.contains("session:read") && text.contains(name), "{text}");
             assert_eq!(store.requests() - before, 3, "{text}");
         }
+        let telling = ListOptions::default().with_expiry();
+        let listed = store.list_with(&prefix(""), telling).await.unwrap();
+        let error = listed.entries().await.unwrap_err();
+        assert_eq!(error.kind(), &ErrorKind::PermissionDenied, "{error}");
+        assert!(error.to_string().contains("session:read"), "{error}");
         // A write would take the key from a session that it may not see.
         let error = store.put(name, "y").await.unwrap_err();
         assert!(error.to_string().contains("session:read"), "{error}");

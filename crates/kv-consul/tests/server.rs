@@ -79,6 +79,10 @@ async fn each_operation_takes_the_round_trips_it_promises() {
     cost("put with a time to live", 2);
     store.get_with(&key("t"), GetOptions::default().with_expiry()).await.unwrap().unwrap();
     cost("get with expiry", 2);
+    let telling = ListOptions::default().with_expiry();
+    let told = store.list_with(&"".parse().unwrap(), telling).await.unwrap().entries().await.unwrap();
+    assert!(told.iter().all(|entry| entry.expiry.is_some()) && told.len() == 3);
+    cost("list with expiries", 2);
     assert_eq!(store.delete_tree("").await.unwrap(), 3);
     cost("delete_tree", 1);
 }

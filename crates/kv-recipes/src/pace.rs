@@ -1,9 +1,10 @@
-//! The pauses between two attempts at something that failed for a moment.
+//! Waiting: the pauses between two attempts at something that failed for a moment, and until a moment.
 
 use std::time::Duration;
 
 use backon::{BackoffBuilder, ExponentialBuilder};
 use kv_core::{Error, ErrorKind};
+use tokio::time::Instant;
 
 /// The first pause.
 const SHORTEST: Duration = Duration::from_millis(50);
@@ -26,14 +27,27 @@ impl Pauses {
         Self(pauses.build())
     }
 
+    /// The next pause.
+    pub(crate) fn next(&mut self) -> Duration {
+        self.0.next().unwrap_or(LONGEST)
+    }
+
     /// Sleeps for the next pause. Cancel-safe.
     pub(crate) async fn pause(&mut self) {
-        tokio::time::sleep(self.0.next().unwrap_or(LONGEST)).await;
+        tokio::time::sleep(self.next()).await;
     }
 
     /// Begins with the shortest pause again.
     pub(crate) fn reset(&mut self) {
         *self = Self::new();
+    }
+}
+
+/// Sleeps until a moment; without one, for ever. Cancel-safe.
+pub(crate) async fn until(moment: Option<Instant>) {
+    match moment {
+        Some(moment) => tokio::time::sleep_until(moment).await,
+        None => std::future::pending().await,
     }
 }
 

@@ -11,7 +11,7 @@ use tokio::time::Instant;
 
 use super::candidate::Election;
 use super::leadership::Leadership;
-use crate::pace::{Pauses, passes};
+use crate::pace::{Pauses, passes, until};
 
 /// Why a term that [`Election::run`] leads in is over.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -254,11 +254,4 @@ impl Election {
 /// Tells the work why its term is over, unless it was told before.
 fn first(end: &watch::Sender<Option<TermEnd>>, why: TermEnd) {
     end.send_if_modified(|end| end.is_none().then(|| *end = Some(why)).is_some());
-}
-
-async fn until(deadline: Option<Instant>) {
-    match deadline {
-        Some(deadline) => tokio::time::sleep_until(deadline).await,
-        None => std::future::pending().await,
-    }
 }

@@ -5,11 +5,13 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
+use futures_util::StreamExt;
 use kv_layers::{Call, Faults, LayerExt, Next, Policy};
 use kv_mem::{MemConfig, MemStore};
-use kv_recipes::kv_core::{Capabilities, Key, Operation, Power, Result, Store};
+use kv_recipes::kv_core::{Capabilities, ErrorKind, Key, Operation, Power, Result, Store, Watch};
 use kv_sled::{SledConfig, SledStore};
 use tempfile::TempDir;
+use tokio::sync::watch;
 
 /// How long a test waits for what should come at once.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
@@ -53,6 +55,59 @@ impl Policy for Without {
 /// The store without a power.
 pub(crate) fn without(store: Arc<dyn Store>, power: Power) -> Arc<dyn Store> {
     Arc::new(store.layered(Without(power)))
+}
+
+/// The way to a store, which a test can cut: then every call fails with this error, surely not applied, and
+/// all watches end with it.
+#[derive(Clone, Debug)]
+pub(crate) struct Cut(watch::Sender<Option<ErrorKind>>);
+
+impl Cut {
+    /// The store behind such a way.
+    pub(crate) fn layer(store: Arc<dyn Store>) -> (Self, Arc<dyn Store>) {
+        let cut = Self(watch::Sender::new(None));
+        (cut.clone(), Arc::new(store.layered(cut)))
+    }
+
+    pub(crate) fn cut(&self, kind: ErrorKind) {
+        self.0.send_replace(Some(kind));
+    }
+
+    pub(crate) fn mend(&self) {
+        self.0.send_replace(None);
+    }
+}
+
+impl Policy for Cut {
+    async fn around<'a, T: Send + 'a>(&'a self, call: Call<'a>, next: Next<'a, T>) -> Result<T> {
+        let cut = self.0.borrow().clone();
+        match cut {
+            Some(kind) if call.operation != Operation::Close => Err(call.error(kind).not_applied()),
+            _ => next().await,
+        }
+    }
+
+    fn watch(&self, watch: Watch) -> Watch {
+        let mut cut = self.0.subscribe();
+        let ended = async move {
+            let kind = cut.wait_for(Option::is_some).await.ok().and_then(|kind| kind.clone());
+            Err(kind.unwrap_or(ErrorKind::Closed).into())
+        };
+        // The end is looked at first.
+        let ended = futures_util::stream::once(Box::pin(ended));
+        let mut streams = futures_util::stream::select_with_strategy(ended, watch, |_: &mut ()| {
+            futures_util::stream::PollNext::Left
+        });
+        let mut has_ended = false;
+        Watch::new(futures_util::stream::poll_fn(move |cx| {
+            if has_ended {
+                return std::task::Poll::Ready(None);
+            }
+            let event = std::task::ready!(streams.poll_next_unpin(cx));
+            has_ended = matches!(event, Some(Err(_)) | None);
+            std::task::Poll::Ready(event)
+        }))
+    }
 }
 
 /// What comes of `future`, which must come soon.

@@ -20,6 +20,8 @@ mod hub;
 mod lease;
 mod list;
 mod lock;
+mod lock_view;
+mod pager;
 mod past;
 mod record;
 mod session;

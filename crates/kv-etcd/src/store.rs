@@ -10,7 +10,7 @@ use kv_backend::Deadline;
 use kv_core::{
     Capabilities, Consistency, DeleteOptions, DeleteResult, DeleteTreeOptions, Entry, EntryExpiry, Error,
     Expiry, ExpiryBound, GetOptions, Guarantee, Key, Limits, ListOptions, Listing, LockGuard, LockHolder,
-    LockOptions, Operation, Power, Prefix, PutOptions, PutResult, Result, ServerInfo, SessionState,
+    LockOptions, LockView, Operation, Power, Prefix, PutOptions, PutResult, Result, ServerInfo, SessionState,
     SessionStates, Store, Transact, Txn, TxnResult, Watch, WatchOptions, WatchTarget,
 };
 
@@ -20,7 +20,7 @@ use crate::error::{self, BACKEND};
 use crate::expiry::PutLease;
 use crate::handle::Handle;
 use crate::lease::is_session;
-use crate::list::Pager;
+use crate::pager::Pager;
 use crate::write::{self, Guards};
 use crate::{list, lock, record, txn, watch};
 
@@ -41,7 +41,7 @@ const LEASE_ATTEMPTS: usize = 3;
 /// A store on etcd v3. Clones are one handle; dropping the last one closes it in the background.
 #[derive(Clone)]
 pub struct EtcdStore {
-    core: Arc<Handle>,
+    pub(crate) core: Arc<Handle>,
     _last: Arc<CloseOnDrop>,
 }
 
@@ -104,6 +104,7 @@ fn capabilities(config: &EtcdConfig) -> Capabilities {
             Power::FencedWrites,
             Power::WatchHistory,
             Power::StaleReads,
+            Power::LockView,
         ])
         .with_guarantees(&[
             Guarantee::LinearizableReads,
@@ -317,7 +318,7 @@ enum Written {
 }
 
 /// Says what an error is about.
-fn about(operation: Operation, path: &str) -> impl FnOnce(Error) -> Error {
+pub(crate) fn about(operation: Operation, path: &str) -> impl FnOnce(Error) -> Error {
     move |error| error.with_operation(operation).with_backend(BACKEND).with_key(path)
 }
 
@@ -397,6 +398,10 @@ impl Store for EtcdStore {
     }
 
     fn as_transact(&self) -> Option<&dyn Transact> {
+        Some(self)
+    }
+
+    fn as_lock_view(&self) -> Option<&dyn LockView> {
         Some(self)
     }
 }

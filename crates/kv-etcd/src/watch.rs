@@ -16,7 +16,7 @@ use crate::client::{Change, Page, Range, Read};
 use crate::error::{self, BACKEND};
 use crate::handle::Handle;
 use crate::hub::{Signal, Spec, Subscription};
-use crate::list::Pager;
+use crate::pager::Pager;
 use crate::record;
 
 /// The pause before the state is read again after a failure, or after a gap right behind a gap.

@@ -1,0 +1,32 @@
+//! Seeing locks: they are the records that all programs on the cluster share.
+
+use async_trait::async_trait;
+use kv_core::{
+    BreakLockOptions, FencingToken, Key, LockChanges, LockListing, LockView, LockWatchOptions, LocksOptions,
+    Operation, Prefix, Result,
+};
+
+use crate::lock;
+use crate::store::{EtcdStore, about};
+
+#[async_trait]
+impl LockView for EtcdStore {
+    async fn watch_lock_with(&self, key: &Key, options: LockWatchOptions) -> Result<LockChanges> {
+        let watched = lock::watch(&self.core, key, options).await;
+        watched.map_err(about(Operation::WatchLock, key.as_str()))
+    }
+
+    async fn locks_with(&self, prefix: &Prefix, options: LocksOptions) -> Result<LockListing> {
+        lock::locks(&self.core, prefix, options).await.map_err(about(Operation::Locks, prefix.as_str()))
+    }
+
+    async fn break_lock_with(
+        &self,
+        key: &Key,
+        token: FencingToken,
+        options: BreakLockOptions,
+    ) -> Result<bool> {
+        let broken = lock::break_lock(&self.core, key, token, options).await;
+        broken.map_err(about(Operation::BreakLock, key.as_str()))
+    }
+}

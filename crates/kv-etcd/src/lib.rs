@@ -3,7 +3,8 @@
 //! # Where things are
 //!
 //! `client` and `error` contain the native client; nothing else names it. `store` turns operations
-//! into requests, with `write`, `expiry`, `txn`, `condition` and `list`. `hub` is the one stream behind all
+//! into requests, with `write`, `expiry`, `txn`, `condition`, `list` and
+//! `ttl`. `hub` is the one stream behind all
 //! watches, `past` says where they can be taken up, `watch` is what a reader of one sees. `lease`, `session`, `lock` and
 //! `hold` keep things alive, `fate` is what becomes of a lock's record; `handle` ends them.
 
@@ -26,6 +27,7 @@ mod past;
 mod record;
 mod session;
 mod store;
+mod ttl;
 mod txn;
 mod watch;
 mod write;

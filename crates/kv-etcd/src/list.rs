@@ -17,6 +17,7 @@ use crate::error::{BACKEND, closed};
 use crate::handle::Handle;
 use crate::pager::Pager;
 use crate::record;
+use crate::ttl::Expiries;
 
 /// The first page of one level, where a page may lie within one sub-prefix.
 const FIRST_LEVEL_PAGE: usize = 32;
@@ -32,6 +33,8 @@ struct Lister {
     left: usize,
     /// The sub-prefix that was reported last.
     reported: Option<String>,
+    /// If they are to be told.
+    expiries: Option<Expiries>,
 }
 
 /// Items, and the lister if there is more.
@@ -43,15 +46,28 @@ impl Lister {
         let page = self.pager.next(self.left).await?;
         let more = page.more;
         let revision = self.pager.revision();
-        let mut items = VecDeque::new();
+        let mut items = Vec::new();
         for record in page.records {
             if self.left == 0 {
                 break;
             }
+            let lease = record.lease;
             let Some(item) = self.item(record) else { continue };
             self.left -= 1;
-            items.push_back(item);
+            // What lies below a sub-prefix is not told of.
+            let lease = if matches!(item, ListItem::Entry(_)) { lease } else { 0 };
+            items.push((item, lease));
         }
+        let items = match &mut self.expiries {
+            None => items.into_iter().map(|(item, _)| item).collect(),
+            Some(expiries) => {
+                let found = items.len();
+                let told = expiries.tell(&self.core.namespace, items).await?;
+                // Others take the places of those that have gone since.
+                self.left += found - told.len();
+                told
+            }
+        };
         let more = more && self.left > 0;
         Ok(((items, more.then_some(self)), revision))
     }
@@ -109,6 +125,7 @@ pub(crate) async fn list(core: &Arc<Handle>, prefix: &Prefix, options: ListOptio
         one_level: options.one_level,
         left,
         reported: None,
+        expiries: options.expiry.then(|| Expiries::new(Arc::clone(&core.client), timeout)),
     };
     let ((items, more), revision) = lister.fetch().await?;
     let about = prefix.clone();

@@ -8,8 +8,8 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use kv_backend::Deadline;
 use kv_core::{
-    Capabilities, Consistency, DeleteOptions, DeleteResult, DeleteTreeOptions, Entry, EntryExpiry, Error,
-    Expiry, ExpiryBound, GetOptions, Guarantee, Key, Limits, ListOptions, Listing, LockGuard, LockHolder,
+    Capabilities, Consistency, DeleteOptions, DeleteResult, DeleteTreeOptions, Entry, Error, Expiry,
+    ExpiryBound, GetOptions, Guarantee, Key, Limits, ListOptions, Listing, LockGuard, LockHolder,
     LockOptions, LockView, Operation, Power, Prefix, PutOptions, PutResult, Result, ServerInfo, SessionState,
     SessionStates, Store, Transact, Txn, TxnResult, Watch, WatchOptions, WatchTarget,
 };
@@ -19,10 +19,9 @@ use crate::config::{EtcdConfig, TTL};
 use crate::error::{self, BACKEND};
 use crate::expiry::PutLease;
 use crate::handle::Handle;
-use crate::lease::is_session;
 use crate::pager::Pager;
 use crate::write::{self, Guards};
-use crate::{list, lock, record, txn, watch};
+use crate::{list, lock, record, ttl, txn, watch};
 
 /// The largest value: below etcd's limit of 1.5 MiB per request by what keys and framing take, and
 /// small values it is compared with.
@@ -31,8 +30,6 @@ const MAX_VALUE: usize = (3 << 19) - (16 << 10);
 const MAX_VALUES: usize = (3 << 19) - (6 << 10);
 /// How many keys a delete_tree looks at in its one request, to tell entries from records of locks.
 const MAX_LOOKED_AT: i64 = 40_000;
-/// The pause before a key whose lease is over is read again.
-const EXPIRING: Duration = Duration::from_millis(50);
 /// Up to this size a value is sent for a key that exists and for one that does not, in one request.
 const SENT_TWICE: usize = 32 << 10;
 /// How often a put whose lease ended before it was used takes another.
@@ -104,6 +101,7 @@ fn capabilities(config: &EtcdConfig) -> Capabilities {
             Power::FencedWrites,
             Power::WatchHistory,
             Power::StaleReads,
+            Power::ListExpiry,
             Power::LockView,
         ])
         .with_guarantees(&[
@@ -135,18 +133,10 @@ impl EtcdStore {
             if !options.expiry {
                 return Ok(Some(entry));
             }
-            if lease == 0 {
-                return Ok(Some(entry.with_expiry(EntryExpiry::Never)));
+            match ttl::of_lease(&core.client, deadline, lease).await? {
+                Some(expiry) => return Ok(Some(entry.with_expiry(expiry))),
+                None => ttl::expiring(deadline).await?,
             }
-            if is_session(lease) {
-                return Ok(Some(entry.with_expiry(EntryExpiry::Session)));
-            }
-            if let Some((granted, left)) = core.client.time_to_live(deadline, lease).await? {
-                let (granted, left) = (Duration::from_secs(granted), Duration::from_secs(left));
-                return Ok(Some(entry.with_expiry(EntryExpiry::ttl(granted, Some(left)))));
-            }
-            // It expired in between: the key is gone or another, or will be in a moment.
-            tokio::time::sleep(EXPIRING.min(deadline.remaining()?)).await;
         }
     }
 

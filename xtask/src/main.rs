@@ -16,6 +16,7 @@ mod report;
 mod tally;
 mod test;
 mod tidy;
+mod torture;
 
 use std::process::ExitCode;
 
@@ -37,6 +38,7 @@ enum Command {
     Ci(ci::Args),
     Tidy(tidy::Args),
     Bench(bench::Args),
+    Torture(torture::Args),
 }
 
 fn main() -> ExitCode {
@@ -48,6 +50,7 @@ fn main() -> ExitCode {
         Command::Ci(args) => ci::run(args),
         Command::Tidy(args) => tidy::run(args),
         Command::Bench(args) => bench::run(&args),
+        Command::Torture(args) => torture::run(&args),
     };
     result.unwrap_or_else(|error| {
         eprintln!("error: {error:#}");

@@ -3,35 +3,15 @@
 use std::time::Duration;
 
 use kv_backend::{Plaintext, TlsOptions, TlsParam, check_times, parse_endpoint, take_times};
-use kv_core::{Driver, Error, Host, Opening, Operation, Prefix, Result, Secret, StoreUrl};
+use kv_core::{Host, Operation, Prefix, Result, Secret, StoreUrl};
 
-use crate::names::Names;
-use crate::store::ConsulStore;
+use crate::client::error::invalid;
+use crate::client::options::ConnectOptions;
+use crate::env::Times;
+use crate::env::names::{LockLayout, Names};
 
 const DEFAULT_PORT: u16 = 8500;
 const DEFAULT_TLS_PORT: u16 = 8501;
-
-/// Opens `consul://` and `consul+tls://` URLs; see [`ConsulConfig::from_url`].
-pub const DRIVER: Driver = Driver::new("consul", &["consul", "consul+tls"], open);
-
-fn open(url: StoreUrl) -> Opening {
-    Box::pin(async move {
-        let store = ConsulStore::connect(ConsulConfig::from_url(&url)?).await?;
-        Ok(std::sync::Arc::new(store) as _)
-    })
-}
-
-/// Where the record of the lock `k` lies.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum LockLayout {
-    /// In `k/.lock`, as `consul lock k` has it, so that it excludes us and we exclude it.
-    #[default]
-    Record,
-    /// In `k` itself, as programs on the `Lock` of Consul's Go client have it. Then `k` cannot hold an
-    /// entry too.
-    Key,
-}
 
 /// How a Consul store is opened: where, as whom, with which times.
 ///
@@ -321,7 +301,7 @@ impl ConsulConfig {
     /// How many connections wait for the next call, until they have been idle for a while: fewer than
     /// there are calls at a time would be closed and opened again under load. Of the 200 that one address may
     /// have this takes none: one is opened only where a call finds none that waits.
-    pub(crate) fn max_idle(&self) -> usize {
+    fn max_idle(&self) -> usize {
         self.max_calls
     }
 
@@ -339,7 +319,7 @@ impl ConsulConfig {
             tls.check()?;
         }
         for (name, ttl) in [("session_ttl", self.session_ttl), ("lock_ttl", self.lock_ttl)] {
-            crate::session::TTL
+            crate::session::create::TTL
                 .check(ttl)
                 .map_err(|error| error.with_operation(Operation::Open).with_key(name.to_owned()))?;
         }
@@ -350,13 +330,35 @@ impl ConsulConfig {
     }
 
     /// How long one host may take to be connected to: a call must be able to try them all.
-    pub(crate) fn connect_limit(&self) -> Duration {
+    fn connect_limit(&self) -> Duration {
         let hosts = u32::try_from(self.hosts.len()).unwrap_or(u32::MAX).max(1);
         self.connect_timeout.min(self.timeout * 9 / 10 / hosts)
     }
 
+    /// What the transports need to know.
+    pub(crate) fn connect_options(&self) -> Result<ConnectOptions> {
+        Ok(ConnectOptions {
+            endpoints: self.endpoints()?,
+            tls: self.tls.clone(),
+            token: self.token.clone(),
+            plaintext: self.plaintext,
+            connect_limit: self.connect_limit(),
+            max_idle: self.max_idle(),
+        })
+    }
+
+    /// The times that all parts of a handle go by.
+    pub(crate) fn times(&self) -> Times {
+        Times {
+            timeout: self.timeout,
+            session_ttl: self.session_ttl,
+            lock_ttl: self.lock_ttl,
+            lock_delay: self.lock_delay,
+        }
+    }
+
     /// The endpoints: base URL and host.
-    pub(crate) fn endpoints(&self) -> Result<Vec<(String, Host)>> {
+    fn endpoints(&self) -> Result<Vec<(String, Host)>> {
         let (scheme, port) =
             if self.tls.is_some() { ("https", DEFAULT_TLS_PORT) } else { ("http", DEFAULT_PORT) };
         let endpoint = |host: &String| {
@@ -365,10 +367,6 @@ impl ConsulConfig {
         };
         self.hosts.iter().map(endpoint).collect()
     }
-}
-
-pub(crate) fn invalid(reason: impl Into<String>) -> Error {
-    Error::invalid_config(reason).with_operation(Operation::Open)
 }
 
 /// A time with one unit, zero included: `500ms`, `15s`, `1m`.

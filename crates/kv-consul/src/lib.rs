@@ -3,47 +3,31 @@
 //!
 //! # Where things are
 //!
-//! `store` is the way in. Below it lie `write`, `list`, `txn`, `watch`, `lock` and `session`, below those
-//! `api`, Consul's HTTP API as typed calls over a `transport`. Only `client` names an HTTP client.
+//! Imports go down only, from floor to floor:
+//!
+//! | floor | holds |
+//! |---|---|
+//! | `driver` | opening a store |
+//! | `config`, `store` | the typed configuration; the methods, each of which admits, calls and reports |
+//! | `ops` | reads, writes, lists and transactions |
+//! | `lock` | locks, which wait on the hub of the watches |
+//! | `watch` | the stream a consumer reads, and the hub of blocking queries |
+//! | `session` | sessions, which expiring keys and locks live by |
+//! | `env` | what all parts of a handle share |
+//! | `client` | Consul's HTTP API as typed calls; the only room that names an HTTP client |
 
-mod acl;
-mod api;
 mod client;
 mod config;
-#[cfg(feature = "consulrs")]
-mod consulrs;
-mod encode;
-mod ephemeral;
-mod error;
-mod exchange;
-mod fence;
-mod first_tokens;
-mod hold;
-mod holder;
-mod hub;
-mod items;
-mod known;
-mod list;
+mod driver;
+mod env;
 mod lock;
-mod lock_view;
-mod names;
-mod query;
-mod refusal;
-mod release;
-mod rights;
+mod ops;
 mod session;
-mod shared;
-mod sink;
-mod slots;
-mod split;
 mod store;
-mod transport;
-mod turns;
-mod txn;
 mod watch;
-mod wire;
-mod write;
 
-pub use config::{ConsulConfig, DRIVER, LockLayout};
+pub use config::ConsulConfig;
+pub use driver::DRIVER;
+pub use env::names::LockLayout;
 pub use kv_core;
 pub use store::ConsulStore;

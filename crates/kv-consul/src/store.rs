@@ -1,4 +1,4 @@
-//! The store: one handle on one namespace of one Consul cluster.
+//! The store: one handle on one namespace of one Consul cluster. Each method admits, calls and reports.
 
 use std::fmt;
 use std::sync::{Arc, PoisonError};
@@ -6,25 +6,25 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use kv_backend::Deadline;
 use kv_core::{
-    BreakLockOptions, Capabilities, Consistency, DeleteOptions, DeleteResult, DeleteTreeOptions, Entry,
-    EntryExpiry, Error, ErrorKind, ExpiryBound, FencingToken, GetOptions, Guarantee, Key, Limits,
-    ListOptions, Listing, LockChanges, LockGuard, LockHolder, LockListing, LockOptions, LockTtl, LockView,
-    LockWatchOptions, LocksOptions, Operation, Power, Prefix, PutOptions, PutResult, Result, ServerInfo,
-    SessionState, SessionStates, Store, Transact, Version, Watch, WatchOptions, WatchTarget,
+    BreakLockOptions, Capabilities, DeleteOptions, DeleteResult, DeleteTreeOptions, Entry, ExpiryBound,
+    FencingToken, GetOptions, Guarantee, Key, Limits, ListOptions, Listing, LockChanges, LockGuard,
+    LockHolder, LockListing, LockOptions, LockTtl, LockView, LockWatchOptions, LocksOptions, Operation,
+    Power, Prefix, PutOptions, PutResult, Result, ServerInfo, SessionState, SessionStates, Store, Transact,
+    Txn, TxnResult, Watch, WatchOptions, WatchTarget,
 };
 
-use crate::api::Api;
-use crate::config::{Client, ConsulConfig, invalid};
-use crate::ephemeral::{Seen, hidden_session, look_at};
-use crate::error::BACKEND;
-use crate::names::Names;
-use crate::session::{TTL, expiry_of};
-use crate::shared::{Backoff, Shared};
-use crate::transport::Transport;
-use crate::wire::Kv;
-use crate::{client, list, lock, lock_view, txn, watch, write};
+use crate::client::api::Api;
+use crate::client::error::BACKEND;
+use crate::env::names::Names;
+use crate::env::{Env, Times};
+use crate::lock::locks::Locks;
+use crate::lock::{acquire, view};
+use crate::ops::{delete, delete_tree, list, put, read, txn};
+use crate::session::create::TTL;
+use crate::session::sessions::Sessions;
+use crate::watch::hub::Hub;
+use crate::watch::stream;
 
 /// The largest value: with the longest key and namespace, in base64, it fits into what Consul takes.
 const MAX_VALUE: usize = 375 * 1024;
@@ -32,88 +32,54 @@ const MAX_VALUE: usize = 375 * 1024;
 /// How late Consul's timers and the agreement on what they did may be.
 const SLACK: Duration = Duration::from_secs(5);
 
-/// How often a get looks for the expiry of a key whose session ends while it looks.
-const MAX_LOOKS: usize = 8;
+/// One store handle: what its clones, streams and guards have in common.
+#[derive(Clone, Debug)]
+struct Handle {
+    env: Arc<Env>,
+    sessions: Arc<Sessions>,
+    hub: Arc<Hub>,
+    locks: Arc<Locks>,
+}
 
 /// A store on Consul. Made by [`connect`](Self::connect) or by the crate's [`DRIVER`](crate::DRIVER).
 ///
 /// Dropping it closes it in the background.
 pub struct ConsulStore {
-    shared: Arc<Shared>,
+    handle: Handle,
+    capabilities: Capabilities,
 }
 
 impl ConsulStore {
-    /// Opens the store and makes sure that a Consul answers.
-    ///
-    /// # Errors
-    ///
-    /// `InvalidConfig` for a configuration that cannot work; `Unavailable`, naming the endpoint, if
-    /// nothing answers within the connect timeout; `Unauthenticated` for a token Consul does not know.
-    pub async fn connect(config: ConsulConfig) -> Result<Self> {
-        if config.hosts.is_empty() {
-            return Err(invalid("Consul needs at least one host").with_backend(BACKEND));
-        }
-        let has_token = config.token.is_some();
-        let transports = match config.client {
-            Client::Reqwest => client::transports,
-            #[cfg(feature = "consulrs")]
-            Client::Consulrs => crate::consulrs::transports,
-        };
-        Self::open(config, has_token, transports).await
-    }
-
-    /// Opens a store over these transports and makes sure that a Consul answers, which knows the token.
-    pub(crate) async fn open(
-        config: ConsulConfig,
-        has_token: bool,
-        transports: impl FnOnce(&ConsulConfig) -> Result<Vec<Arc<dyn Transport>>>,
-    ) -> Result<Self> {
-        let opened = async {
-            config.check()?;
-            let store = Self::over(transports(&config)?, &config)?;
-            if let Some(tls) = &config.tls {
-                tls.warn_if_unverified(BACKEND, &config.hosts.join(","));
-            }
-            let limit = config.timeout.min(config.connect_timeout);
-            store.shared.api.probe(&Deadline::after(limit)).await?;
-            if has_token {
-                store.shared.api.check_token(&Deadline::after(config.timeout)).await?;
-            }
-            Ok(store)
-        };
-        let opened: Result<Self> = opened.await;
-        opened.map_err(|error| error.with_operation(Operation::Open).with_backend(BACKEND))
-    }
-
     /// How many requests this handle has sent so far, those of its tasks included: what its operations
     /// cost in round trips.
     #[must_use]
     pub fn requests(&self) -> u64 {
-        self.shared.api.sent()
+        self.handle.env.api.sent()
     }
 
     /// How many blocking queries serve the watches and lock waits of this handle now: at most 32,
     /// however many those are.
     #[must_use]
     pub fn queries(&self) -> usize {
-        self.shared.hub.queries()
+        self.handle.hub.queries()
     }
 
-    fn over(transports: Vec<Arc<dyn Transport>>, config: &ConsulConfig) -> Result<Self> {
-        let shared = Shared::new(
-            Api::new(transports, config.datacenter.clone(), config.max_calls),
-            Names::new(&config.namespace, config.lock_layout)?,
-            capabilities(config),
-            config.timeout,
-            config.lock_ttl,
-            config.lock_delay,
-            config.session_ttl,
-        );
-        Ok(Self { shared: Arc::new(shared) })
+    /// A store over these calls.
+    pub(crate) fn over(api: Api, names: Names, times: &Times) -> Self {
+        let env = Arc::new(Env::new(api, names, *times));
+        let sessions = Arc::new(Sessions::new(&env));
+        let hub = Arc::new(Hub::new(&env));
+        let locks = Arc::new(Locks::new(&hub, &sessions));
+        Self { handle: Handle { env, sessions, hub, locks }, capabilities: capabilities(times) }
     }
 
-    pub(crate) fn shared(&self) -> &Arc<Shared> {
-        &self.shared
+    pub(crate) fn api(&self) -> &Api {
+        &self.handle.env.api
+    }
+
+    #[cfg(test)]
+    pub(crate) fn locks(&self) -> &Arc<Locks> {
+        &self.handle.locks
     }
 
     /// Completes an error.
@@ -124,71 +90,35 @@ impl ConsulStore {
         })
     }
 
-    async fn get_entry(&self, key: &Key, options: GetOptions) -> Result<Option<Entry>> {
-        let shared = &self.shared;
-        shared.check_open()?;
-        let deadline = shared.deadline(options.timeout);
-        let native = shared.names.native(key);
-        let mut consistency = options.consistency;
-        let mut pauses = Backoff::new(Duration::from_millis(5), Duration::from_millis(200));
-        for _ in 0..MAX_LOOKS {
-            let Some(kv) = shared.read_in(&native, consistency, &deadline).await? else { return Ok(None) };
-            let Some(key) = shared.names.entry(&kv.key, kv.flags) else { return Ok(None) };
-            let entry = to_entry(key, &kv)?;
-            if !options.expiry {
-                return Ok(Some(entry));
-            }
-            let Some(session) = kv.session() else { return Ok(Some(entry.with_expiry(EntryExpiry::Never))) };
-            let info = match look_at(shared, &native, session, &deadline).await? {
-                Seen::Session(info) => info,
-                Seen::Hidden => return Err(hidden_session()),
-                Seen::Over => {
-                    // The key is another now than was read. A server that lags behind may show the old one
-                    // for long.
-                    consistency = Consistency::Linearizable;
-                    let pause = async {
-                        tokio::time::sleep(shared.jitter(pauses.pause())).await;
-                        Ok(())
-                    };
-                    deadline.run(pause).await?;
-                    continue;
-                }
-            };
-            return Ok(Some(entry.with_expiry(expiry_of(&info)?)));
-        }
-        Err(Error::new(ErrorKind::Unavailable)
-            .not_applied()
-            .with_detail(format!("the session that has the key ended at each of {MAX_LOOKS} looks at it")))
-    }
-
-    async fn shut_down(shared: Arc<Shared>) -> Result<()> {
-        shared.closing.cancel();
-        shared.hub.close();
-        shared.tasks.close();
-        let deadline = Deadline::after(shared.timeout);
-        let session = shared.session.close(&shared.api, &deadline).await;
+    async fn shut_down(handle: Handle) -> Result<()> {
+        let Handle { env, sessions, hub, locks } = handle;
+        env.closing.cancel();
+        hub.close();
+        env.tasks.close();
+        let deadline = env.deadline(None);
+        let session = sessions.handle.close(&env.api, &deadline).await;
         deadline
             .run(async {
-                shared.tasks.wait().await;
+                env.tasks.wait().await;
                 Ok(())
             })
             .await?;
         session?;
-        match shared.failed_release.lock().unwrap_or_else(PoisonError::into_inner).take() {
+        match locks.failed_release.lock().unwrap_or_else(PoisonError::into_inner).take() {
             Some(error) => Err(error),
             None => Ok(()),
         }
     }
 }
 
-fn capabilities(config: &ConsulConfig) -> Capabilities {
+fn capabilities(times: &Times) -> Capabilities {
     let mut limits = Limits::default();
     limits.max_value = MAX_VALUE;
     limits.max_txn_ops = txn::MAX_OPS;
     limits.max_txn_bytes = txn::MAX_BYTES;
     limits.ttl = TTL;
     limits.ttl_bound = ExpiryBound::new(2, SLACK);
-    limits.session_bound = (config.session_ttl * 2).max(config.lock_ttl * 2 + config.lock_delay) + SLACK;
+    limits.session_bound = (times.session_ttl * 2).max(times.lock_ttl * 2 + times.lock_delay) + SLACK;
     limits.lock_ttl = TTL;
     Capabilities::new(BACKEND)
         .with_powers(&[
@@ -214,108 +144,106 @@ fn capabilities(config: &ConsulConfig) -> Capabilities {
         .with_limits(limits)
 }
 
-/// What Consul shows of a key, as an entry.
-pub(crate) fn to_entry(key: Key, kv: &Kv) -> Result<Entry> {
-    let value = kv.bytes().map_err(|error| error.with_key(key.as_str()))?;
-    Ok(Entry::new(key, value, Version::new(kv.modify_index), Version::new(kv.create_index)))
-}
-
 #[async_trait]
 impl Store for ConsulStore {
     fn capabilities(&self) -> &Capabilities {
-        &self.shared.capabilities
+        &self.capabilities
     }
 
     async fn get_with(&self, key: &Key, options: GetOptions) -> Result<Option<Entry>> {
-        self.shared.capabilities.admit_get(key, &options)?;
-        self.report(Operation::Get, key.as_str(), self.get_entry(key, options).await)
+        self.capabilities.admit_get(key, &options)?;
+        let result = async {
+            self.handle.env.check_open()?;
+            read::get(&self.handle.sessions, key, options).await
+        };
+        self.report(Operation::Get, key.as_str(), result.await)
     }
 
     async fn put_with(&self, key: &Key, value: Bytes, options: PutOptions) -> Result<PutResult> {
-        self.shared.capabilities.admit_put(key, &value, &options)?;
+        self.capabilities.admit_put(key, &value, &options)?;
         let result = async {
-            self.shared.check_open()?;
-            write::put(&self.shared, key, value, options).await
+            self.handle.env.check_open()?;
+            put::put(&self.handle.sessions, key, value, options).await
         };
         self.report(Operation::Put, key.as_str(), result.await)
     }
 
     async fn delete_with(&self, key: &Key, options: DeleteOptions) -> Result<DeleteResult> {
-        self.shared.capabilities.admit_delete(key, &options)?;
+        self.capabilities.admit_delete(key, &options)?;
         let result = async {
-            self.shared.check_open()?;
-            write::delete(&self.shared, key, options).await
+            self.handle.env.check_open()?;
+            delete::delete(&self.handle.sessions, key, options).await
         };
         self.report(Operation::Delete, key.as_str(), result.await)
     }
 
     async fn list_with(&self, prefix: &Prefix, options: ListOptions) -> Result<Listing> {
-        self.shared.capabilities.admit_list(prefix.as_str(), &options)?;
+        self.capabilities.admit_list(prefix.as_str(), &options)?;
         let result = async {
-            self.shared.check_open()?;
-            list::list(&self.shared, prefix, options).await
+            self.handle.env.check_open()?;
+            list::list(&self.handle.sessions, prefix, options).await
         };
         self.report(Operation::List, prefix.as_str(), result.await)
     }
 
     async fn delete_tree_with(&self, prefix: &Prefix, options: DeleteTreeOptions) -> Result<u64> {
-        self.shared.capabilities.admit_delete_tree(prefix.as_str(), &options)?;
+        self.capabilities.admit_delete_tree(prefix.as_str(), &options)?;
         let result = async {
-            self.shared.check_open()?;
-            list::delete_tree(&self.shared, prefix, options).await
+            self.handle.env.check_open()?;
+            delete_tree::delete_tree(&self.handle.sessions, prefix, options).await
         };
         self.report(Operation::DeleteTree, prefix.as_str(), result.await)
     }
 
     async fn watch_with(&self, target: WatchTarget, options: WatchOptions) -> Result<Watch> {
-        self.shared.capabilities.admit_watch(&target, &options)?;
+        self.capabilities.admit_watch(&target, &options)?;
         let path = target.path().to_owned();
         let result = async {
-            self.shared.check_open()?;
-            watch::watch(&self.shared, target, options).await
+            self.handle.env.check_open()?;
+            stream::watch(&self.handle.env, &self.handle.hub, target, options).await
         };
         self.report(Operation::Watch, &path, result.await)
     }
 
     async fn lock_with(&self, key: &Key, options: LockOptions) -> Result<LockGuard> {
-        self.shared.capabilities.admit_lock(key, &options)?;
+        self.capabilities.admit_lock(key, &options)?;
         let result = async {
-            self.shared.check_open()?;
-            lock::lock(&self.shared, key, options).await
+            self.handle.env.check_open()?;
+            acquire::lock(&self.handle.locks, key, options).await
         };
         self.report(Operation::Lock, key.as_str(), result.await)
     }
 
     async fn lock_holder(&self, key: &Key) -> Result<Option<LockHolder>> {
         let result = async {
-            self.shared.check_open()?;
-            lock::holder(&self.shared, key).await
+            self.handle.env.check_open()?;
+            acquire::holder(&self.handle.locks, key).await
         };
         self.report(Operation::LockHolder, key.as_str(), result.await)
     }
 
     fn session(&self) -> SessionState {
-        self.shared.session.cell.state()
+        self.handle.sessions.handle.cell.state()
     }
 
     fn session_states(&self) -> SessionStates {
-        self.shared.session.cell.states()
+        self.handle.sessions.handle.cell.states()
     }
 
     async fn server(&self) -> Result<ServerInfo> {
         let result = async {
-            self.shared.check_open()?;
-            let version = self.shared.api.version(&self.shared.deadline(None)).await?;
+            self.handle.env.check_open()?;
+            let version = self.handle.env.api.version(&self.handle.env.deadline(None)).await?;
             Ok(ServerInfo::new("Consul", version.unwrap_or_else(|| "unknown".to_owned())))
         };
         self.report(Operation::Server, "", result.await)
     }
 
     async fn close(&self) -> Result<()> {
-        if self.shared.closing.is_cancelled() {
+        if self.handle.env.closing.is_cancelled() {
             return Ok(());
         }
-        self.report(Operation::Close, "", Self::shut_down(Arc::clone(&self.shared)).await)
+        self.report(Operation::Close, "", Self::shut_down(self.handle.clone()).await)
     }
 
     fn as_transact(&self) -> Option<&dyn Transact> {
@@ -328,19 +256,31 @@ impl Store for ConsulStore {
 }
 
 #[async_trait]
+impl Transact for ConsulStore {
+    async fn transact_with(&self, txn: Txn) -> Result<TxnResult> {
+        self.capabilities.admit_transact(&txn)?;
+        let result = async {
+            self.handle.env.check_open()?;
+            txn::transact(&self.handle.sessions, txn).await
+        };
+        self.report(Operation::Transact, "", result.await)
+    }
+}
+
+#[async_trait]
 impl LockView for ConsulStore {
     async fn watch_lock_with(&self, key: &Key, options: LockWatchOptions) -> Result<LockChanges> {
         let result = async {
-            self.shared.check_open()?;
-            lock_view::watch_lock(&self.shared, key, options).await
+            self.handle.env.check_open()?;
+            view::watch_lock(&self.handle.locks, key, options).await
         };
         self.report(Operation::WatchLock, key.as_str(), result.await)
     }
 
     async fn locks_with(&self, prefix: &Prefix, options: LocksOptions) -> Result<LockListing> {
         let result = async {
-            self.shared.check_open()?;
-            lock_view::locks(&self.shared, prefix, options).await
+            self.handle.env.check_open()?;
+            view::list(&self.handle.locks, prefix, options).await
         };
         self.report(Operation::Locks, prefix.as_str(), result.await)
     }
@@ -352,8 +292,8 @@ impl LockView for ConsulStore {
         options: BreakLockOptions,
     ) -> Result<bool> {
         let result = async {
-            self.shared.check_open()?;
-            lock_view::break_lock(&self.shared, key, token, options).await
+            self.handle.env.check_open()?;
+            view::break_lock(&self.handle.locks, key, token, options).await
         };
         self.report(Operation::BreakLock, key.as_str(), result.await)
     }
@@ -361,13 +301,13 @@ impl LockView for ConsulStore {
 
 impl Drop for ConsulStore {
     fn drop(&mut self) {
-        if self.shared.closing.is_cancelled() {
+        if self.handle.env.closing.is_cancelled() {
             return;
         }
-        self.shared.closing.cancel();
-        let shared = Arc::clone(&self.shared);
-        self.shared.runtime.spawn(async move {
-            if let Err(error) = Self::shut_down(shared).await {
+        self.handle.env.closing.cancel();
+        let handle = self.handle.clone();
+        self.handle.env.runtime.spawn(async move {
+            if let Err(error) = Self::shut_down(handle).await {
                 tracing::debug!(%error, "a store that was dropped could not be closed in order");
             }
         });
@@ -376,6 +316,6 @@ impl Drop for ConsulStore {
 
 impl fmt::Debug for ConsulStore {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("ConsulStore").field("names", &self.shared.names).finish_non_exhaustive()
+        f.debug_struct("ConsulStore").field("names", &self.handle.env.names).finish_non_exhaustive()
     }
 }

@@ -27,6 +27,10 @@ struct Inner {
     hold_until: Option<Instant>,
     /// What the last renewal was vouched for short of.
     margin: Duration,
+    /// When the holder was first told of the loss.
+    reported: Option<Instant>,
+    /// Whether the holder said that it does nothing any more that the lock protects.
+    let_go: bool,
 }
 
 impl Inner {
@@ -58,6 +62,8 @@ impl HoldState {
                 valid_until: None,
                 hold_until,
                 margin: Duration::ZERO,
+                reported: None,
+                let_go: false,
             }),
         }
     }
@@ -128,6 +134,38 @@ impl HoldState {
     #[must_use]
     pub fn valid_until(&self) -> Option<Instant> {
         self.inner.borrow().valid_until
+    }
+
+    /// Notes that the holder is told of the loss now; only the first time counts. For the guard, wherever it
+    /// answers why the hold is lost.
+    pub fn reported(&self) {
+        self.inner.send_if_modified(|inner| {
+            inner.reported.get_or_insert_with(Instant::now);
+            false
+        });
+    }
+
+    /// Notes that the holder does nothing any more that the lock protects: it dropped the guard, or
+    /// unlocked. It ends the grace.
+    pub fn let_go(&self) {
+        self.inner.send_if_modified(|inner| !std::mem::replace(&mut inner.let_go, true));
+    }
+
+    /// Resolves when a store may give away a lock that was lost by expiry: once the holder has let go, or
+    /// had [`margin`](Self::margin) to stop since this was called and since the loss was first reported to
+    /// it, whichever came later. Cancel-safe, but the time counts anew from the next call.
+    pub async fn grace_over(&self) {
+        let (noticed, grace) = (Instant::now(), self.margin());
+        let mut changes = self.inner.subscribe();
+        loop {
+            let now = *changes.borrow_and_update();
+            let until = now.reported.map_or(noticed, |reported| reported.max(noticed)) + grace;
+            if now.let_go || Instant::now() >= until {
+                return;
+            }
+            // The sender lives in `self`, so `changed` cannot fail: only its wake-up counts.
+            let _ = tokio::time::timeout_at(until, changes.changed()).await;
+        }
     }
 
     /// Resolves once it is lost. Cancel-safe.
@@ -219,5 +257,60 @@ mod tests {
         tokio::time::advance(6 * SECOND).await;
         assert!(!hold.lose(LockLoss::Removed));
         assert_eq!(hold.loss(), Some(LockLoss::HeldTooLong));
+    }
+
+    /// A hold that has just expired, with four seconds of grace.
+    async fn expired() -> Arc<HoldState> {
+        let hold = HoldState::new(None);
+        assert!(hold.renewed(Instant::now(), 10 * SECOND, 4 * SECOND));
+        tokio::time::advance(6 * SECOND).await;
+        assert_eq!(hold.loss(), Some(LockLoss::Expired));
+        Arc::new(hold)
+    }
+
+    /// How long its grace is, if this happens meanwhile.
+    async fn grace_of(hold: &HoldState, meanwhile: impl Future<Output = ()>) -> Duration {
+        let begin = Instant::now();
+        tokio::join!(hold.grace_over(), meanwhile);
+        begin.elapsed()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn grace_counts_from_the_first_report() {
+        let hold = expired().await;
+        assert_eq!(grace_of(&hold, async {}).await, 4 * SECOND, "of one who never asks");
+        let hold = expired().await;
+        let asks = async {
+            for _ in 0..2 {
+                tokio::time::sleep(3 * SECOND).await;
+                hold.reported();
+            }
+        };
+        assert_eq!(grace_of(&hold, asks).await, 7 * SECOND, "of one who asks late, and again");
+        let hold = expired().await;
+        hold.reported();
+        tokio::time::advance(SECOND).await;
+        assert_eq!(grace_of(&hold, async {}).await, 4 * SECOND, "of one who was told before");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn grace_ends_when_the_holder_lets_go() {
+        let hold = expired().await;
+        let lets_go = async {
+            tokio::time::sleep(SECOND).await;
+            hold.let_go();
+        };
+        assert_eq!(grace_of(&hold, lets_go).await, SECOND);
+        assert_eq!(grace_of(&hold, async {}).await, Duration::ZERO, "for good");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_report_does_not_prolong_a_hold_or_bring_it_back() {
+        let hold = HoldState::new(None);
+        assert!(hold.renewed(Instant::now(), 3 * SECOND, SECOND));
+        hold.reported();
+        let begin = Instant::now();
+        assert_eq!(hold.lost().await, LockLoss::Expired);
+        assert_eq!(begin.elapsed(), 2 * SECOND);
     }
 }

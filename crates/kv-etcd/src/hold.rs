@@ -9,7 +9,6 @@ use kv_core::text::escape;
 use kv_core::{Error, ErrorKind, Fence, Hold, LockLoss, Result};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
-use tokio_util::sync::CancellationToken;
 
 use crate::client::{Range, Step, Tree};
 use crate::error::closed;
@@ -22,26 +21,6 @@ pub(crate) struct Held {
     fence: Fence,
     state: Arc<HoldState>,
     unlocks: mpsc::UnboundedSender<oneshot::Sender<Result<()>>>,
-    holder: Arc<Holder>,
-}
-
-/// What the task of a hold knows of whoever has the guard.
-#[derive(Default)]
-struct Holder {
-    /// When it was first told that the hold is lost.
-    told: Mutex<Option<Instant>>,
-    /// Set once it has let go: it does nothing any more that the lock protects.
-    let_go: CancellationToken,
-}
-
-impl Holder {
-    fn tell(&self) {
-        self.told.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert_with(Instant::now);
-    }
-
-    fn told(&self) -> Option<Instant> {
-        *self.told.lock().unwrap_or_else(PoisonError::into_inner)
-    }
 }
 
 impl Held {
@@ -56,16 +35,9 @@ impl Held {
     ) -> Self {
         let state = Arc::new(state);
         let (unlocks, requests) = mpsc::unbounded_channel();
-        let holder = Arc::new(Holder::default());
-        let task = Task {
-            core: Arc::clone(core),
-            state: Arc::clone(&state),
-            place,
-            lease,
-            holder: Arc::clone(&holder),
-        };
+        let task = Task { core: Arc::clone(core), state: Arc::clone(&state), place, lease };
         core.tasks.spawn(task.run(acked + lease.ttl / 3, requests));
-        Self { fence, state, unlocks, holder }
+        Self { fence, state, unlocks }
     }
 }
 
@@ -76,12 +48,12 @@ impl Hold for Held {
     }
 
     fn loss(&self) -> Option<LockLoss> {
-        self.state.loss().inspect(|_| self.holder.tell())
+        self.state.loss().inspect(|_| self.state.reported())
     }
 
     async fn lost(&self) -> LockLoss {
         let loss = self.state.lost().await;
-        self.holder.tell();
+        self.state.reported();
         loss
     }
 
@@ -95,7 +67,7 @@ impl Hold for Held {
             error.with_backend(crate::error::BACKEND).with_key(self.fence.key().as_str())
         };
         if let Some(loss) = self.state.loss() {
-            self.holder.let_go.cancel();
+            self.state.let_go();
             return Err(named(not_held(loss)));
         }
         let (reply, replied) = oneshot::channel();
@@ -107,7 +79,7 @@ impl Hold for Held {
 
     fn release(&self) {
         self.state.lose(LockLoss::Released);
-        self.holder.let_go.cancel();
+        self.state.let_go();
     }
 }
 
@@ -120,7 +92,6 @@ struct Task {
     state: Arc<HoldState>,
     place: Place,
     lease: Lease,
-    holder: Arc<Holder>,
 }
 
 impl Task {
@@ -179,21 +150,8 @@ impl Task {
     /// it says that it has stopped. The lease may have been renewed although no answer came, or may last
     /// a little longer than we take it to: to end it now would let the next holder in at once.
     async fn linger(&self) {
-        let grace = self.state.margin();
-        let mut end = Instant::now() + grace;
-        let grace_over = async {
-            loop {
-                tokio::time::sleep_until(end).await;
-                // Its time counts from when it is first told of the loss, which may be later than now.
-                match self.holder.told() {
-                    Some(told) if told + grace > end => end = told + grace,
-                    _ => return,
-                }
-            }
-        };
         tokio::select! {
-            () = grace_over => {}
-            () = self.holder.let_go.cancelled() => {}
+            () = self.state.grace_over() => {}
             () = self.core.closing.cancelled() => {}
         }
     }

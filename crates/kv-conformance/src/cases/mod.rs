@@ -21,6 +21,7 @@ mod lock_view;
 mod lock_wait;
 mod outage;
 mod put;
+mod recipes;
 mod session;
 mod txn;
 mod txn_limits;
@@ -63,6 +64,7 @@ pub fn all() -> Vec<Case> {
         txn_limits::CASES,
         lifecycle::CASES,
         errors::CASES,
+        &recipes::cases(),
     ]
     .concat()
 }

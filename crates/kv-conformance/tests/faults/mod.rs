@@ -26,6 +26,7 @@ mod outages;
 mod powers;
 mod preconditions;
 mod reads;
+mod recipes;
 mod sessions;
 mod tools;
 mod trees;
@@ -61,6 +62,7 @@ pub(crate) fn all() -> Vec<Fault> {
     faults.extend(txns::faults());
     faults.extend(lifecycles::faults());
     faults.extend(powers::faults());
+    faults.extend(recipes::faults());
     faults
 }
 

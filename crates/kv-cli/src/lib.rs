@@ -5,10 +5,13 @@ mod ask;
 mod child;
 mod cli;
 mod commands;
+mod complete;
+mod contexts;
 mod exit;
 mod faults;
 mod formats;
 mod input;
+mod layers;
 mod log;
 mod native;
 mod output;
@@ -24,6 +27,7 @@ use std::time::Instant;
 
 use clap::error::{ContextKind, ContextValue};
 use clap::{ColorChoice, CommandFactory, FromArgMatches};
+use clap_complete::CompleteEnv;
 use kv_core::Registry;
 
 use crate::cli::{Cli, Command};
@@ -38,6 +42,7 @@ use crate::signals::Ending;
 /// The `kv` program is this with [`kv_any::registry`]; a program with other drivers is as short.
 #[must_use]
 pub fn run(registry: Registry) -> ExitCode {
+    complete(&registry);
     let cli = match parse() {
         Ok(cli) => cli,
         Err(error) => return not_parsed(&error),
@@ -55,6 +60,12 @@ pub fn run(registry: Registry) -> ExitCode {
         Ok(code) => ExitCode::from(code),
         Err(failure) => report(&failure, verbose),
     }
+}
+
+/// Where a shell asks for candidates, tells them and ends the process.
+fn complete(registry: &Registry) {
+    let command = || complete::prepared(Cli::command(), registry);
+    CompleteEnv::with_factory(command).var(complete::VARIABLE).complete();
 }
 
 /// Reads the command line. Where `CI` is set, clap takes every terminal for one with colours.
@@ -101,11 +112,14 @@ fn report(failure: &Failure, verbose: bool) -> ExitCode {
 
 async fn dispatch(cli: Cli, registry: Registry) -> Result<u8, Failure> {
     let Cli { global, command } = cli;
-    match command {
+    // Those that are about no store.
+    let command = match command {
         Command::Completions { shell } => return commands::completions::run(shell).map(|()| 0),
+        Command::Man(args) => return commands::man::run(Cli::command(), &args).map(|()| 0),
+        Command::Context(args) => return commands::context::run(args, global.output).map(|()| 0),
         Command::Urls => return Output::stdout().text(urls::HELP).map(|()| 0),
-        _ => {}
-    }
+        command => command,
+    };
     let mut global = global;
     if matches!(command, Command::Diff(_) | Command::Sync(_)) {
         // They name their stores themselves, and need none beside; the variable is for other commands.
@@ -123,6 +137,7 @@ async fn dispatch(cli: Cli, registry: Registry) -> Result<u8, Failure> {
     let done = match command {
         // It runs until its command ends, and passes signals on to it.
         Command::Lock(args) if args.runs() => commands::lock::run(&session, args).await,
+        Command::Elect(args) if !args.command.is_empty() => commands::elect::run(&session, args).await,
         // It waits for an editor, to which the keys of the terminal belong.
         Command::Edit(args) => commands::edit::run(&session, args).await,
         Command::Watch(args) if !args.command.is_empty() => commands::on_change::run(&session, args).await,
@@ -149,15 +164,17 @@ async fn other(command: Command, session: &Session) -> Result<(), Failure> {
         Command::Grep(args) => commands::grep::run(session, args).await,
         Command::Watch(args) => commands::watch::run(session, args).await,
         Command::Lock(args) => commands::locks::one(session, args).await,
+        Command::Elect(args) => commands::leader::run(session, args).await,
         Command::Locks(args) => commands::locks::run(session, args).await,
         Command::Import(args) => commands::import::run(session, args).await,
         Command::Export(args) => commands::export::run(session, args).await,
         Command::Diff(args) => commands::sync::diff(session, args).await,
         Command::Sync(args) => commands::sync::run(session, args).await,
+        Command::Conformance(args) => commands::conformance::run(session, args).await,
         Command::Ping(args) => commands::ping::run(session, args).await,
         Command::Capabilities => commands::capabilities::run(session).await,
         Command::Doctor(args) => commands::doctor::run(session, args).await,
-        Command::Completions { shell } => commands::completions::run(shell),
-        Command::Urls => Output::stdout().text(urls::HELP),
+        // They have been carried out without a session.
+        Command::Completions { .. } | Command::Man(_) | Command::Context(_) | Command::Urls => Ok(()),
     }
 }

@@ -49,9 +49,14 @@ impl Progress {
 
     /// The same for so many keys, so that it can tell how much is left.
     pub(crate) fn of(self, total: u64) -> Self {
+        self.expect(total);
+        self
+    }
+
+    /// So many keys there will be.
+    pub(crate) fn expect(&self, total: u64) {
         self.bar.set_length(total);
         set_style(&self.bar, "{spinner} {prefix} {pos} of {len} keys, {msg} ({per_sec}, {eta} left)");
-        self
     }
 
     /// One key with this many bytes of value is done.

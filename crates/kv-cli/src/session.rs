@@ -4,12 +4,14 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use etcetera::BaseStrategy;
-use kv_core::{Error, ErrorKind, Operation, Registry, Store, StoreUrl};
+use kv_core::{Driver, Error, ErrorKind, Operation, Registry, Store, StoreUrl};
 use percent_encoding::{AsciiSet, CONTROLS, utf8_percent_encode};
 use tokio::sync::OnceCell;
 
 use crate::cli::Global;
+use crate::contexts::Named;
 use crate::exit::Failure;
+use crate::layers::Layers;
 use crate::native;
 use crate::output::{Format, duration, say};
 use crate::server;
@@ -37,7 +39,8 @@ pub(crate) enum Wait {
 /// One run of the command.
 pub(crate) struct Session {
     registry: Registry,
-    url: String,
+    named: Named,
+    layers: Layers,
     timeout: Option<Duration>,
     output: Option<Format>,
     store: OnceCell<Arc<dyn Store>>,
@@ -46,8 +49,8 @@ pub(crate) struct Session {
 
 impl Session {
     pub(crate) fn new(registry: Registry, global: Global) -> Result<Self, Failure> {
-        let Global { store, timeout, output, verbose: _ } = global;
-        let url = match store {
+        let Global { store, timeout, output, read_only, audit, verbose: _ } = global;
+        let named = match store {
             // Most likely a variable that was meant to be set: another store would be a surprise.
             Some(url) if url.trim().is_empty() => {
                 return Err(Failure::Usage(
@@ -56,10 +59,20 @@ impl Session {
                         .to_owned(),
                 ));
             }
-            Some(url) => complete(url)?,
-            None => default_url()?,
+            Some(argument) => Some(Named::new(argument)?),
+            None => Named::current()?,
         };
-        Ok(Self { registry, url, timeout, output, store: OnceCell::new(), others: Mutex::default() })
+        let named = url_of(named)?;
+        let layers = Layers::new(read_only, audit)?;
+        Ok(Self {
+            registry,
+            named,
+            layers,
+            timeout,
+            output,
+            store: OnceCell::new(),
+            others: Mutex::default(),
+        })
     }
 
     /// The same run of the command with the store yet to be opened: for a part of it that begins when this one
@@ -67,7 +80,8 @@ impl Session {
     pub(crate) fn again(&self) -> Self {
         Self {
             registry: self.registry.clone(),
-            url: self.url.clone(),
+            named: self.named.clone(),
+            layers: self.layers.clone(),
             timeout: self.timeout,
             output: self.output,
             store: OnceCell::new(),
@@ -87,7 +101,8 @@ impl Session {
 
     /// Whether this store belongs to one process as long as that has it open.
     pub(crate) fn is_for_one_process(&self) -> bool {
-        self.url
+        self.named
+            .url
             .split_once(':')
             .is_some_and(|(scheme, _)| ["sled", "mem"].iter().any(|known| scheme.eq_ignore_ascii_case(known)))
     }
@@ -112,7 +127,7 @@ impl Session {
     /// A failure, with what to look at where the URL may name another kind of server than there is.
     pub(crate) fn advised(&self, failure: Failure) -> Failure {
         let Failure::Store(error) = failure else { return failure };
-        match StoreUrl::parse(&self.url).ok().and_then(|url| server::doubt(&url, error.kind())) {
+        match StoreUrl::parse(&self.named.url).ok().and_then(|url| server::doubt(&url, error.kind())) {
             Some(advice) => Failure::Advised { error, advice },
             None => Failure::Store(error),
         }
@@ -120,7 +135,7 @@ impl Session {
 
     /// The hosts of the store's URL and a URL for each alone, where it names more than one.
     pub(crate) fn members(&self) -> Vec<(String, String)> {
-        server::members(&self.url)
+        server::members(&self.named.url)
     }
 
     /// Opens another store with the same drivers.
@@ -130,7 +145,25 @@ impl Session {
 
     /// The store's URL, fit to be shown.
     pub(crate) fn shown_url(&self) -> Result<String, Failure> {
-        Ok(StoreUrl::parse(&self.url)?.to_string())
+        Ok(StoreUrl::parse(&self.named.url)?.to_string())
+    }
+
+    /// The store's URL, for whoever opens it by itself: it can hold a secret.
+    pub(crate) fn url(&self) -> &str {
+        &self.named.url
+    }
+
+    /// The driver of the store, for whoever opens it without a layer.
+    pub(crate) fn bare_driver(&self) -> Result<Driver, Failure> {
+        if self.named.read_only || !self.layers.is_bare() {
+            return Err(Failure::Usage(
+                "the suite opens the store by itself, so that it runs without --read-only and --audit"
+                    .to_owned(),
+            ));
+        }
+        let url = StoreUrl::parse(&self.named.url)?;
+        let driver = self.registry.driver(url.scheme()).copied();
+        driver.ok_or_else(|| Failure::Usage(format!("there is no driver for {}", url.scheme())))
     }
 
     /// The store, opened at the first call.
@@ -140,12 +173,12 @@ impl Session {
 
     /// The same, waiting this long if another process has its directory.
     pub(crate) async fn store_within(&self, wait: Wait) -> Result<&Arc<dyn Store>, Failure> {
-        self.store.get_or_try_init(|| self.open(&self.url, wait)).await
+        self.store.get_or_try_init(|| self.open(&self.named, wait)).await
     }
 
     /// Another store, opened in the same way and closed with the first.
-    pub(crate) async fn other(&self, url: &str) -> Result<Arc<dyn Store>, Failure> {
-        let store = self.open(url, Wait::Timeout).await?;
+    pub(crate) async fn other(&self, named: &Named) -> Result<Arc<dyn Store>, Failure> {
+        let store = self.open(named, Wait::Timeout).await?;
         self.others.lock().unwrap_or_else(PoisonError::into_inner).push(store.clone());
         Ok(store)
     }
@@ -158,7 +191,7 @@ impl Session {
         }
     }
 
-    async fn open(&self, url: &str, wait: Wait) -> Result<Arc<dyn Store>, Failure> {
+    async fn open(&self, named: &Named, wait: Wait) -> Result<Arc<dyn Store>, Failure> {
         let patience = match wait {
             Wait::Timeout => Some(self.timeout.unwrap_or(PATIENCE)),
             Wait::UpTo(patience) => Some(patience),
@@ -167,8 +200,8 @@ impl Session {
         let begin = Instant::now();
         let mut told = false;
         loop {
-            let error = match self.open_once(url).await {
-                Ok(store) => return Ok(store),
+            let error = match self.open_once(&named.url).await {
+                Ok(store) => return Ok(self.layers.around(store, named.read_only)),
                 Err(error) => error,
             };
             let ErrorKind::InUse { holder } = error.kind() else { return Err(error.into()) };
@@ -200,7 +233,7 @@ impl Session {
         operation: Operation,
         work: impl Future<Output = Result<T, Error>>,
     ) -> Result<T, Error> {
-        self.in_time_at(&self.url, operation, work).await
+        self.in_time_at(&self.named.url, operation, work).await
     }
 
     /// The same of the store at another URL.
@@ -259,9 +292,9 @@ fn in_use_advice(patience: Duration) -> String {
 }
 
 /// Takes what a URL leaves out from the variables of the native tools, and says so.
-pub(crate) fn complete(url: String) -> Result<String, Failure> {
+fn complete(named: Named) -> Result<Named, Failure> {
     let variable = |name: &str| std::env::var(name).ok();
-    let Some(completed) = native::complete(&url, variable)? else { return Ok(url) };
+    let Some(completed) = native::complete(&named.url, variable)? else { return Ok(named) };
     let shown = StoreUrl::parse(&completed.url)?;
     say(&format!("kv: {shown}, from {}", completed.from.join(", ")));
     if let Some(secret) = completed.in_the_clear {
@@ -273,7 +306,22 @@ pub(crate) fn complete(url: String) -> Result<String, Failure> {
     for unused in completed.unused {
         say(&format!("kv: warning: {unused} is set, and kv does not use it"));
     }
-    Ok(completed.url)
+    Ok(Named { url: completed.url, ..named })
+}
+
+/// A store that is named in words: with what its URL leaves out, or the default one.
+pub(crate) fn url_of(named: Option<Named>) -> Result<Named, Failure> {
+    match named {
+        Some(named) => complete(named),
+        None => Ok(Named { url: default_url()?, read_only: false }),
+    }
+}
+
+/// The same URL without a word about where it is from, for whoever only looks.
+pub(crate) fn quiet_url_of(named: Option<Named>) -> Option<String> {
+    let Some(Named { url, .. }) = named else { return default_url().ok() };
+    let completed = native::complete(&url, |name| std::env::var(name).ok()).ok()?;
+    Some(completed.map_or(url, |completed| completed.url))
 }
 
 /// The store of somebody who named none.
@@ -295,7 +343,14 @@ pub(crate) mod tests {
 
     /// A run of the command on this store, as a test has it.
     pub(crate) fn session(url: &str) -> Session {
-        let global = Global { store: Some(url.to_owned()), timeout: None, output: None, verbose: 0 };
+        let global = Global {
+            store: Some(url.to_owned()),
+            timeout: None,
+            output: None,
+            read_only: false,
+            audit: None,
+            verbose: 0,
+        };
         Session::new(kv_any::registry(), global).unwrap()
     }
 }

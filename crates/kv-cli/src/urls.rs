@@ -9,6 +9,7 @@ A store is named by a URL, after --store or in the variable KV_STORE:
   etcd://HOST:2379/NAMESPACE   etcd
   consul://HOST:8500/NAMESPACE Consul
   zk://HOST:2181/NAMESPACE     ZooKeeper
+  @NAME                        a context: kv context list
 
 Several hosts are separated by commas, and the port can be left out. All keys
 lie below NAMESPACE, which can be left out too. With +tls behind its name the

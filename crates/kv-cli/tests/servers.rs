@@ -49,6 +49,10 @@ async fn every_backend() {
         watches::changes_of_other_processes_arrive(&place(&server));
         locks::commands_exclude_each_other_and_tell_who_holds(&place(&server));
         locks::a_lock_that_is_removed_ends_the_command(&place(&server));
+        locks::locks_are_seen_and_a_hold_is_ended(&place(&server));
+        locks::a_fenced_write_needs_the_hold(&place(&server));
+        locks::a_leader_is_seen_and_gives_up_the_office(&place(&server));
+        changes_of_many_keys(&place(&server));
     }
 }
 
@@ -109,6 +113,38 @@ async fn another_product_is_asked_about() {
     let place = Place::at(format!("consul://{}/ns", server.node(1).endpoint()));
     let run = place.kv(["get", "a", "--timeout", "5s"]);
     assert!(run.code != 0 && run.err.contains("is it Consul that listens there?"), "{run:?}");
+}
+
+/// A transaction, a move, and puts that keep the time to live, as far as the store has what they need.
+fn changes_of_many_keys(place: &Place) {
+    place.kv(["put", "old/a", "1"]).ok();
+    place.kv(["put", "old/b/c", "2"]).ok();
+    let run = place.kv(["mv", "old", "new"]).ok();
+    assert_eq!(run.text(), "moved 2 keys, 2 bytes; made 2, changed 0, deleted 0, there already 0\n");
+    assert_eq!(place.kv(["ls", "-r"]).ok().text(), "new/a\nnew/b/c\n");
+    assert_eq!(place.kv(["grep", "2", "new"]).ok().text(), "new/b/c:1: 2\n");
+
+    let text = r#"{"conditions": [{"key": "new/a", "value": "1"}, {"key": "x", "exists": false}],
+        "then": [{"put": "x", "value": "y"}, {"delete": "new/a"}], "else": [{"get": "x"}]}"#;
+    if place.has("transactions") {
+        let run = place.kv_with(["txn", "-"], text.as_bytes());
+        assert!(run.code == 0 && run.text().ends_with("delete new/a: deleted\n"), "{run:?}");
+        let run = place.kv_with(["txn", "-"], text.as_bytes());
+        assert!(run.code == 4 && run.text().ends_with(", y\n"), "{run:?}");
+    } else {
+        place.kv_with(["txn", "-"], text.as_bytes()).fails(2, &["transactions"]);
+        place.kv(["get", "x"]).fails(3, &[]);
+    }
+    if place.has("ttl") && place.has("keep_expiry") {
+        place.kv(["put", "t", "1", "--ttl", "1m"]).ok();
+        place.kv(["put", "t", "2", "--keep-ttl"]).ok();
+        let entry = place.kv(["get", "t", "--meta", "-o", "json"]).ok().json();
+        assert_eq!((&entry["value"], &entry["expiry"]["kind"]), (&"2".into(), &"ttl".into()), "{entry}");
+    }
+    if place.has("list_expiry") {
+        let rows = place.kv(["ls", "-e", "-o", "jsonl"]).ok().json_lines();
+        assert!(rows.iter().any(|row| row["expiry"]["kind"] == "ttl"), "{rows:?}");
+    }
 }
 
 fn the_first_steps(place: &Place) {

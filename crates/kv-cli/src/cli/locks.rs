@@ -1,4 +1,4 @@
-//! `kv lock` and `kv locks`.
+//! `kv lock`, `kv locks` and `kv elect`.
 
 use std::time::Duration;
 
@@ -71,3 +71,34 @@ pub(crate) struct Locks {
     #[arg(long, value_name = "N", requires = "watch", allow_negative_numbers = true, value_parser = count::<u64>)]
     pub(crate) count: Option<u64>,
 }
+
+#[derive(Args, Debug)]
+pub(crate) struct Elect {
+    /// The key of the office
+    pub(crate) key: String,
+    /// Follow who leads: now, then each change
+    #[arg(long, conflicts_with_all = LEADING)]
+    pub(crate) watch: bool,
+    /// End after this many lines
+    #[arg(long, value_name = "N", requires = "watch", conflicts_with_all = LEADING, allow_negative_numbers = true, value_parser = count::<u64>)]
+    pub(crate) count: Option<u64>,
+    /// What others see as the leader [default: HOST:PID]
+    #[arg(long, value_name = "TEXT", requires = "command")]
+    pub(crate) owner: Option<String>,
+    /// Tell others this value while leading, such as an address
+    #[arg(long, value_name = "VALUE", requires = "command", allow_hyphen_values = true)]
+    pub(crate) proclaim: Option<String>,
+    /// How long the office outlives a leader that died [default: the store's]
+    #[arg(long, value_name = "TIME", requires = "command", allow_hyphen_values = true, value_parser = duration)]
+    pub(crate) ttl: Option<Duration>,
+    /// How long the command has from TERM to KILL [default: 500ms when the office is lost]; never more than
+    /// half the time until another can lead
+    #[arg(long, value_name = "TIME", requires = "command", allow_hyphen_values = true, value_parser = duration)]
+    pub(crate) grace: Option<Duration>,
+    /// The command to run while leading, and its arguments; without one, who leads is told
+    #[arg(last = true, value_name = "COMMAND")]
+    pub(crate) command: Vec<std::ffi::OsString>,
+}
+
+/// The options of a candidate.
+const LEADING: [&str; 5] = ["owner", "proclaim", "ttl", "grace", "command"];

@@ -1,16 +1,19 @@
 //! The command line.
 
+mod about;
 mod locks;
 mod transfer;
 mod trees;
 mod values;
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
 use clap_complete::Shell;
 
-pub(crate) use self::locks::{Lock, Locks};
+pub(crate) use self::about::{Conformance, Context, ContextCommand, Man};
+pub(crate) use self::locks::{Elect, Lock, Locks};
 pub(crate) use self::transfer::{Diff, Export, Import, Lifetime, Mv, Sync};
 pub(crate) use self::trees::{Du, Grep, Ls, Tree, Watch};
 pub(crate) use self::values::{Awaited, Del, Edit, Get, Put, PutCondition, Touch, Txn, Wait};
@@ -33,8 +36,8 @@ Exit codes: 0 done, 1 other failure, 2 usage, 3 not found, 4 conflict, \
 
 #[derive(Args, Debug)]
 pub(crate) struct Global {
-    /// The store, as a URL: sled:PATH, etcd://HOST:2379/NAMESPACE, consul://…, zk://…, mem:;
-    /// `kv help urls` tells the rest [default: a sled store in your data directory]
+    /// The store, as a URL: sled:PATH, etcd://HOST:2379/NAMESPACE, consul://…, zk://…, mem:, or @CONTEXT;
+    /// `kv help urls` tells the rest [default: the context in use, else a sled store in your data directory]
     // The URL can hold a password, so its value is never shown.
     #[arg(
         long,
@@ -52,6 +55,12 @@ pub(crate) struct Global {
     /// Form of the output
     #[arg(long, short, global = true, help_heading = "For every command", value_enum, value_name = "FORM")]
     pub(crate) output: Option<Format>,
+    /// Refuse everything that could change a store, before it is sent
+    #[arg(long, global = true, help_heading = "For every command")]
+    pub(crate) read_only: bool,
+    /// Append a line of JSON to this file for each operation that could change a store; values are not in it
+    #[arg(long, global = true, help_heading = "For every command", value_name = "FILE")]
+    pub(crate) audit: Option<PathBuf>,
     /// Tell each request and its time on standard error; -vv also what the drivers log
     #[arg(long, short, global = true, help_heading = "For every command", action = clap::ArgAction::Count)]
     pub(crate) verbose: u8,
@@ -89,6 +98,8 @@ pub(crate) enum Command {
     Lock(Lock),
     /// Tell who holds which locks and who waits for them
     Locks(Locks),
+    /// Run a command while leading, or tell who leads
+    Elect(Elect),
     /// Put a directory tree or an export into the store
     Import(Import),
     /// Write everything below a prefix as JSON lines
@@ -103,10 +114,16 @@ pub(crate) enum Command {
     Doctor(Doctor),
     /// Time requests to the store
     Ping(Ping),
+    /// Try every promise of a store on this one
+    Conformance(Conformance),
+    /// Give stores names, and choose the one that is used where none is named
+    Context(Context),
     /// Explain store URLs and their parameters
     #[command(override_help = crate::urls::HELP)]
     Urls,
-    /// Print a completion script for a shell
+    /// Print the manual for man, or write all of its pages
+    Man(Man),
+    /// Print what makes a shell complete commands, keys, schemes and contexts
     Completions {
         /// The shell
         shell: Shell,

@@ -16,6 +16,9 @@ pub(crate) struct Ls {
     /// Show versions and sizes; reads the values
     #[arg(long, short)]
     pub(crate) long: bool,
+    /// Show when keys expire, too; reads the values
+    #[arg(long, short)]
+    pub(crate) expiry: bool,
     /// At most this many
     #[arg(long, value_name = "N", allow_negative_numbers = true, value_parser = number::<usize>)]
     pub(crate) limit: Option<usize>,
@@ -26,7 +29,7 @@ pub(crate) struct Ls {
     #[arg(long)]
     pub(crate) stale: bool,
     /// Print how many there are, and nothing else
-    #[arg(long, conflicts_with = "long")]
+    #[arg(long, conflicts_with_all = ["long", "expiry"])]
     pub(crate) count: bool,
 }
 

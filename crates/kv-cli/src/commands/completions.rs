@@ -1,17 +1,18 @@
-//! `kv completions`: a script for the shell.
+//! `kv completions`: what makes a shell ask `kv` for candidates.
 
-use clap::CommandFactory;
 use clap_complete::Shell;
+use clap_complete::env::Shells;
 
-use crate::cli::Cli;
+use crate::complete::VARIABLE;
 use crate::exit::Failure;
-use crate::output::Output;
+use crate::output::{Output, write_failed};
 
 pub(crate) fn run(shell: Shell) -> Result<(), Failure> {
-    // clap_complete panics when it cannot write.
-    let mut script = Vec::new();
-    clap_complete::generate(shell, &mut Cli::command(), "kv", &mut script);
+    let name = shell.to_string();
+    let shells = Shells::builtins();
+    let known = shells.completer(&name);
+    let known = known.ok_or_else(|| Failure::Usage(format!("kv knows no completions for {name}")))?;
     let mut out = Output::stdout();
-    out.bytes(&script)?;
+    known.write_registration(VARIABLE, "kv", "kv", "kv", &mut out).map_err(write_failed)?;
     out.flush()
 }

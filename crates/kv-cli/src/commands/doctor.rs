@@ -174,7 +174,7 @@ pub(crate) async fn run(session: &Session, args: Doctor) -> Result<(), Failure> 
 }
 
 pub(super) fn scratch_key() -> Result<Key, Error> {
-    Key::new(&format!("kv-doctor/{}", super::lock::default_owner().replace(['/', ':'], "-")))
+    Key::new(&format!("kv-doctor/{}", super::owner::default_owner().replace(['/', ':'], "-")))
 }
 
 /// Each server the URL names, by itself: what it is and what it still answers.

@@ -2,7 +2,9 @@
 //!
 //! The edit is in a file of its own until it is stored. Whatever goes wrong, that file stays and is named.
 
-use std::fs;
+use std::fs::{self, OpenOptions};
+use std::io::Write;
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::PathBuf;
 use std::process::{Command, ExitStatus};
 
@@ -213,12 +215,14 @@ impl Draft {
         self.read().is_ok_and(|value| value == self.before)
     }
 
-    /// Another value in a file beside it.
+    /// Another value in a file beside it, which nobody else can read either.
     fn beside(&self, value: &[u8]) -> Result<PathBuf, Failure> {
         let mut name = self.path.clone().into_os_string();
         name.push(".theirs");
         let path = PathBuf::from(name);
-        fs::write(&path, value).map_err(|error| Failure::io(format!("cannot write {path:?}"), error))?;
+        let file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&path);
+        let written = file.and_then(|mut file| file.write_all(value));
+        written.map_err(|error| Failure::io(format!("cannot write {path:?}"), error))?;
         Ok(path)
     }
 

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use futures_util::{StreamExt, TryStreamExt};
-use kv_core::{Entry, Error, GetOptions, ListItem, ListOptions, Operation, Store};
+use kv_core::{Entry, Error, GetOptions, ListItem, ListOptions, Operation, Power, Store};
 use tempfile::NamedTempFile;
 
 use crate::cli::Export;
@@ -21,9 +21,15 @@ const IN_FLIGHT: usize = 32;
 
 pub(crate) async fn run(session: &Session, args: Export) -> Result<(), Failure> {
     let prefix = super::prefix(&args.prefix, Operation::List)?;
-    let mut options = ListOptions::default();
-    options.timeout = session.timeout();
+    // What `consul kv import` reads has no place for it.
+    let expiring = !(args.no_expiry || args.consul);
     let store = session.store().await?;
+    let with_list = expiring && store.capabilities().has(Power::ListExpiry);
+    let mut options = ListOptions::default();
+    if with_list {
+        options = options.with_expiry();
+    }
+    options.timeout = session.timeout();
     let listing =
         session.request(Operation::List, prefix.as_str(), store.list_with(&prefix, options)).await?;
     let entries = listing.try_filter_map(|item| {
@@ -32,12 +38,11 @@ pub(crate) async fn run(session: &Session, args: Export) -> Result<(), Failure> 
             _ => None,
         }))
     });
-    // What `consul kv import` reads has no place for it.
-    let expiring = !(args.no_expiry || args.consul);
+    let one_by_one = expiring && !with_list;
     let (store, timeout) = (&**store, session.timeout());
     let mut entries = entries
         .map_ok(|entry| async move {
-            if expiring { with_expiry(store, entry, timeout).await } else { Ok(Some(entry)) }
+            if one_by_one { with_expiry(store, entry, timeout).await } else { Ok(Some(entry)) }
         })
         .try_buffered(IN_FLIGHT)
         .boxed_local();
@@ -87,7 +92,7 @@ pub(crate) async fn run(session: &Session, args: Export) -> Result<(), Failure> 
     Ok(())
 }
 
-/// The entry with its expiry, which a list does not tell. `None` where the key has gone since: one that
+/// The entry with its expiry, which the lists of this store do not tell. `None` where the key has gone since: one that
 /// expired must not come back for good. Of one that was put since, the new expiry is told.
 async fn with_expiry(
     store: &dyn Store,

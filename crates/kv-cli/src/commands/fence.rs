@@ -1,7 +1,5 @@
 //! The fence of the lock that a command runs under: its writes are applied only during that hold.
 
-#[cfg(unix)]
-use kv_core::LockGuard;
 use kv_core::{Fence, FencingToken, Key};
 
 use crate::exit::Failure;
@@ -14,11 +12,11 @@ const RECORD: &str = "KV_LOCK_RECORD";
 
 /// What the environment of a command says of the lock it runs under.
 #[cfg(unix)]
-pub(super) fn environment(guard: &LockGuard) -> [(&'static str, String); 3] {
+pub(super) fn environment(fence: &Fence) -> [(&'static str, String); 3] {
     [
-        (KEY, guard.key().as_str().to_owned()),
-        (TOKEN, guard.token().to_string()),
-        (RECORD, guard.fence().record().to_owned()),
+        (KEY, fence.key().as_str().to_owned()),
+        (TOKEN, fence.token().to_string()),
+        (RECORD, fence.record().to_owned()),
     ]
 }
 

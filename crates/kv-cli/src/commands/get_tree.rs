@@ -1,7 +1,7 @@
 //! `kv get --recursive`: everything below a prefix, values included.
 
 use futures_util::TryStreamExt;
-use kv_core::{Consistency, ListItem, ListOptions, Operation};
+use kv_core::{Consistency, ListItem, ListOptions, Operation, Power};
 
 use super::entry::{bare, ends_line, show};
 use super::level;
@@ -33,8 +33,12 @@ pub(super) async fn run(session: &Session, args: Get, encoding: Encoding) -> Res
     if args.stale {
         options = options.with_consistency(Consistency::Stale);
     }
+    let store = session.store().await?;
+    if args.meta && store.capabilities().has(Power::ListExpiry) {
+        options = options.with_expiry();
+    }
     options.timeout = session.timeout();
-    let listing = session.store().await?.list_with(&prefix, options);
+    let listing = store.list_with(&prefix, options);
     let mut listing = session.request(Operation::List, prefix.as_str(), listing).await?;
 
     let mut out = Output::stdout();

@@ -48,9 +48,13 @@ pub(crate) async fn run(session: &Session, args: Import) -> Result<(), Failure> 
     let source = Arc::new(source);
     let (checked, within) = (source.clone(), below.clone());
     let checked = tokio::task::spawn_blocking(move || checked.check(&within, max_value)).await;
-    if let Err(failure) = checked.map_err(reader_died).and_then(|checked| checked) {
-        work.told = true;
-        return Err(failure);
+    match checked.map_err(reader_died).and_then(|checked| checked) {
+        Ok(Some(keys)) => work.progress.expect(keys),
+        Ok(None) => {}
+        Err(failure) => {
+            work.told = true;
+            return Err(failure);
+        }
     }
     let (mut rows, reader) = Opened::rows(source, below, max_value);
 

@@ -11,8 +11,3 @@ use crate::session::Session;
 pub(crate) async fn run(_session: &Session, _args: Lock) -> Result<u8, Failure> {
     Err(Error::unsupported("running a command under a lock, on a system without process groups").into())
 }
-
-/// What others see as the holder.
-pub(crate) fn default_owner() -> String {
-    format!("localhost:{}", std::process::id())
-}

@@ -9,7 +9,7 @@ use serde::Serialize;
 use super::level;
 use crate::cli::Ls;
 use crate::exit::Failure;
-use crate::output::{Format, JsonEntry, JsonItems, Output, for_reader};
+use crate::output::{Format, JsonEntry, JsonItems, Output, expiry_words, for_reader};
 use crate::session::Session;
 
 #[derive(Serialize)]
@@ -49,8 +49,12 @@ pub(crate) async fn run(session: &Session, args: Ls) -> Result<(), Failure> {
     if !args.recursive {
         options = options.with_one_level();
     }
-    if !args.long {
+    let shape = Shape::of(args.long, args.expiry);
+    if shape == Shape::Names {
         options = options.with_keys_only();
+    }
+    if shape == Shape::Expiry {
+        options = options.with_expiry();
     }
     if args.stale {
         options = options.with_consistency(Consistency::Stale);
@@ -78,12 +82,14 @@ pub(crate) async fn run(session: &Session, args: Ls) -> Result<(), Failure> {
     let mut empty = true;
     match session.output() {
         None | Some(Format::Table) => {
-            if args.long {
-                out.line(&columns("VERSION", "BYTES", "KEY"))?;
+            match shape {
+                Shape::Names => {}
+                Shape::Long => out.line(&columns("VERSION", "BYTES", "KEY"))?,
+                Shape::Expiry => out.line(&columns("VERSION", "BYTES", &expiring("EXPIRES", "KEY")))?,
             }
             while let Some(item) = listing.try_next().await? {
                 empty = false;
-                out.line(&line(&item, args.long))?;
+                out.line(&line(&item, shape))?;
             }
         }
         Some(format) => {
@@ -102,12 +108,45 @@ pub(crate) async fn run(session: &Session, args: Ls) -> Result<(), Failure> {
     Ok(())
 }
 
-fn line(item: &ListItem, long: bool) -> String {
+/// How much of each key is shown.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Shape {
+    Names,
+    Long,
+    Expiry,
+}
+
+impl Shape {
+    fn of(long: bool, expiry: bool) -> Self {
+        match (long, expiry) {
+            (_, true) => Self::Expiry,
+            (true, false) => Self::Long,
+            (false, false) => Self::Names,
+        }
+    }
+}
+
+fn line(item: &ListItem, shape: Shape) -> String {
     let name = for_reader(item.path());
     match item {
-        ListItem::Entry(entry) => columns(&entry.version.to_string(), &entry.value.len().to_string(), &name),
-        ListItem::Prefix(_) if long => columns("-", "-", &format!("{name}/")),
-        ListItem::Prefix(_) => format!("{name}/"),
+        ListItem::Entry(entry) => {
+            let (version, bytes) = (entry.version.to_string(), entry.value.len().to_string());
+            match (shape, entry.expiry) {
+                (Shape::Expiry, Some(expiry)) => {
+                    columns(&version, &bytes, &expiring(&expiry_words(expiry), &name))
+                }
+                (Shape::Expiry, None) => columns(&version, &bytes, &expiring("unknown", &name)),
+                _ => columns(&version, &bytes, &name),
+            }
+        }
+        ListItem::Prefix(_) => {
+            let name = format!("{name}/");
+            match shape {
+                Shape::Names => name,
+                Shape::Long => columns("-", "-", &name),
+                Shape::Expiry => columns("-", "-", &expiring("-", &name)),
+            }
+        }
         _ => name.into_owned(),
     }
 }
@@ -115,4 +154,9 @@ fn line(item: &ListItem, long: bool) -> String {
 /// Columns of a fixed width, so that lines can be written before the last one is known.
 fn columns(version: &str, bytes: &str, key: &str) -> String {
     format!("{version:>12} {bytes:>10}  {key}")
+}
+
+/// The column of expiries, and the key behind it.
+fn expiring(expiry: &str, key: &str) -> String {
+    format!("{expiry:<22}  {key}")
 }

@@ -2,6 +2,8 @@
 
 pub(crate) mod capabilities;
 pub(crate) mod completions;
+pub(crate) mod conformance;
+pub(crate) mod context;
 pub(crate) mod del;
 pub(crate) mod doctor;
 pub(crate) mod du;
@@ -10,6 +12,11 @@ pub(crate) mod edit;
 #[cfg(not(unix))]
 #[path = "edit_unsupported.rs"]
 pub(crate) mod edit;
+#[cfg(unix)]
+pub(crate) mod elect;
+#[cfg(not(unix))]
+#[path = "elect_unsupported.rs"]
+pub(crate) mod elect;
 mod entry;
 mod expiry;
 pub(crate) mod export;
@@ -17,7 +24,10 @@ mod fence;
 pub(crate) mod get;
 mod get_tree;
 pub(crate) mod grep;
+#[cfg(unix)]
+mod hold;
 pub(crate) mod import;
+pub(crate) mod leader;
 mod level;
 #[cfg(unix)]
 pub(crate) mod lock;
@@ -26,11 +36,13 @@ pub(crate) mod lock;
 pub(crate) mod lock;
 pub(crate) mod locks;
 pub(crate) mod ls;
+pub(crate) mod man;
 #[cfg(unix)]
 pub(crate) mod on_change;
 #[cfg(not(unix))]
 #[path = "on_change_unsupported.rs"]
 pub(crate) mod on_change;
+mod owner;
 pub(crate) mod ping;
 pub(crate) mod put;
 pub(crate) mod sync;

@@ -173,13 +173,19 @@ impl Opened {
     }
 
     /// Reads all of a text without doing anything with it: whether every row is one, before the
-    /// first of them changes a store.
-    pub(crate) fn check(&self, below: &Prefix, max_value: usize) -> Result<(), Failure> {
-        match self {
+    /// first of them changes a store. Tells how many keys it has, where that is known so early.
+    pub(crate) fn check(&self, below: &Prefix, max_value: usize) -> Result<Option<u64>, Failure> {
+        if let Self::Dir { .. } = self {
             // Each file is a row whatever it holds.
-            Self::Dir { .. } => Ok(()),
-            _ => self.read(below, max_value, &mut |_| Ok(())),
+            return Ok(None);
         }
+        let mut keys = 0;
+        let mut count = |row| {
+            keys += u64::from(matches!(row, Row::Entry { .. }));
+            Ok(())
+        };
+        self.read(below, max_value, &mut count)?;
+        Ok(Some(keys))
     }
 
     /// Reads the source on a thread of its own, a few rows ahead. The handle tells how it ended.

@@ -104,6 +104,12 @@ impl Place {
         command
     }
 
+    /// Whether the store declares this power.
+    pub(crate) fn has(&self, power: &str) -> bool {
+        let declared = self.kv(["capabilities", "-o", "json"]).ok().json();
+        declared["powers"][power].as_bool().unwrap_or_else(|| panic!("{power} in {declared}"))
+    }
+
     /// The command on a terminal of this kind and width, through `script`; standard error goes there
     /// too. `None` after saying that there is no such program here.
     pub(crate) fn on_terminal(&self, kind: &str, columns: u16, line: &str) -> Option<Run> {

@@ -1,10 +1,12 @@
 //! edit: an editor, and a put that overwrites nobody.
 
+use std::io::Write;
 use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
 
 use serde_json::json;
 
-use crate::common::{Place, Run};
+use crate::common::{Place, Run, Running};
 
 /// Runs `kv edit` with this shell script as the editor; the file to edit is `$1`.
 fn edit(place: &Place, args: &[&str], script: &str) -> Run {
@@ -94,4 +96,36 @@ fn keys_that_cannot_be_edited() {
     let run = edit(&place, &["c", "--create"], "$KV put c theirs; echo new > \"$1\"");
     assert!(run.code == 4 && run.err.contains("others put version 3"), "{run:?}");
     assert_eq!(place.kv(["get", "c"]).ok().text(), "theirs");
+}
+
+/// On a terminal there is somebody to ask whether the edit goes over what others put.
+#[test]
+fn a_conflict_is_asked_about_on_a_terminal() {
+    for (answer, value) in [("y\n", "mine"), ("n\n", "theirs")] {
+        let place = Place::new();
+        place.kv(["put", "a", "one"]).ok();
+        std::fs::create_dir_all(place.path("drafts")).unwrap();
+        // The first time others are faster.
+        let script = "test -e came || $KV put a theirs; touch came; echo mine > \"$1\"";
+        std::fs::write(place.path("editor"), script).unwrap();
+        let kv = env!("CARGO_BIN_EXE_kv");
+        let mut terminal = Command::new("script");
+        terminal.args(["-qec", &format!("{kv} edit a"), "/dev/null"]).env("KV_STORE", place.url());
+        terminal.env("EDITOR", "sh -e ./editor").env_remove("VISUAL").env("KV", kv);
+        terminal.env("TMPDIR", place.path("drafts")).current_dir(place.path(""));
+        terminal.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut running = match terminal.spawn() {
+            Ok(child) => Running::from(child),
+            Err(error) => {
+                return kv_testkit::skip(&format!("script, which gives a terminal, is not there: {error}"));
+            }
+        };
+        running.child().stdin.take().unwrap().write_all(answer.as_bytes()).unwrap();
+        let run = running.end();
+        assert!(run.text().contains("Others put version 2 meanwhile. Edit yours again"), "{run:?}");
+        assert!(run.text().contains("their value is in "), "{run:?}");
+        assert_eq!(place.kv(["get", "a"]).ok().text(), value, "{run:?}");
+        let kept = drafts(&place).len();
+        assert_eq!(kept, if answer == "y\n" { 0 } else { 2 }, "{run:?}");
+    }
 }

@@ -7,7 +7,9 @@
     reason = "tests say what they mean with unwrap, and print their seed and what they skip"
 )]
 
+mod about;
 mod common;
+mod contexts;
 mod edit;
 mod find;
 mod locks;

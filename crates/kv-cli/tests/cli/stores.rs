@@ -172,11 +172,11 @@ fn verbose_tells_each_request_with_its_time() {
 }
 
 #[test]
-fn completions_know_the_commands() {
+fn completions_are_those_of_the_shell() {
     let place = Place::new();
-    for shell in ["bash", "zsh", "fish"] {
+    for shell in ["bash", "elvish", "fish", "powershell", "zsh"] {
         let script = place.kv(["completions", shell]).ok();
-        assert!(script.text().contains("capabilities"), "{shell}");
+        assert!(script.text().contains("COMPLETE"), "{shell}: {script:?}");
     }
     assert!(!place.path("store").exists());
 }

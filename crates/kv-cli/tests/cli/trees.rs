@@ -51,6 +51,24 @@ fn ls_can_tell_more_and_speak_json() {
     assert_eq!(place.kv(["ls", "nothing", "-o", "json"]).ok().json(), json!([]));
 }
 
+#[test]
+fn ls_can_tell_when_keys_expire() {
+    let place = Place::new();
+    place.kv(["put", "a/b", "x"]).ok();
+    place.kv(["put", "c", "x", "--ttl", "1h"]).ok();
+    let lines = place.kv(["ls", "--expiry"]).ok();
+    let lines: Vec<_> = lines.text().lines().collect();
+    assert!(lines[0].ends_with("EXPIRES                 KEY"), "{lines:?}");
+    assert!(lines[1].ends_with(" -                       a/"), "{lines:?}");
+    assert!(lines[2].contains(" in 59 min ") && lines[2].ends_with(" of 1 h  c"), "{lines:?}");
+    let all = place.kv(["ls", "-r", "-e", "-o", "jsonl"]).ok().json_lines();
+    assert_eq!(all[0]["expiry"], json!({"kind": "never"}));
+    assert_eq!((&all[1]["expiry"]["ttl_seconds"], &all[1]["bytes"]), (&json!(3600.0), &json!(1)));
+    let all = place.kv(["get", "-r", "/", "--meta"]).ok().json_lines();
+    assert_eq!((&all[1]["expiry"]["kind"], &all[1]["value"]), (&json!("ttl"), &json!("x")));
+    assert_eq!(place.kv(["ls", "--expiry", "--count"]).code, 2);
+}
+
 /// A folder where the key was meant, and a key where the folder was.
 #[test]
 fn the_wrong_level_is_told() {

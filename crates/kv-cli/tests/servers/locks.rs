@@ -6,7 +6,9 @@ use std::time::Duration;
 
 use kv_testkit::{Mode, Proxy};
 
-use crate::common::{Place, Running, is_alive, wait_for};
+use serde_json::json;
+
+use crate::common::{Place, Run, Running, is_alive, wait_for};
 
 /// Starts `kv lock` with a command that says its process id in a file and hears no TERM.
 fn deaf(place: &Place, options: &[&str]) -> Running {
@@ -66,6 +68,102 @@ pub(crate) fn a_lock_that_is_removed_ends_the_command(place: &Place) {
     assert_eq!(run.code, 5, "{run:?}");
     assert!(run.err.contains("\"jobs/nightly\" was lost"), "{run:?}");
     assert!(!is_alive(&command));
+}
+
+/// Who holds, who waits, and the end of one hold and no other.
+pub(crate) fn locks_are_seen_and_a_hold_is_ended(place: &Place) {
+    if !place.has("lock_view") {
+        return println!("no lock_view: not looked at");
+    }
+    let holder = deaf(place, &[]);
+    let command = pid(place);
+    let waiting = place.start(["lock", "jobs/nightly", "--owner", "the second", "--", "true"]);
+    let mut locks = json!(null);
+    // Consul keeps no waiters.
+    wait_for("the waiter to be seen", || {
+        locks = place.kv(["locks", "jobs", "-o", "json"]).ok().json();
+        locks[0]["waiters"].as_array().is_none_or(|waiters| !waiters.is_empty())
+    });
+    let holder_seen = &locks[0]["holder"];
+    assert_eq!((&locks[0]["key"], &holder_seen["value"]), (&json!("jobs/nightly"), &json!("the deaf one")));
+    assert!(locks[0]["waiters"].is_null() || locks[0]["waiters"][0]["value"] == "the second", "{locks}");
+    let table = place.kv(["locks"]).ok();
+    let row = table.text().lines().nth(1).unwrap();
+    assert!(row.starts_with("jobs/nightly ") && row.contains(" the deaf one "), "{table:?}");
+    let first = place.kv(["locks", "--watch", "jobs/nightly", "--count", "1", "-o", "jsonl"]).ok().json();
+    assert_eq!(first["holder"]["token"], holder_seen["token"]);
+    assert!(place.kv(["locks", "other"]).err.contains("no lock below \"other\""));
+
+    // Neither without being told, nor by another token.
+    let other = (holder_seen["token"].as_u64().unwrap() + 1_000_000).to_string();
+    place.kv(["lock", "jobs/nightly", "--break"]).fails(2, &["held by the deaf one", "--yes"]);
+    let wrong = ["lock", "jobs/nightly", "--break", "--yes", "--token", &other];
+    place.kv(wrong).fails(4, &["does not hold it", "the deaf one", "nothing was changed"]);
+    assert!(is_alive(&command));
+
+    let mut watching = place.start(["locks", "--watch", "jobs/nightly"]);
+    let mut changes = BufReader::new(watching.child().stdout.take().unwrap()).lines();
+    assert!(changes.next().unwrap().unwrap().starts_with("the deaf one (token "));
+    let ended = place.kv(["lock", "jobs/nightly", "--break", "--yes"]).ok();
+    assert!(ended.text().starts_with("ended the hold of the deaf one (token "), "{ended:?}");
+    let run = holder.end();
+    assert!(run.code == 5 && run.err.contains("was lost"), "{run:?}");
+    assert!(!is_alive(&command));
+    assert_eq!(waiting.end().code, 0);
+    // Others may be merged, and the last state is told.
+    assert!(changes.any(|line| line.unwrap() == "nobody"));
+    fs::remove_file(place.path("pid")).unwrap();
+}
+
+/// A write under a fence is applied during the hold, and not after it.
+pub(crate) fn a_fenced_write_needs_the_hold(place: &Place) {
+    if !place.has("fenced_writes") {
+        return println!("no fenced_writes: not looked at");
+    }
+    let kv = env!("CARGO_BIN_EXE_kv");
+    let script = format!("env | grep ^KV_LOCK_ > fence; {kv} put out during --fence");
+    place.kv(["lock", "jobs/fenced", "--", "sh", "-c", &script]).ok();
+    let fence = fs::read_to_string(place.path("fence")).unwrap();
+    let variables = || fence.lines().filter_map(|line| line.split_once('='));
+    for args in [&["put", "out", "after", "--fence"][..], &["del", "out", "--fence"]] {
+        let run: Run = place.command(args).envs(variables()).output().unwrap().into();
+        assert_eq!(run.code, 5, "{run:?}");
+    }
+    assert_eq!(place.kv(["get", "out"]).ok().text(), "during");
+}
+
+pub(crate) fn a_leader_is_seen_and_gives_up_the_office(place: &Place) {
+    if !place.has("lock_view") {
+        return println!("no lock_view: not looked at");
+    }
+    let args = ["elect", "jobs/leader", "--owner", "me", "--proclaim", "10.0.0.7", "--", "sh", "-c"];
+    let leads = |place: &Place| {
+        let mut all = args.to_vec();
+        all.push("touch leading; exec sleep 1000");
+        place.start_all(&all)
+    };
+    let leader = leads(place);
+    wait_for("the leader", || place.path("leading").exists());
+    let seen = place.kv(["elect", "jobs/leader", "-o", "json"]).ok().json();
+    assert_eq!(
+        (&seen["leader"]["value"], &seen["leader"]["proclaimed"]["value"]),
+        (&json!("me"), &json!("10.0.0.7"))
+    );
+    let term = seen["leader"]["term"].as_u64().unwrap();
+    let words = place.kv(["elect", "jobs/leader"]).ok();
+    assert_eq!(words.text(), format!("me (term {term}): 10.0.0.7\n"));
+
+    // A term that is broken is followed by a later one of the same candidate.
+    fs::remove_file(place.path("leading")).unwrap();
+    place.kv(["lock", "jobs/leader", "--break", "--yes"]).ok();
+    wait_for("the next term", || place.path("leading").exists());
+    let seen = place.kv(["elect", "jobs/leader", "-o", "json"]).ok().json();
+    assert!(seen["leader"]["term"].as_u64().unwrap() > term, "{seen}");
+    leader.signal("TERM");
+    let run = leader.end();
+    assert_eq!(run.code, 143, "{run:?}");
+    assert!(run.err.contains("was lost") && run.err.contains("it campaigns again"), "{run:?}");
+    place.kv(["elect", "jobs/leader"]).fails(3, &["nobody leads"]);
 }
 
 /// The next command under the lock, which would notice the one before it.

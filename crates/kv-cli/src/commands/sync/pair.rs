@@ -6,6 +6,7 @@ use std::time::Duration;
 use kv_core::{Key, Operation, Prefix, Store, StoreUrl};
 
 use super::steps::{Place, Steps};
+use crate::contexts::Named;
 use crate::exit::Failure;
 use crate::session::{self, Session};
 use crate::{commands, server};
@@ -29,8 +30,9 @@ impl Pair {
         (from, to): (Prefix, Prefix),
         apart: bool,
     ) -> Result<Self, Failure> {
-        let (source, destination) = (session::complete(source)?, session::complete(destination)?);
-        let places = [(StoreUrl::parse(&source)?, &from), (StoreUrl::parse(&destination)?, &to)];
+        let named = |argument| session::url_of(Some(Named::new(argument)?));
+        let (source, destination) = (named(source)?, named(destination)?);
+        let places = [(StoreUrl::parse(&source.url)?, &from), (StoreUrl::parse(&destination.url)?, &to)];
         if apart && server::overlap(&places[0], &places[1]) {
             return Err(Failure::Usage(
                 "the source and the destination lie within each other: a copy would be copied again"

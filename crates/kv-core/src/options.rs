@@ -299,7 +299,8 @@ impl ListOptions {
     /// the entry was read.
     ///
     /// It costs nothing for entries that never expire, and at most one request for each lease or session
-    /// that entries of the list live by; nothing at all on ZooKeeper, sled and memory. Needs
+    /// that entries of the list live by; nothing at all on sled and memory. On ZooKeeper it costs one request
+    /// more for each entry, sent together with the one that reads it. Needs
     /// [`Power::ListExpiry`](crate::Power::ListExpiry). A list of keys only has no entries that could
     /// tell it: the two together are `InvalidArgument`.
     ///

@@ -167,6 +167,17 @@ impl Node {
         let data = self.data.clone().filter(|_| !self.known.marker)?;
         Some(Entry::new(key.clone(), data, version(self.stat.mzxid), version(self.created())))
     }
+
+    /// The same, telling how it expires.
+    pub(crate) fn expiring_entry(&self, key: &Key) -> Option<Entry> {
+        let mut entry = self.entry(key)?;
+        entry.expiry = Some(match self.known.kind {
+            Kind::Permanent => EntryExpiry::Never,
+            Kind::Ttl(granted) => EntryExpiry::ttl(granted, None),
+            Kind::Session { .. } => EntryExpiry::Session,
+        });
+        Some(entry)
+    }
 }
 
 /// A transaction's number as a version.
@@ -250,16 +261,8 @@ impl Core {
             return Ok(Some(Entry::new(key.clone(), data, version, created)));
         }
         let Some(node) = self.node(path, true, deadline).await? else { return Ok(None) };
-        let Some(mut entry) = node.entry(key) else { return Ok(None) };
         self.known.note(path, node.known);
-        if expiry {
-            entry.expiry = Some(match node.known.kind {
-                Kind::Permanent => EntryExpiry::Never,
-                Kind::Ttl(granted) => EntryExpiry::ttl(granted, None),
-                Kind::Session { .. } => EntryExpiry::Session,
-            });
-        }
-        Ok(Some(entry))
+        Ok(if expiry { node.expiring_entry(key) } else { node.entry(key) })
     }
 
     /// A node with its kind, and its data where it is asked for or could be a marker's. It may be

@@ -290,6 +290,12 @@ async fn entry(core: &Core, options: &ListOptions, path: &str) -> Result<(Found,
             return Ok((Found::Item(Some(ListItem::Key(key))), Some(stat)));
         }
     }
+    if options.expiry {
+        // A time to live is noted in the access control list, which is asked for with the data.
+        let Some(node) = core.node(path, true, deadline).await? else { return Ok((Found::Item(None), None)) };
+        let item = node.expiring_entry(&key).map(ListItem::Entry);
+        return Ok((Found::Item(item), Some(node.stat)));
+    }
     let Some((data, stat)) = core.read(path, Consistency::Stale, deadline).await? else {
         return Ok((Found::Item(None), None));
     };

@@ -152,7 +152,13 @@ fn capabilities(config: &ZkConfig, full: bool, ttl: bool, session: Duration) -> 
     limits.session_bound = session * 3 / 2 + Duration::from_secs(1);
     limits.lock_ttl = TtlRange::new(session, session, millisecond);
     let mut capabilities = Capabilities::new(BACKEND)
-        .with_powers(&[Power::KeepExpiry, Power::LockView, Power::SessionKeys, Power::StaleReads])
+        .with_powers(&[
+            Power::KeepExpiry,
+            Power::ListExpiry,
+            Power::LockView,
+            Power::SessionKeys,
+            Power::StaleReads,
+        ])
         .with_advice(Power::Ttl, "the servers were started without zookeeper.extendedTypesEnabled=true")
         .with_guarantees(&[Guarantee::LockFifo])
         .with_lock_ttl(LockTtl::PerSession)

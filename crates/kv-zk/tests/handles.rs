@@ -9,8 +9,8 @@ use std::time::{Duration, Instant};
 
 use common::{expiring, key, namespace, server, until};
 use kv_zk::kv_core::{
-    Condition, DeleteOptions, Entry, EntryExpiry, ErrorKind, Expiry, GetOptions, Precondition, PutOptions,
-    Store, StoreExt, Txn, TxnOp, Version,
+    Condition, DeleteOptions, Entry, EntryExpiry, ErrorKind, Expiry, GetOptions, ListOptions, Precondition,
+    Prefix, PutOptions, Store, StoreExt, Txn, TxnOp, Version,
 };
 
 common::on_each_client!(
@@ -132,6 +132,10 @@ async fn each_operation_takes_the_round_trips_it_promises(client: &str) {
     cost("list of nothing", 1, if full { 3 } else { 2 });
     assert_eq!(store.entries("a").await.unwrap().len(), 2);
     cost("list of two keys, each of which is read", 3, if full { 5 } else { 4 });
+    let telling = ListOptions::default().with_expiry();
+    let list = store.list_with(&Prefix::new("a").unwrap(), telling).await.unwrap();
+    assert_eq!(list.entries().await.unwrap().len(), 2);
+    cost("a list that tells how each of two keys expires", 3, if full { 7 } else { 6 });
     // A look that is no older than the call, then the write.
     let version = store.compare_and_set("a/k", version, "3").await.unwrap();
     cost("compare_and_set", 2, 3);

@@ -95,7 +95,8 @@ async fn what_a_client_crate_lacks_is_declared(client: &str) {
     let full = client == "zookeeper-client";
     for power in Power::ALL {
         let expected = match power {
-            Power::KeepExpiry | Power::SessionKeys | Power::StaleReads | Power::Ttl => true,
+            Power::KeepExpiry | Power::ListExpiry | Power::LockView => true,
+            Power::SessionKeys | Power::StaleReads | Power::Ttl => true,
             Power::Transactions | Power::FencedWrites | Power::ExpiryChange => full,
             _ => false,
         };

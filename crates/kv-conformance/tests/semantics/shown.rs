@@ -263,7 +263,10 @@ pub(crate) const DATA: &[Shown] = &[
         "What a backend needs in between",
         &["implicit_parents_do_not_exist", "kv-zk::parents_are_no_entries_until_they_are_put"],
     ),
-    ("Where `list_expiry` is declared", &["list_tells_expiries"]),
+    (
+        "Where `list_expiry` is declared",
+        &["list_tells_expiries", "kv-zk::each_operation_takes_the_round_trips_it_promises"],
+    ),
     ("In a list of one level", &["list_one_level"]),
     ("Another list goes on", &["list_resumes_behind_any_item", "list_start_after_resumes"]),
     ("`Listing::as_of`", &["list_then_watch_loses_nothing"]),

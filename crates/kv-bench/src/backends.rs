@@ -45,7 +45,7 @@ pub(crate) async fn run(
         }
         "zk" => {
             let server = Server::start("kv-zk", &[]).await?;
-            let subjects = server.subjects("", raw::zk::Zk::connect).await?;
+            let subjects = server.subjects("?client=zookeeper-async", raw::zk::Zk::connect).await?;
             measure(name, &subjects, plan, wanted, say).await
         }
         other => bail!("no backend is called {other:?}; there are {}", ALL.join(", ")),

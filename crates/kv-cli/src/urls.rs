@@ -71,7 +71,7 @@ Times are such as 500ms, 5s or 1m30s.
     ttl_sweep         how often the server looks for what has expired
     barrier_reads     true: each read goes through the leader
     lock_layout       curator or kazoo
-    client            zookeeper-client or zookeeper-async
+    client            zookeeper-client (the default) or zookeeper-async
 ";
 
 #[cfg(test)]

@@ -19,7 +19,9 @@ mod flood;
 mod held;
 #[cfg(feature = "zookeeper-client")]
 mod native;
+#[cfg(any(feature = "zookeeper-async", feature = "zookeeper-client"))]
 mod runtime;
+#[cfg(feature = "zookeeper-async")]
 mod zookeeper_async;
 #[cfg(feature = "zookeeper-client")]
 mod zookeeper_client;

@@ -18,15 +18,17 @@ const MIN_SESSION_TIMEOUT: Duration = Duration::from_secs(4);
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum ZkClient {
-    /// zookeeper-async: always there; no transactions, fenced writes, linearizable reads or TLS.
+    /// The crate zookeeper-client, with everything that ZooKeeper can do for a store. Needs the cargo
+    /// feature `zookeeper-client`, which is on by default.
     #[default]
-    ZookeeperAsync,
-    /// zookeeper-client: needs the cargo feature `zookeeper-client`.
     ZookeeperClient,
+    /// The crate zookeeper-async: no transactions, fenced writes, linearizable reads or TLS. Needs the
+    /// cargo feature `zookeeper-async`.
+    ZookeeperAsync,
 }
 
 impl ZkClient {
-    fn name(self) -> &'static str {
+    pub(crate) fn name(self) -> &'static str {
         match self {
             Self::ZookeeperAsync => "zookeeper-async",
             Self::ZookeeperClient => "zookeeper-client",
@@ -47,7 +49,7 @@ pub enum LockLayout {
 
 /// Who this handle is to the servers.
 #[derive(Clone)]
-#[cfg_attr(not(feature = "zookeeper-client"), allow(dead_code, reason = "only that client uses it"))]
+#[cfg_attr(not(feature = "sasl"), allow(dead_code, reason = "nobody uses a part of it"))]
 pub(crate) enum Credentials {
     /// ZooKeeper's digest scheme: `user:password`.
     Digest(Secret),
@@ -133,7 +135,8 @@ impl ZkConfig {
         self
     }
 
-    /// The same, the credentials being of SASL DIGEST-MD5. Needs zookeeper-client.
+    /// The same, the credentials being of SASL DIGEST-MD5. Needs zookeeper-client and the cargo feature
+    /// `sasl`.
     #[must_use]
     pub fn with_sasl(mut self) -> Self {
         self.sasl = true;
@@ -148,8 +151,8 @@ impl ZkConfig {
         self
     }
 
-    /// The same over TLS, trusting only these certificate authorities: the text of a PEM file. Needs
-    /// zookeeper-client, and chooses it. Certificate and host name are always verified.
+    /// The same over TLS, trusting only these certificate authorities: the text of a PEM file. Chooses
+    /// zookeeper-client and needs the cargo feature `tls`. Certificate and host name are always verified.
     #[must_use]
     pub fn with_ca(mut self, pem: impl Into<String>) -> Self {
         self.tls.get_or_insert_default().ca = Some(pem.into());
@@ -230,7 +233,7 @@ impl ZkConfig {
     /// What a URL asks for: `zk://[user[:password]@]host[:port][,host…]/namespace?option=value`,
     /// `zk+tls://…` for TLS.
     ///
-    /// Options: `client` (`zookeeper-async` or `zookeeper-client`); `timeout`, `connect_timeout`,
+    /// Options: `client` (`zookeeper-client`, the default, or `zookeeper-async`); `timeout`, `connect_timeout`,
     /// `session_timeout`, `max_session_timeout`, `ttl_sweep` (times such as `5s`); `lock_layout`
     /// (`curator` or `kazoo`); `barrier_reads`; `password`, `password_file`, `password_env`, `auth`
     /// (`digest` or `sasl`), `plaintext_credentials`; with TLS also `ca`, `cert`, `key` (files).
@@ -281,7 +284,7 @@ impl ZkConfig {
             None => {}
             Some("zookeeper-client") => config.client = ZkClient::ZookeeperClient,
             Some("zookeeper-async") => config.client = ZkClient::ZookeeperAsync,
-            Some(_) => return Err(refused("client is zookeeper-async or zookeeper-client")),
+            Some(_) => return Err(refused("client is zookeeper-client or zookeeper-async")),
         }
         config.check()?;
         Ok(config)
@@ -315,16 +318,22 @@ impl ZkConfig {
                 self.session_timeout, self.max_session_timeout
             )));
         }
-        if full && cfg!(not(feature = "zookeeper-client")) {
-            return Err(refused(
-                "TLS and client=zookeeper-client need the cargo feature `zookeeper-client` of kv-zk",
-            ));
-        }
         if !full && self.tls.is_some() {
             return Err(refused("zookeeper-async has no TLS: use client=zookeeper-client"));
         }
         if self.sasl && !full {
             return Err(refused("zookeeper-async has no SASL: use client=zookeeper-client"));
+        }
+        let needed = [
+            (full, cfg!(feature = "zookeeper-client"), "client=zookeeper-client", "zookeeper-client"),
+            (!full, cfg!(feature = "zookeeper-async"), "client=zookeeper-async", "zookeeper-async"),
+            (self.tls.is_some(), cfg!(feature = "tls"), "TLS", "tls"),
+            (self.sasl, cfg!(feature = "sasl"), "auth=sasl", "sasl"),
+        ];
+        for (asked, there, what, feature) in needed {
+            if asked && !there {
+                return Err(refused(format!("{what} needs the cargo feature `{feature}` of kv-zk")));
+            }
         }
         if self.sasl && self.user.is_none() {
             return Err(refused("auth=sasl needs a user and a password"));
@@ -405,6 +414,7 @@ mod tests {
         assert_eq!(config.timeout, Duration::from_secs(2));
         assert_eq!(config.session_timeout, Duration::from_secs(30));
         assert_eq!(config.lock_layout, LockLayout::Kazoo);
+        assert_eq!(config.client, ZkClient::ZookeeperClient);
         assert!(
             matches!(config.credentials(), Some(Credentials::Digest(secret)) if secret.expose() == "u:pw")
         );
@@ -421,7 +431,7 @@ mod tests {
             "zk://h/?timeot=5s",
             "zk://h/?timeout=0s",
             "zk://h/?session_timeout=3s",
-            "zk://h/?session_timeout=41s",
+            "zk://h/?client=zookeeper-async&session_timeout=41s",
             "zk://h/?ca=/dev/null",
             "zk://h/?client=other",
             "zk://h/?auth=sasl",
@@ -438,11 +448,18 @@ mod tests {
         assert!(ZkConfig::new(Vec::<String>::new()).check().is_err());
     }
 
-    #[cfg(not(feature = "zookeeper-client"))]
     #[test]
     fn what_is_not_compiled_in_is_named() {
-        for url in ["zk://h/?client=zookeeper-client", "zk+tls://h/?ca=/dev/null"] {
-            assert!(config(url).unwrap_err().to_string().contains("cargo feature `zookeeper-client`"));
+        for (url, there, feature) in [
+            ("zk://h/", cfg!(feature = "zookeeper-client"), "zookeeper-client"),
+            ("zk://h/?client=zookeeper-async", cfg!(feature = "zookeeper-async"), "zookeeper-async"),
+            ("zk+tls://h/?ca=Cargo.toml", cfg!(feature = "tls"), "tls"),
+            ("zk://u:p@localhost/?auth=sasl", cfg!(feature = "sasl"), "sasl"),
+        ] {
+            if !there {
+                let error = config(url).unwrap_err().to_string();
+                assert!(error.contains(&format!("cargo feature `{feature}`")), "{url}: {error}");
+            }
         }
     }
 }

@@ -1,5 +1,9 @@
 #![doc = include_str!("../README.md")]
 #![cfg_attr(docsrs, feature(doc_cfg))]
+#![cfg_attr(
+    not(any(feature = "zookeeper-async", feature = "zookeeper-client")),
+    allow(dead_code, unused_imports, unused_variables, reason = "no store can be opened without a client")
+)]
 //!
 //! # Where things are
 //!

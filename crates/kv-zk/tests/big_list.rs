@@ -6,16 +6,11 @@
 
 mod common;
 
-use common::{is_tested, namespace, server};
+use common::{CLIENTS, is_tested, namespace, server};
 use kv_testkit::big_tree;
 
 /// The names of a directory, answers to 1,024 requests, and what the client crate keeps of them.
 const MOST_KIB: u64 = 12 << 10;
-
-#[cfg(feature = "zookeeper-client")]
-const CLIENTS: &[&str] = &["zookeeper-async", "zookeeper-client"];
-#[cfg(not(feature = "zookeeper-client"))]
-const CLIENTS: &[&str] = &["zookeeper-async"];
 
 /// One test for both client crates: memory is that of the process.
 #[tokio::test]

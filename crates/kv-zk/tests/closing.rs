@@ -102,12 +102,7 @@ async fn child_with_a_live_watch() {
 #[tokio::test(flavor = "multi_thread")]
 async fn an_orderly_end_of_the_process_is_silent() {
     let Some(server) = server().await else { return };
-    let clients: &[&str] = if cfg!(feature = "zookeeper-client") {
-        &["zookeeper-client", "zookeeper-async"]
-    } else {
-        &["zookeeper-async"]
-    };
-    for client in clients.iter().filter(|client| common::is_tested(client)) {
+    for client in common::CLIENTS.iter().filter(|client| common::is_tested(client)) {
         for round in 0..25 {
             let mut child = tokio::process::Command::new(std::env::current_exe().unwrap());
             child.args(["--exact", "child_with_a_live_watch", "--nocapture"]);

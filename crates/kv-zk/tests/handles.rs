@@ -7,10 +7,11 @@ mod common;
 
 use std::time::{Duration, Instant};
 
-use common::{expiring, key, namespace, server, until};
+use common::{expiring, key, namespace, open, server, until, with};
+use kv_testkit::{Proxy, require_or_skip};
 use kv_zk::kv_core::{
-    Condition, DeleteOptions, Entry, EntryExpiry, ErrorKind, Expiry, GetOptions, ListOptions, Precondition,
-    Prefix, PutOptions, Store, StoreExt, Txn, TxnOp, Version,
+    Condition, DeleteOptions, Entry, EntryExpiry, ErrorKind, Expiry, GetOptions, ListOptions, LockGuard,
+    Precondition, Prefix, PutOptions, Store, StoreExt, Txn, TxnOp, Version, WatchOptions, WatchTarget,
 };
 
 common::on_each_client!(
@@ -21,6 +22,7 @@ common::on_each_client!(
     a_put_that_keeps_the_expiry_leaves_the_node_as_it_is,
     a_put_that_keeps_the_expiry_restarts_a_time_to_live,
     what_cannot_be_below_a_session_key_is_absent,
+    a_handle_has_one_connection,
 );
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -284,4 +286,33 @@ async fn a_put_that_keeps_the_expiry_restarts_a_time_to_live(client: &str) {
         }
         put_at = Instant::now();
     }
+}
+
+/// ZooKeeper as shipped takes 60 connections from one address.
+async fn a_handle_has_one_connection(client: &str) {
+    let Some(servers) = require_or_skip(env!("CARGO_MANIFEST_DIR")) else { return };
+    let cluster = servers.start().await.unwrap();
+    let proxy = Proxy::start(cluster.node(1).endpoint()).await.unwrap();
+    let url = cluster.url_of(&[proxy.endpoint()]).unwrap();
+    let store = open(&with(&url, client, &namespace(), "")).await;
+    let session = PutOptions::default().with_expiry(Expiry::Session);
+    store.put_with(&key("s"), "x".into(), session).await.unwrap();
+    let (mut watches, mut locks) = (Vec::new(), Vec::new());
+    for at in 0..20 {
+        locks.push(store.lock(format!("locks/{at}")).await.unwrap());
+        let target = WatchTarget::from(key(&format!("k/{at}")));
+        watches.push(store.watch_with(target, WatchOptions::default().with_initial()).await.unwrap());
+    }
+    for broken in [false, true] {
+        if broken {
+            proxy.cut();
+            until("it works again", 20 * SECOND, || async { store.put("k", "x").await.is_ok() }).await;
+        }
+        until("one connection is open", 10 * SECOND, || async { proxy.counts().open == 1 }).await;
+        store.get("k").await.unwrap();
+        assert_eq!(proxy.counts().open, 1, "{client}");
+    }
+    assert!(locks.iter().all(LockGuard::is_held));
+    store.close().await.unwrap();
+    until("none is open", 10 * SECOND, || async { proxy.counts().open == 0 }).await;
 }

@@ -118,7 +118,8 @@ async fn what_others_put_where_a_lock_was_stays(client: &str) {
     let url = cluster.url().unwrap();
     let locker = open(&with(&url, client, &namespace, "")).await;
     // Their keys are at version 0 of their nodes.
-    let writer = open(&with(&url, "zookeeper-async", &namespace, "")).await;
+    let writer = if cfg!(feature = "zookeeper-async") { "zookeeper-async" } else { client };
+    let writer = open(&with(&url, writer, &namespace, "")).await;
     let locking = tokio::spawn(async move {
         for _ in 0..150 {
             locker.lock("a/b").await.unwrap().unlock().await.unwrap();

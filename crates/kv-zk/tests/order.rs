@@ -2,6 +2,7 @@
 //! changes nothing.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // It is a test.
+#![cfg(feature = "zookeeper-async")] // Only that crate hands answers on in another order.
 
 mod common;
 #[path = "common/fake.rs"]

@@ -134,7 +134,7 @@ fn shows_a_password(line: &str) -> bool {
     ["passwd", "password"].iter().any(|word| line.to_lowercase().contains(word))
 }
 
-#[cfg(feature = "zookeeper-client")]
+#[cfg(feature = "sasl")]
 mod sasl {
     use super::*;
 
@@ -177,7 +177,7 @@ mod sasl {
     }
 }
 
-#[cfg(feature = "zookeeper-client")]
+#[cfg(feature = "tls")]
 mod tls {
     use std::path::PathBuf;
 

@@ -3,6 +3,7 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stdout)] // It is a test.
 
+mod common;
 #[path = "common/fake.rs"]
 mod fake;
 
@@ -10,6 +11,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
+use common::CLIENTS;
 use fake::Fake;
 use kv_zk::kv_core::{ErrorKind, Result, StoreExt, StoreUrl};
 use kv_zk::{ZkConfig, ZkStore};
@@ -168,12 +170,6 @@ async fn an_outage_costs_no_cpu_and_ends_by_itself() {
         assert!(fake.connections() > 0);
     }
 }
-
-const CLIENTS: &[&str] = if cfg!(feature = "zookeeper-client") {
-    &["zookeeper-async", "zookeeper-client"]
-} else {
-    &["zookeeper-async"]
-};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn no_server_is_an_error_in_time_and_costs_no_cpu() {

@@ -13,10 +13,13 @@ use tokio::time::Instant;
 use super::diagnosis::{self, Asked};
 #[cfg(feature = "zookeeper-client")]
 use super::native::Dial;
+#[cfg(feature = "zookeeper-async")]
 use super::zookeeper_async;
 #[cfg(feature = "zookeeper-client")]
 use super::zookeeper_client;
-use crate::config::{Credentials, ZkClient, ZkConfig};
+#[cfg(feature = "zookeeper-async")]
+use crate::config::Credentials;
+use crate::config::{ZkClient, ZkConfig};
 use crate::error::{BACKEND, Fault};
 use crate::session::{Reply, Session, caught_up};
 
@@ -84,12 +87,12 @@ async fn unfit(config: &ZkConfig, asked: Asked<'_>) -> Option<Unfit> {
     {
         return Some(Unfit { kind: ErrorKind::Unavailable, what: Error::OUT_OF_FILES.to_owned() });
     }
-    #[cfg(feature = "zookeeper-client")]
+    #[cfg(feature = "tls")]
     if let Some(tls) = config.tls() {
         let what = diagnosis::handshake(asked, tls).await?;
         return Some(Unfit { kind: ErrorKind::Unavailable, what });
     }
-    #[cfg(not(feature = "zookeeper-client"))]
+    #[cfg(not(feature = "tls"))]
     let _ = config;
     let what = diagnosis::stranger(asked).await?;
     Some(Unfit { kind: ErrorKind::Protocol, what })
@@ -108,6 +111,7 @@ async fn session(
     requests: &Arc<AtomicU64>,
 ) -> Reply<(Arc<dyn Session>, Instant)> {
     match config.client {
+        #[cfg(feature = "zookeeper-async")]
         ZkClient::ZookeeperAsync => {
             let addresses: Vec<SocketAddr> = servers.iter().map(|server| server.address).collect();
             let credentials = config.credentials().and_then(|credentials| match credentials {
@@ -139,13 +143,17 @@ async fn session(
                 addresses: servers.iter().map(|server| server.address).collect(),
                 timeout: config.session_timeout,
                 credentials,
+                #[cfg(feature = "tls")]
                 tls: tls.cloned(),
                 requests: Arc::clone(requests),
             };
             proven(zookeeper_client::FullSession::connect(dial).await?).await
         }
-        #[cfg(not(feature = "zookeeper-client"))]
-        ZkClient::ZookeeperClient => Err(Fault::BadRequest("the feature zookeeper-client is off".to_owned())),
+        #[cfg(not(all(feature = "zookeeper-async", feature = "zookeeper-client")))]
+        client => {
+            let _ = (servers, requests);
+            Err(Fault::BadRequest(format!("the cargo feature {} of kv-zk is off", client.name())))
+        }
     }
 }
 

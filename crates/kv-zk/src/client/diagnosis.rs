@@ -48,10 +48,10 @@ async fn answer(address: SocketAddr) -> std::io::Result<Vec<u8>> {
     Ok(answer)
 }
 
-#[cfg(feature = "zookeeper-client")]
+#[cfg(feature = "tls")]
 pub(super) use self::tls::handshake;
 
-#[cfg(feature = "zookeeper-client")]
+#[cfg(feature = "tls")]
 mod tls {
     use std::sync::Arc;
 

@@ -10,6 +10,7 @@ use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Duration;
 
 use futures_util::FutureExt;
+#[cfg(feature = "tls")]
 use kv_backend::TlsOptions;
 use tokio::sync::watch;
 use zookeeper_client as native;
@@ -33,6 +34,7 @@ pub(crate) struct Dial {
     pub(crate) addresses: Vec<SocketAddr>,
     pub(crate) timeout: Duration,
     pub(crate) credentials: Option<Credentials>,
+    #[cfg(feature = "tls")]
     pub(crate) tls: Option<TlsOptions>,
     /// How many requests were made.
     pub(crate) requests: Arc<AtomicU64>,
@@ -74,13 +76,18 @@ impl Dial {
             Some(Credentials::Digest(secret)) => {
                 connector = connector.with_auth("digest", secret.expose().as_bytes());
             }
+            #[cfg(not(feature = "sasl"))]
+            Some(Credentials::Sasl { .. }) => return Err(Fault::BadRequest("no feature sasl".to_owned())),
+            #[cfg(feature = "sasl")]
             Some(Credentials::Sasl { user, password }) => {
                 let sasl = native::SaslOptions::digest_md5(user.clone(), password.expose().to_owned());
                 connector = connector.with_sasl(sasl);
             }
         }
         let servers = self.servers.join(",");
+        #[cfg(feature = "tls")]
         let secure = self.tls.is_some();
+        #[cfg(feature = "tls")]
         if let Some(tls) = &self.tls {
             connector = connector.with_tls(tls_options(tls)?);
         }
@@ -104,7 +111,11 @@ impl Dial {
         }));
         // The crate's task runs where it was connected.
         let connecting = handle.spawn(async move {
-            if secure { connector.secure_connect(&servers).await } else { connector.connect(&servers).await }
+            #[cfg(feature = "tls")]
+            if secure {
+                return connector.secure_connect(&servers).await;
+            }
+            connector.connect(&servers).await
         });
         let client = connecting.await.map_err(|error| match error.is_panic() {
             true => nonsense(),
@@ -197,6 +208,7 @@ fn nonsense() -> Fault {
     Fault::Protocol("the client crate panicked over it".to_owned())
 }
 
+#[cfg(feature = "tls")]
 fn tls_options(tls: &TlsOptions) -> Reply<native::TlsOptions> {
     let bad = |error: native::Error| Fault::BadRequest(format!("the certificates: {error}"));
     let ca = tls.ca.as_deref().unwrap_or_default();

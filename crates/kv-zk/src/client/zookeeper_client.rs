@@ -483,6 +483,7 @@ mod tests {
             addresses: vec![fake.address.parse().unwrap()],
             timeout: Duration::from_secs(10),
             credentials: None,
+            #[cfg(feature = "tls")]
             tls: None,
             requests: Arc::default(),
         };

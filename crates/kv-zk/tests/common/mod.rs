@@ -21,6 +21,7 @@ use kv_zk::{ZkConfig, ZkStore};
 /// A run of one variant of the backend (`KV_VARIANT`) tests its client only.
 macro_rules! on_each_client {
     ($($name:ident),+ $(,)?) => {
+        #[cfg(feature = "zookeeper-async")]
         mod zookeeper_async {
             $(#[tokio::test(flavor = "multi_thread")]
             async fn $name() {
@@ -41,6 +42,14 @@ macro_rules! on_each_client {
     };
 }
 pub(crate) use on_each_client;
+
+/// The client crates that are compiled in.
+pub(crate) const CLIENTS: &[&str] = &[
+    #[cfg(feature = "zookeeper-client")]
+    "zookeeper-client",
+    #[cfg(feature = "zookeeper-async")]
+    "zookeeper-async",
+];
 
 pub(crate) fn is_tested(client: &str) -> bool {
     std::env::var("KV_VARIANT").map_or(true, |variant| variant.is_empty() || variant == client)

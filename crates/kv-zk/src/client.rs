@@ -21,6 +21,8 @@ mod held;
 mod native;
 #[cfg(any(feature = "zookeeper-async", feature = "zookeeper-client"))]
 mod runtime;
+#[cfg(any(feature = "zookeeper-async", feature = "zookeeper-client"))]
+mod sockets;
 #[cfg(feature = "zookeeper-async")]
 mod zookeeper_async;
 #[cfg(feature = "zookeeper-client")]

@@ -49,7 +49,11 @@ pub(super) async fn connect(
     };
     let fault = tokio::select! {
         session = session(config, &servers, requests) => match session {
-            Ok(session) => return Ok(session),
+            Ok((session, sent_at)) => {
+                #[cfg(any(feature = "zookeeper-async", feature = "zookeeper-client"))]
+                super::sockets::without_delay(session.link(), asked().map(|asked| asked.address).collect());
+                return Ok((session, sent_at));
+            }
             Err(fault) => fault,
         },
         error = strangers => return Err(error),

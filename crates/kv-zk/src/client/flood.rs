@@ -12,6 +12,8 @@ use std::time::Duration;
 
 use tokio::runtime::Handle;
 
+use super::sockets::cut;
+
 /// How often the thread is looked at.
 const LOOK: Duration = Duration::from_millis(500);
 
@@ -77,32 +79,6 @@ fn used(thread: u64) -> Option<Duration> {
     // A tick is 10 ms.
     Some(Duration::from_millis((ticks()? + ticks()?) * 10))
 }
-
-/// Ends the connections of this process to these servers whose bytes wait to be read. They are found
-/// among all descriptors of the process. It may not be allowed; then nothing happens.
-#[cfg(target_os = "linux")]
-fn cut(servers: &[SocketAddr]) {
-    use rustix::net::{Shutdown, getpeername, shutdown};
-    use rustix::process::{PidfdFlags, PidfdGetfdFlags, getpid, pidfd_getfd, pidfd_open};
-
-    let Ok(process) = pidfd_open(getpid(), PidfdFlags::empty()) else { return };
-    let Ok(entries) = std::fs::read_dir("/proc/self/fd") else { return };
-    for entry in entries.flatten() {
-        let is_socket = std::fs::read_link(entry.path())
-            .is_ok_and(|target| target.to_string_lossy().starts_with("socket:"));
-        let number = entry.file_name().to_str().and_then(|name| name.parse().ok());
-        let Some(number) = number.filter(|_| is_socket) else { continue };
-        let Ok(socket) = pidfd_getfd(&process, number, PidfdGetfdFlags::empty()) else { continue };
-        let peer = getpeername(&socket).ok().flatten().and_then(|peer| SocketAddr::try_from(peer).ok());
-        let waits = rustix::io::ioctl_fionread(&socket).is_ok_and(|bytes| bytes > 0);
-        if waits && peer.is_some_and(|peer| servers.contains(&peer)) {
-            let _ = shutdown(&socket, Shutdown::Both);
-        }
-    }
-}
-
-#[cfg(not(target_os = "linux"))]
-fn cut(_servers: &[SocketAddr]) {}
 
 #[cfg(all(test, target_os = "linux"))]
 mod tests {

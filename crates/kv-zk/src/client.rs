@@ -43,13 +43,18 @@ use self::connect::connect;
 use crate::config::{ZkClient, ZkConfig};
 use crate::error::{BACKEND, Fault};
 use crate::grace::Held;
-use crate::session::{Link, Reply, Session, caught_up};
+use crate::session::{BARRIER, Link, Reply, Session, caught_up};
 
 /// Between two attempts to get a session.
 const RECONNECT: Duration = Duration::from_millis(600);
 
 /// How many heartbeats there are in a session timeout.
 const BEATS: u32 = 10;
+
+/// From this session timeout on a sync shows that the leader knows the session. A leader that has lost its
+/// followers answers syncs for a tick longer than they wait for it, which matters below 2.5 ticks, 5 s as
+/// ZooKeeper is shipped.
+const SYNC_PROVES: Duration = Duration::from_secs(5);
 
 /// Between two attempts of a read whose connection broke.
 const REREAD: Duration = Duration::from_millis(20);
@@ -69,13 +74,17 @@ pub(crate) struct Live {
     renewed: watch::Sender<Instant>,
     /// When the last acknowledged request that went through the leader was sent, as far as noted.
     proved: watch::Sender<Instant>,
+    /// Whether only a write shows that the leader knows the session.
+    by_write: bool,
 }
 
 impl Live {
     /// `sent_at`: when the request was sent that showed that the leader knows the session.
-    fn new(session: Arc<dyn Session>, sent_at: Instant, epoch: u64) -> Arc<Self> {
+    fn new(session: Arc<dyn Session>, sent_at: Instant, epoch: u64, asked: Duration) -> Arc<Self> {
         let (renewed, proved) = (watch::Sender::new(sent_at), watch::Sender::new(sent_at));
-        Arc::new(Self { session, epoch, own_id: OnceLock::new(), renewed, proved })
+        // A server that grants more than was asked for grants its least, two of its ticks as shipped.
+        let by_write = session.timeout() < SYNC_PROVES || session.timeout() > asked;
+        Arc::new(Self { session, epoch, own_id: OnceLock::new(), renewed, proved, by_write })
     }
 
     /// How much of its timeout a renewal does not vouch for.
@@ -97,7 +106,10 @@ impl Live {
     /// Makes sure that the leader knows the session.
     pub(crate) async fn prove(&self) -> Reply<Instant> {
         let sent_at = Instant::now();
-        caught_up(&*self.session).await?;
+        match self.by_write {
+            true => self.session.barrier(BARRIER).await?,
+            false => caught_up(&*self.session).await?,
+        }
         self.note_proof(sent_at);
         Ok(sent_at)
     }
@@ -143,7 +155,7 @@ impl Client {
         let first = tokio::time::timeout(timeout, connect(&config, &requests)).await;
         let endpoints = config.servers().join(",");
         let live = match first {
-            Ok(Ok((session, sent_at))) => Live::new(session, sent_at, 1),
+            Ok(Ok((session, sent_at))) => Live::new(session, sent_at, 1, config.session_timeout),
             Ok(Err(error)) => return Err(error.with_endpoint(endpoints)),
             Err(_) => {
                 return Err(Error::new(ErrorKind::Unavailable)
@@ -463,7 +475,7 @@ async fn keep(client: Weak<Client>, mut live: Arc<Live>) {
             drop(strong);
             tokio::time::sleep(RECONNECT).await;
         };
-        live = Live::new(session, sent_at, live.epoch + 1);
+        live = Live::new(session, sent_at, live.epoch + 1, config.session_timeout);
         let Some(strong) = client.upgrade() else {
             live.session.close().await;
             return;

@@ -1,18 +1,20 @@
 //! Tokens and their rights, TLS both ways, and that no secret is shown.
+//!
+//! In a process of its own, because it reads everything that any thread logs.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // Integration tests.
 
+#[allow(dead_code)] // It needs a part.
+#[path = "consul/common/mod.rs"]
 mod common;
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, LazyLock, Mutex};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
-use common::acl::{AclServer, ROOT};
-use common::next;
 use kv_consul::kv_core::{
-    Applied, Error, ErrorKind, Key, LockLoss, LockOptions, LockWait, Store, StoreExt, StoreUrl, WatchEvent,
+    Applied, Error, ErrorKind, LockLoss, LockOptions, LockWait, Store, StoreExt, StoreUrl, WatchEvent,
     WatchOptions,
 };
 use kv_consul::{ConsulConfig, ConsulStore};
@@ -20,7 +22,9 @@ use kv_testkit::require_or_skip;
 use kv_testkit::spec::Probe;
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
 
-const SECOND: Duration = Duration::from_secs(1);
+use crate::common::acl::{AclServer, ROOT};
+use crate::common::{SECOND, key, next};
+
 const LIMITED: &str = "33333333-cccc-3333-3333-333333333333";
 
 /// Everything that is logged, at the finest level, by every crate.
@@ -70,10 +74,6 @@ fn shown(error: &Error) -> String {
         at = cause.source();
     }
     text
-}
-
-fn key(text: &str) -> Key {
-    text.parse().unwrap()
 }
 
 #[tokio::test]

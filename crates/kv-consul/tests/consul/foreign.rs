@@ -1,31 +1,16 @@
 //! Keys, locks and semaphores of other programs: seen, respected, left alone.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // Integration tests.
-
-mod common;
-
-use std::time::Duration;
-
-use common::log::Log;
-use common::{LOCK_FLAG, new_session, server, session_of};
 use kv_consul::kv_core::{
-    Applied, Condition, DeleteOptions, ErrorKind, Expiry, Key, Precondition, PutOptions, Store, StoreExt,
-    Txn, TxnOp,
+    Applied, Condition, DeleteOptions, ErrorKind, Expiry, Precondition, PutOptions, Store, StoreExt, Txn,
+    TxnOp,
 };
 use reqwest::Method;
 
-const SECOND: Duration = Duration::from_secs(1);
+use crate::common::log::Log;
+use crate::common::{self, LOCK_FLAG, SECOND, key, new_session, server, session_of, ttl};
 
 /// Consul's flags for its own semaphores.
 const SEMAPHORE_FLAG: u64 = 16_210_313_421_097_356_768;
-
-fn key(text: &str) -> Key {
-    text.parse().unwrap()
-}
-
-fn ttl(seconds: u32) -> PutOptions {
-    PutOptions::default().with_expiry(Expiry::Ttl(SECOND * seconds))
-}
 
 /// Puts keys under names a URL cannot carry.
 async fn put_natively(server: &common::Server, namespace: &str, names: &[&str]) {

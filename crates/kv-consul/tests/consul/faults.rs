@@ -1,25 +1,15 @@
 //! A Consul that dies, forgets, or asks who is there.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // Integration tests.
-
-mod common;
-
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
-use common::{next, own_server, until};
 use kv_consul::kv_core::{
-    Applied, Consistency, ErrorKind, Expiry, GetOptions, Key, LockLoss, PutOptions, Store, StoreExt,
-    WatchEvent,
+    Applied, Consistency, ErrorKind, Expiry, GetOptions, LockLoss, PutOptions, Store, StoreExt, WatchEvent,
 };
 use kv_testkit::{Mode, Proxy, is_nightly, require_or_skip};
 use reqwest::Method;
 
-const SECOND: Duration = Duration::from_secs(1);
-
-fn key(text: &str) -> Key {
-    text.parse().unwrap()
-}
+use crate::common::{self, SECOND, key, next, own_server, until};
 
 /// Reads a watch until it has told that `key` has `value`.
 async fn told(watch: &mut kv_consul::kv_core::Watch, text: &str, value: &str) {

@@ -1,24 +1,16 @@
 //! Holders in processes of their own: one is killed, one is stopped and goes on.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stdout)] // Integration tests.
-
-mod common;
-
 use std::io::{BufRead, BufReader};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use common::own_server;
-use kv_consul::kv_core::{Expiry, Key, PutOptions, Store, StoreExt};
+use kv_consul::kv_core::{Expiry, PutOptions, Store, StoreExt};
 use tokio::sync::mpsc;
 
-const SECOND: Duration = Duration::from_secs(1);
+use crate::common::{self, SECOND, key, own_server};
+
 const URL: &str = "KV_TEST_HOLDER_URL";
 const LOCK: &str = "KV_TEST_HOLDER_LOCK";
-
-fn key(text: &str) -> Key {
-    text.parse().unwrap()
-}
 
 /// No test by itself: what the other process runs.
 #[tokio::test]
@@ -59,7 +51,7 @@ struct Holder {
 impl Holder {
     async fn start(url: &str, lock: &str) -> (Self, u64) {
         let mut child = Command::new(std::env::current_exe().unwrap())
-            .args(["--exact", "the_other_process", "--nocapture"])
+            .args(["--exact", "processes::the_other_process", "--nocapture"])
             .env(URL, url)
             .env(LOCK, lock)
             .stdout(Stdio::piped())

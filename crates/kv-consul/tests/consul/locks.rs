@@ -1,27 +1,18 @@
 //! Locks whose holder is cut off or stands still, and waits for locks in outages.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // Integration tests.
-
-mod common;
-
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
-use common::script::{Act, Scripted, answer, applied, json, refused};
-use common::{LOCK_FLAG, open, own_server, until};
 use kv_consul::ConsulStore;
 use kv_consul::kv_core::{
-    ErrorKind, Key, LockGuard, LockLoss, LockOptions, LockWait, Precondition, PutOptions, Store, StoreExt,
+    ErrorKind, LockGuard, LockLoss, LockOptions, LockWait, Precondition, PutOptions, Store, StoreExt,
 };
 use kv_testkit::{Mode, Proxy};
 use tokio::sync::watch;
 
-const SECOND: Duration = Duration::from_secs(1);
-
-fn key(text: &str) -> Key {
-    text.parse().unwrap()
-}
+use crate::common::script::{Act, Scripted, answer, applied, json, refused};
+use crate::common::{LOCK_FLAG, SECOND, key, open, own_server, until};
 
 fn up_to(wait: Duration) -> LockOptions {
     LockOptions::default().with_wait(LockWait::UpTo(wait))

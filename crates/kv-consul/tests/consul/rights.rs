@@ -1,29 +1,20 @@
 //! What a token may not read, which Consul answers as if it were not there.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // Integration tests.
-
-mod common;
-
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::time::Duration;
 
-use common::acl::{AclServer, ROOT};
-use common::log::Log;
-use common::script::{Act, RIGHTS, Scripted, answer, applied, json, refused, rights};
-use common::{next, until};
 use kv_consul::ConsulStore;
 use kv_consul::kv_core::{
-    Applied, Condition, Consistency, EntryExpiry, Error, ErrorKind, Expiry, GetOptions, Key, ListOptions,
+    Applied, Condition, Consistency, EntryExpiry, Error, ErrorKind, Expiry, GetOptions, ListOptions,
     Precondition, Prefix, PutOptions, Result, Store, StoreExt, Txn, TxnOp, Watch, WatchEvent, WatchOptions,
 };
 
-const SECOND: Duration = Duration::from_secs(1);
-const LIMITED: &str = "33333333-cccc-3333-3333-333333333333";
+use crate::common::acl::{AclServer, ROOT};
+use crate::common::log::Log;
+use crate::common::script::{Act, RIGHTS, Scripted, answer, applied, json, refused, rights};
+use crate::common::{SECOND, key, next, until};
 
-fn key(text: &str) -> Key {
-    text.parse().unwrap()
-}
+const LIMITED: &str = "33333333-cccc-3333-3333-333333333333";
 
 fn prefix(text: &str) -> Prefix {
     text.parse().unwrap()

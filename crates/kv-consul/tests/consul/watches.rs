@@ -1,20 +1,11 @@
 //! Many watches over few queries, on a real Consul.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // Integration tests.
+use std::time::Instant;
 
-mod common;
-
-use std::time::{Duration, Instant};
-
-use common::{next, server, until};
 use futures_util::future::try_join_all;
 use kv_consul::kv_core::{Key, Store, StoreExt, Version, Watch, WatchEvent, WatchOptions};
 
-const SECOND: Duration = Duration::from_secs(1);
-
-fn key(text: &str) -> Key {
-    text.parse().unwrap()
-}
+use crate::common::{self, SECOND, key, next, server, until};
 
 #[tokio::test]
 async fn a_thousand_watches_share_few_queries() {

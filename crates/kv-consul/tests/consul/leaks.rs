@@ -1,27 +1,18 @@
 //! Answers that come late or not at all, callers that are gone, handles that are closed in between: no
 //! session and no lock is left behind, and no error says less than is known.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // Integration tests.
-
-mod common;
-
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
-use common::script::{Act, Scripted, answer, applied, json, refused};
-use common::until;
 use kv_consul::kv_core::{
-    Applied, Compare, Condition, DeleteOptions, ErrorKind, Expiry, Key, Precondition, PutOptions, Store,
-    StoreExt, Txn, TxnOp,
+    Applied, Compare, Condition, DeleteOptions, ErrorKind, Expiry, Precondition, PutOptions, Store, StoreExt,
+    Txn, TxnOp,
 };
 use tokio::sync::watch;
 
-const SECOND: Duration = Duration::from_secs(1);
-
-fn key(text: &str) -> Key {
-    text.parse().unwrap()
-}
+use crate::common::script::{Act, Scripted, answer, applied, json, refused};
+use crate::common::{SECOND, key, until};
 
 fn session(request: &str) -> Option<&'static str> {
     let path = request.split(' ').nth(1).unwrap();

@@ -1,23 +1,33 @@
 //! A server for a test, and stores on it.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, dead_code)] // Test helpers.
-
 pub(crate) mod acl;
+pub(crate) mod calls;
 pub(crate) mod log;
 pub(crate) mod script;
 
 use std::hash::{BuildHasher, RandomState};
 use std::time::{Duration, Instant};
 
-use kv_consul::kv_core::{StoreUrl, Watch, WatchEvent};
+use kv_consul::kv_core::{Expiry, Key, PutOptions, StoreUrl, Watch, WatchEvent};
 use kv_consul::{ConsulConfig, ConsulStore};
 use kv_testkit::{Cluster, require_or_skip};
+
+pub(crate) const SECOND: Duration = Duration::from_secs(1);
 
 /// Consul's flags for its own locks.
 pub(crate) const LOCK_FLAG: u64 = 3_304_740_253_564_472_344;
 
 /// Where tests find a server that runs already.
 const URL: &str = "KV_CONSUL_URL";
+
+pub(crate) fn key(text: &str) -> Key {
+    text.parse().unwrap()
+}
+
+/// Options of a put that lives so many seconds.
+pub(crate) fn ttl(seconds: u32) -> PutOptions {
+    PutOptions::default().with_expiry(Expiry::Ttl(SECOND * seconds))
+}
 
 /// The query that chooses the HTTP client under test.
 pub(crate) fn variant() -> &'static str {

@@ -1,22 +1,15 @@
 //! A store over a `consulrs` client a program holds already.
 
-#![cfg(feature = "consulrs")]
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // Integration tests.
-
-mod common;
-
 use std::sync::Arc;
-use std::time::Duration;
 
-use common::script::{Scripted, answer, applied, json};
-use common::{namespace, next, server};
-use consulrs::client::{ConsulClient, ConsulClientSettingsBuilder};
+use ::consulrs::client::{ConsulClient, ConsulClientSettingsBuilder};
 use kv_consul::kv_core::{
     Applied, ErrorKind, Expiry, Key, Prefix, PutOptions, Secret, Store, StoreExt, WatchEvent,
 };
 use kv_consul::{ConsulConfig, ConsulStore};
 
-const SECOND: Duration = Duration::from_secs(1);
+use crate::common::script::{Scripted, answer, applied, json};
+use crate::common::{SECOND, namespace, next, server};
 
 /// A client as consulrs itself makes one.
 fn client(address: &str, token: Option<&str>) -> Arc<ConsulClient> {

@@ -1,24 +1,13 @@
 //! Puts that keep the expiry a key has: what they cost, and whose keys they leave alone.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // Integration tests.
-
-mod common;
-
-use std::time::Duration;
-
-use common::{LOCK_FLAG, new_session, server, session_of, until};
 use kv_consul::ConsulStore;
 use kv_consul::kv_core::{
-    Applied, Compare, Condition, EntryExpiry, ErrorKind, Expiry, Fence, GetOptions, Key, Precondition,
-    PutOptions, Store, StoreExt, Txn, TxnOp,
+    Applied, Compare, Condition, EntryExpiry, ErrorKind, Expiry, Fence, GetOptions, Precondition, PutOptions,
+    Store, StoreExt, Txn, TxnOp,
 };
 use reqwest::Method;
 
-const SECOND: Duration = Duration::from_secs(1);
-
-fn key(text: &str) -> Key {
-    text.parse().unwrap()
-}
+use crate::common::{self, LOCK_FLAG, SECOND, key, new_session, server, session_of, ttl, until};
 
 fn expiring(expiry: Expiry) -> PutOptions {
     PutOptions::default().with_expiry(expiry)
@@ -26,10 +15,6 @@ fn expiring(expiry: Expiry) -> PutOptions {
 
 fn keep() -> PutOptions {
     expiring(Expiry::Keep)
-}
-
-fn ttl(seconds: u32) -> PutOptions {
-    expiring(Expiry::Ttl(SECOND * seconds))
 }
 
 fn keep_in_txn(name: &str, value: &str) -> Txn {

@@ -1,17 +1,11 @@
 //! Whom the store talks to, and what it tells whom: certificates, tokens without TLS, machines without
 //! certificate authorities.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // Integration tests.
-
-mod common;
-
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
-use common::log::Log;
-use common::script::{Scripted, applied};
 use kv_consul::kv_core::{Applied, Error, ErrorKind, Secret, StoreExt, StoreUrl};
 use kv_consul::{ConsulConfig, ConsulStore};
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
@@ -22,7 +16,9 @@ use tokio_rustls::rustls::ServerConfig;
 use tokio_rustls::rustls::crypto::aws_lc_rs::default_provider;
 use tokio_rustls::rustls::pki_types::PrivateKeyDer;
 
-const SECOND: Duration = Duration::from_secs(1);
+use crate::common::log::Log;
+use crate::common::script::{Scripted, applied};
+use crate::common::{self, SECOND};
 
 struct Authority(CertifiedIssuer<'static, KeyPair>);
 
@@ -244,7 +240,7 @@ async fn without_tls_no_certificate_authority_is_needed() {
     let url = common::url(&server.address, "app", "", common::variant());
     let other = tokio::task::spawn_blocking(move || {
         Command::new(std::env::current_exe().unwrap())
-            .args(["--exact", "the_process_without_authorities", "--nocapture"])
+            .args(["--exact", "trust::the_process_without_authorities", "--nocapture"])
             .env(URL, url)
             .env("SSL_CERT_FILE", "/dev/null")
             .env("SSL_CERT_DIR", "/nonexistent")

@@ -1,52 +1,18 @@
 //! A server that means harm, or is broken: typed errors, bounded memory, no panic, and the token stays
 //! where it belongs.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // Integration tests.
-
-mod common;
-
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use common::script::{Act, Scripted, answer, applied, json, refused};
-use common::{LOCK_FLAG, until};
-use kv_consul::ConsulStore;
 use kv_consul::kv_core::{
-    Applied, ErrorKind, Expiry, GetOptions, Key, LockOptions, LockWait, Operation, PutOptions, Store,
-    StoreExt, Txn, TxnOp, WatchEvent, WatchOptions,
+    Applied, ErrorKind, Expiry, GetOptions, Key, Operation, PutOptions, Store, StoreExt, Txn, TxnOp,
+    WatchEvent, WatchOptions,
 };
 
-/// The memory of this process, in bytes.
-fn resident() -> usize {
-    let statm = std::fs::read_to_string("/proc/self/statm").unwrap();
-    statm.split(' ').nth(1).unwrap().parse::<usize>().unwrap() * 4096
-}
-
-async fn errors_of(store: &ConsulStore) -> Vec<kv_consul::kv_core::Error> {
-    let key = Key::new("k").unwrap();
-    let no_wait = LockOptions::default().with_wait(LockWait::Try);
-    let initial = WatchOptions::default().with_initial();
-    let mut errors = vec![
-        store.get("k").await.unwrap_err(),
-        store.put("k", "v").await.unwrap_err(),
-        store.delete("k").await.unwrap_err(),
-        store.entries("p").await.unwrap_err(),
-        store.keys("p").await.unwrap_err(),
-        store.delete_tree("p").await.unwrap_err(),
-        store.lock_with(&key, no_wait).await.unwrap_err(),
-        store.watch("p").await.unwrap_err(),
-    ];
-    match store.watch_with(key.into(), initial).await {
-        // A state that breaks off is begun anew, for as long as it takes.
-        Ok(mut watch) => match watch.next().await.unwrap() {
-            Ok(event) => assert_eq!(event, WatchEvent::Resync),
-            Err(error) => errors.push(error),
-        },
-        Err(error) => errors.push(error),
-    }
-    errors
-}
+use crate::common::calls::errors_of;
+use crate::common::script::{Act, Scripted, answer, applied, json, refused};
+use crate::common::{LOCK_FLAG, until};
 
 #[tokio::test]
 async fn nonsense_is_a_protocol_error() {
@@ -91,40 +57,6 @@ async fn broken_answers_are_unavailable_or_protocol_errors() {
             assert!(error.to_string().contains(&hostile.address), "{name}: {error}");
         }
     }
-}
-
-#[tokio::test]
-async fn an_endless_answer_is_cut_off_in_bounded_memory() {
-    const PIECE: &[u8] = &[b'x'; 1 << 16];
-    let before = resident();
-    let (done, most) = (Arc::new(Mutex::new(false)), Arc::new(Mutex::new(before)));
-    let sampler = std::thread::spawn({
-        let (done, most) = (Arc::clone(&done), Arc::clone(&most));
-        move || {
-            while !*done.lock().unwrap() {
-                let mut most = most.lock().unwrap();
-                *most = resident().max(*most);
-                drop(most);
-                std::thread::sleep(Duration::from_millis(2));
-            }
-        }
-    });
-    for head in [
-        "HTTP/1.1 200 X\r\nX-Consul-Index: 1\r\n\r\n",
-        "HTTP/1.1 200 X\r\nX-Consul-Index: 1\r\nContent-Length: 4000000000\r\n\r\n[\"",
-        "HTTP/1.1 200 X\r\nX-Consul-Index: 1\r\nContent-Length: 4000000000\r\n\r\n{\"Results\":[\"",
-        "HTTP/1.1 409 X\r\n\r\n",
-        "HTTP/1.1 500 X\r\n\r\n",
-    ] {
-        let hostile = Scripted::start(move |_| Act::Flood(head, PIECE)).await;
-        for error in errors_of(&hostile.store().await).await {
-            assert!(matches!(error.kind(), ErrorKind::Protocol), "{head}: {error}");
-        }
-    }
-    *done.lock().unwrap() = true;
-    sampler.join().unwrap();
-    let grown = most.lock().unwrap().saturating_sub(before);
-    assert!(grown < 64 << 20, "{grown} bytes more than before, at some moment");
 }
 
 #[tokio::test]

@@ -1,28 +1,18 @@
 //! Locks seen from outside: those of `consul lock` and of other programs too, through outages, and without
 //! rights.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // Integration tests.
-
-mod common;
-
-use std::time::Duration;
-
-use common::acl::{AclServer, ROOT};
-use common::{new_session, open, own_server, server, session_of, sessions, until};
 use kv_consul::ConsulStore;
 use kv_consul::kv_core::{
-    Applied, ErrorKind, Expiry, FencingToken, Key, LockChanges, LockHolder, LockLoss, LockOptions, LockState,
+    Applied, ErrorKind, Expiry, FencingToken, LockChanges, LockHolder, LockLoss, LockOptions, LockState,
     PutOptions, Store, StoreExt,
 };
 use kv_testkit::{Mode, Proxy};
 use reqwest::Method;
 
-const SECOND: Duration = Duration::from_secs(1);
-const LIMITED: &str = "44444444-dddd-4444-4444-444444444444";
+use crate::common::acl::{AclServer, ROOT};
+use crate::common::{self, SECOND, key, new_session, open, own_server, server, session_of, sessions, until};
 
-fn key(text: &str) -> Key {
-    text.parse().unwrap()
-}
+const LIMITED: &str = "44444444-dddd-4444-4444-444444444444";
 
 async fn next(changes: &mut LockChanges) -> Option<LockHolder> {
     tokio::time::timeout(SECOND * 30, changes.next()).await.expect("a change").unwrap().unwrap()

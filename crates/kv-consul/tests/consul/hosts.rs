@@ -1,13 +1,7 @@
 //! Several hosts, of which some are down or silent, and calls that crowd: what is due in time is.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // Integration tests.
-
-mod common;
-
 use std::time::{Duration, Instant};
 
-use common::script::{Act, Scripted, answer, applied, json, refused};
-use common::{open, own_server, until, url, variant};
 use futures_util::future::join_all;
 use kv_consul::kv_core::{
     Applied, ErrorKind, Expiry, Key, PutOptions, SessionState, Store, StoreExt, WatchEvent,
@@ -17,7 +11,8 @@ use kv_testkit::Proxy;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 
-const SECOND: Duration = Duration::from_secs(1);
+use crate::common::script::{Act, Scripted, answer, applied, json, refused};
+use crate::common::{SECOND, open, own_server, until, url, variant};
 
 /// An answer to a query of one key.
 fn state(index: u64) -> Act {

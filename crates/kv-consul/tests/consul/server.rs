@@ -1,12 +1,7 @@
 //! What the store does on a real Consul, beyond what every store does.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // Integration tests.
+use std::time::Instant;
 
-mod common;
-
-use std::time::{Duration, Instant};
-
-use common::{next, own_server, server, session_of, sessions, until};
 use futures_util::future::join_all;
 use kv_consul::kv_core::{
     Compare, Condition, DeleteOptions, EntryExpiry, ErrorKind, Expiry, GetOptions, Key, ListOptions,
@@ -16,15 +11,7 @@ use kv_consul::kv_core::{
 use kv_consul::{ConsulConfig, ConsulStore};
 use reqwest::Method;
 
-const SECOND: Duration = Duration::from_secs(1);
-
-fn key(text: &str) -> Key {
-    text.parse().unwrap()
-}
-
-fn ttl(seconds: u32) -> PutOptions {
-    PutOptions::default().with_expiry(Expiry::Ttl(SECOND * seconds))
-}
+use crate::common::{self, SECOND, key, next, own_server, server, session_of, sessions, ttl, until};
 
 #[tokio::test]
 async fn each_operation_takes_the_round_trips_it_promises() {

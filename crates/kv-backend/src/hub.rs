@@ -112,6 +112,19 @@ impl Hub {
         topics.lose_all(log.next())
     }
 
+    /// Lets go of every change up to `version`: from now on watches can begin after it, and at no earlier
+    /// one. A watch that has not read them yet keeps those that match it, within the bounds of one that
+    /// is slow.
+    ///
+    /// Called where [`publish`](Self::publish) would be.
+    pub fn compact(&self, version: Version) {
+        let mut inner = self.shared.inner.lock();
+        let Inner { log, topics, .. } = &mut *inner;
+        while let Some((place, gone)) = log.compact(version) {
+            topics.forget(place, &gone);
+        }
+    }
+
     /// The version of the last change that was published, or the one the log began with.
     #[must_use]
     pub fn newest(&self) -> Version {

@@ -20,6 +20,16 @@ pub struct Case {
     /// What a store must declare for it to apply.
     pub needs: &'static [Need],
     pub(crate) check: Check,
+    /// Whether it changes what all cases share, so that none may run beside it.
+    pub(crate) alone: bool,
+}
+
+impl Case {
+    /// The same, running after the others and beside none.
+    pub(crate) const fn alone(mut self) -> Self {
+        self.alone = true;
+        self
+    }
 }
 
 /// A case's code. An error is a broken promise and says what was seen.
@@ -86,6 +96,7 @@ macro_rules! case {
             promise: $promise,
             needs: &[$($need),*],
             check: |fixture| Box::pin($name(fixture)),
+            alone: false,
         }
     };
 }
@@ -106,6 +117,7 @@ pub(crate) mod needs {
     pub(crate) const STALE_READS: Need = Need::Power(Power::StaleReads);
     pub(crate) const LIST_EXPIRY: Need = Need::Power(Power::ListExpiry);
     pub(crate) const LOCK_VIEW: Need = Need::Power(Power::LockView);
+    pub(crate) const HISTORY: Need = Need::Power(Power::History);
 
     pub(crate) const LINEARIZABLE_READS: Need = Need::Guarantee(Guarantee::LinearizableReads);
     pub(crate) const LIST_SNAPSHOT: Need = Need::Guarantee(Guarantee::ListSnapshot);

@@ -6,8 +6,9 @@ use std::time::Duration;
 
 use anyhow::{Result, ensure};
 use kv_core::{
-    Applied, Condition, Consistency, DeleteOptions, ErrorKind, Expiry, GetOptions, Key, ListOptions, Power,
-    Precondition, Prefix, PutOptions, Store, StoreExt, Txn, TxnOp, WatchEvent, WatchOptions,
+    AdminExt, Applied, Condition, Consistency, DeleteOptions, ErrorKind, Expiry, GetOptions, Key,
+    ListOptions, Power, Precondition, Prefix, PutOptions, Store, StoreExt, Txn, TxnOp, WatchEvent,
+    WatchOptions,
 };
 
 use crate::case::Dishonest;
@@ -29,6 +30,7 @@ pub(crate) async fn refuses(fixture: &Fixture, power: Power) -> Result<()> {
         Power::StaleReads => stale_reads(fixture).await,
         Power::ListExpiry => list_expiry(fixture).await,
         Power::LockView => lock_view(fixture).await,
+        Power::History => history(fixture).await,
         other => Err(anyhow::anyhow!("this suite does not know the power {}: update it", other.name())),
     }
 }
@@ -221,4 +223,16 @@ async fn lock_view(fixture: &Fixture) -> Result<()> {
     unsupported(power, "breaking a lock", store.break_lock(&k, guard.token())).await?;
     ensure!(guard.is_held(), "breaking a lock was refused, and it is lost: {:?}", guard.loss());
     Ok(())
+}
+
+async fn history(fixture: &Fixture) -> Result<()> {
+    let (store, power) = (&fixture.store, Power::History);
+    if store.as_history().is_some() {
+        return Err(Dishonest("history is declared absent, but as_history() has it".into()).into());
+    }
+    let at = store.put("k", "x").await?;
+    unsupported(power, "a get of the past", store.get_at("k", at)).await?;
+    unsupported(power, "a list of the past", store.list_at("", at)).await?;
+    unsupported(power, "the versions of a key", store.key_versions("k")).await?;
+    unsupported(power, "a compaction", store.compact(at)).await
 }

@@ -131,14 +131,18 @@ async fn run_cases(
     let mut queue: Vec<(usize, Case)> = options.cases.iter().copied().enumerate().collect();
     // Expiries take longest and cost least: begun first, they end while the others work.
     queue.sort_by_key(|(_, case)| !case.needs.contains(&Need::Power(Power::Ttl)));
-    let mut running = stream::iter(queue)
-        .map(|(at, case)| async move {
-            let begun = Instant::now();
-            let (outcome, detail) = run_case(&case, factory, root, options.seed).await;
-            let ms = u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX);
-            (at, case, CaseReport { name: case.name.into(), outcome, ms, detail: shortened(detail) })
-        })
-        .buffer_unordered(options.concurrency.max(1));
+    let (alone, together): (Vec<_>, Vec<_>) = queue.into_iter().partition(|(_, case)| case.alone);
+    let run_one = |(at, case): (usize, Case)| async move {
+        let begun = Instant::now();
+        let (outcome, detail) = run_case(&case, factory, root, options.seed).await;
+        let ms = u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX);
+        (at, case, CaseReport { name: case.name.into(), outcome, ms, detail: shortened(detail) })
+    };
+    let mut running = stream::iter(together)
+        .map(run_one)
+        .buffer_unordered(options.concurrency.max(1))
+        .chain(stream::iter(alone).then(run_one))
+        .boxed();
     let mut ended = Vec::new();
     while let Some((at, case, report)) = running.next().await {
         each(&case, &report);

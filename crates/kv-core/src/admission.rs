@@ -136,6 +136,20 @@ impl Capabilities {
             .map_err(self.about(Operation::List, path))
     }
 
+    /// Admits or refuses a list of what was below `path` at an older version.
+    ///
+    /// # Errors
+    ///
+    /// As for [`admit_list`](Self::admit_list); `Unsupported` for expiries, of which no history tells.
+    pub fn admit_list_at(&self, path: &str, options: &ListOptions) -> Result<()> {
+        self.require_all([Power::History].into_iter().chain(options.needs()))
+            .and_then(|()| match options.expiry {
+                true => Err(Error::unsupported("the expiry of entries as they were at an older version")),
+                false => Ok(()),
+            })
+            .map_err(self.about(Operation::ListAt, path))
+    }
+
     /// Admits or refuses a delete_tree of what lies below `path`.
     ///
     /// # Errors

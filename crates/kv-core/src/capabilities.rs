@@ -55,6 +55,7 @@ declared! {
         StaleReads = "stale_reads": "A read can settle for a possibly older state.",
         ListExpiry = "list_expiry": "A list can tell how each entry expires.",
         LockView = "lock_view": "Locks can be listed and watched, and a hold can be ended from outside.",
+        History = "history": "The state at an older version can be read, and history can be compacted.",
     }
 }
 

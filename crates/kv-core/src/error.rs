@@ -218,6 +218,10 @@ pub enum Operation {
     Locks,
     BreakLock,
     Transact,
+    GetAt,
+    ListAt,
+    Versions,
+    Compact,
     Session,
     Server,
     Close,
@@ -242,6 +246,10 @@ impl Operation {
             Self::Locks => "locks",
             Self::BreakLock => "break_lock",
             Self::Transact => "transact",
+            Self::GetAt => "get_at",
+            Self::ListAt => "list_at",
+            Self::Versions => "versions",
+            Self::Compact => "compact",
             Self::Session => "session",
             Self::Server => "server",
             Self::Close => "close",
@@ -260,7 +268,14 @@ impl Operation {
                 | Self::Unlock
                 | Self::BreakLock
                 | Self::Transact
+                | Self::Compact
         )
+    }
+
+    /// Whether it is one of the administrative calls, which nobody repeats but the caller.
+    #[must_use]
+    pub const fn is_administrative(self) -> bool {
+        matches!(self, Self::Compact)
     }
 }
 

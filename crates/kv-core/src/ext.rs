@@ -713,6 +713,9 @@ pub(crate) fn to_key<K: TryInto<Key, Error: Into<Error>>>(key: K, operation: Ope
     key.try_into().map_err(|error| error.into().with_operation(operation))
 }
 
-fn to_prefix<P: TryInto<Prefix, Error: Into<Error>>>(prefix: P, operation: Operation) -> Result<Prefix> {
+pub(crate) fn to_prefix<P: TryInto<Prefix, Error: Into<Error>>>(
+    prefix: P,
+    operation: Operation,
+) -> Result<Prefix> {
     prefix.try_into().map_err(|error| error.into().with_operation(operation))
 }

@@ -6,6 +6,7 @@
 //! Each idea has a file of its name; everything public is at the crate's root, and what makes text fit to
 //! be shown in [`text`].
 
+mod admin;
 mod admission;
 mod capabilities;
 mod cause;
@@ -32,6 +33,7 @@ mod version;
 mod watch;
 mod watch_state;
 
+pub use admin::{AdminExt, CallOptions, History, KeyVersion, VersionsOptions};
 pub use bytes::Bytes;
 pub use capabilities::{Capabilities, ExpiryBound, Guarantee, Limits, LockTtl, Power, TtlRange};
 #[cfg(feature = "serde")]

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use bytes::Bytes;
 
+use crate::admin::History;
 use crate::capabilities::Capabilities;
 use crate::entry::Entry;
 use crate::error::Result;
@@ -165,6 +166,11 @@ pub trait Store: fmt::Debug + Send + Sync + 'static {
     fn as_lock_view(&self) -> Option<&dyn LockView> {
         None
     }
+
+    /// The power to read the past and to compact it, where the store has it.
+    fn as_history(&self) -> Option<&dyn History> {
+        None
+    }
 }
 
 /// What a method of a store returns, as `async_trait` writes it.
@@ -258,6 +264,10 @@ impl<S: Store + ?Sized> Store for Arc<S> {
 
     fn as_lock_view(&self) -> Option<&dyn LockView> {
         (**self).as_lock_view()
+    }
+
+    fn as_history(&self) -> Option<&dyn History> {
+        (**self).as_history()
     }
 }
 

@@ -54,6 +54,7 @@ fn an_option_needs_its_power() {
         (Power::StaleReads, Box::new(|store| store.admit_get(&key(), &stale))),
         (Power::StaleReads, Box::new(|store| store.admit_list("k", &list))),
         (Power::ListExpiry, Box::new(|store| store.admit_list("k", &telling))),
+        (Power::History, Box::new(|store| store.admit_list_at("k", &ListOptions::default()))),
         (Power::Ttl, Box::new(|store| store.admit_put(&key(), &value, &ttl))),
         (Power::SessionKeys, Box::new(|store| store.admit_put(&key(), &value, &session))),
         (Power::KeepExpiry, Box::new(|store| store.admit_put(&key(), &value, &keep))),

@@ -3,6 +3,7 @@
 //! Each endpoint has a native client of its own, because only so a failure says which endpoint it
 //! was and whether the request had been sent. One endpoint is used until it fails.
 
+mod admin;
 mod answer;
 mod failure;
 mod member;

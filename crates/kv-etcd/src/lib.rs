@@ -8,6 +8,7 @@
 //! watches, `past` says where they can be taken up, `watch` is what a reader of one sees. `lease`, `session`, `lock` and
 //! `hold` keep things alive, `fate` is what becomes of a lock's record; `handle` ends them.
 
+mod admin;
 mod client;
 mod condition;
 mod config;

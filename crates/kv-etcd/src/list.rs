@@ -97,20 +97,27 @@ impl Lister {
     }
 }
 
-/// See [`kv_core::Store::list_with`].
-pub(crate) async fn list(core: &Arc<Handle>, prefix: &Prefix, options: ListOptions) -> Result<Listing> {
+/// See [`kv_core::Store::list_with`]; `at` is the revision to show, 0 for the latest.
+pub(crate) async fn list(
+    core: &Arc<Handle>,
+    prefix: &Prefix,
+    options: ListOptions,
+    at: i64,
+) -> Result<Listing> {
     let native_prefix = core.namespace.native_prefix(prefix);
     let (range, is_empty) = narrowed(core, &native_prefix, &options);
     let left = options.limit.unwrap_or(usize::MAX);
     let mut read = Read::new(range);
     read.keys_only = options.keys_only;
+    read.revision = at;
     read.stale = options.consistency == Consistency::Stale;
     let timeout = options.timeout.unwrap_or(core.timeout);
     if is_empty || left == 0 {
         // Only the version is wanted.
         read.range = Range::one(read.range.start);
         let page = core.client.read(Deadline::after(timeout), &read.keys_only().limit(1)).await?;
-        return Ok(Listing::new(Some(record::version(page.revision)), stream::empty()));
+        let revision = if at > 0 { at } else { page.revision };
+        return Ok(Listing::new(Some(record::version(revision)), stream::empty()));
     }
     let mut pager = Pager::new(Arc::clone(&core.client), read, timeout);
     if options.one_level {

@@ -9,7 +9,7 @@ use bytes::Bytes;
 use kv_backend::Deadline;
 use kv_core::{
     Capabilities, Consistency, DeleteOptions, DeleteResult, DeleteTreeOptions, Entry, Error, Expiry,
-    ExpiryBound, GetOptions, Guarantee, Key, Limits, ListOptions, Listing, LockGuard, LockHolder,
+    ExpiryBound, GetOptions, Guarantee, History, Key, Limits, ListOptions, Listing, LockGuard, LockHolder,
     LockOptions, LockView, Operation, Power, Prefix, PutOptions, PutResult, Result, ServerInfo, SessionState,
     SessionStates, Store, Transact, Txn, TxnResult, Watch, WatchOptions, WatchTarget,
 };
@@ -66,6 +66,10 @@ impl EtcdStore {
         Ok(Self { _last: Arc::new(CloseOnDrop(Arc::clone(&core))), core })
     }
 
+    pub(crate) fn core(&self) -> &Arc<Handle> {
+        &self.core
+    }
+
     /// How many requests this handle has sent so far: what its operations cost in round trips.
     #[must_use]
     pub fn requests(&self) -> u64 {
@@ -103,6 +107,7 @@ fn capabilities(config: &EtcdConfig) -> Capabilities {
             Power::StaleReads,
             Power::ListExpiry,
             Power::LockView,
+            Power::History,
         ])
         .with_guarantees(&[
             Guarantee::LinearizableReads,
@@ -333,7 +338,7 @@ impl Store for EtcdStore {
     async fn list_with(&self, prefix: &Prefix, options: ListOptions) -> Result<Listing> {
         self.core.capabilities.admit_list(prefix.as_str(), &options)?;
         let listed = match self.core.check_open() {
-            Ok(()) => list::list(&self.core, prefix, options).await,
+            Ok(()) => list::list(&self.core, prefix, options, 0).await,
             Err(error) => Err(error),
         };
         listed.map_err(about(Operation::List, prefix.as_str()))
@@ -392,6 +397,10 @@ impl Store for EtcdStore {
     }
 
     fn as_lock_view(&self) -> Option<&dyn LockView> {
+        Some(self)
+    }
+
+    fn as_history(&self) -> Option<&dyn History> {
         Some(self)
     }
 }

@@ -1,15 +1,17 @@
 //! A store with a policy around each of its calls.
 
+mod admin;
+
 use std::fmt;
 
 use async_trait::async_trait;
 use bytes::Bytes;
 use kv_core::{
     BreakLockOptions, Capabilities, DeleteOptions, DeleteResult, DeleteTreeOptions, Entry, Error,
-    FencingToken, GetOptions, Key, ListOptions, Listing, LockChanges, LockGuard, LockHolder, LockListing,
-    LockOptions, LockView, LockWatchOptions, LocksOptions, Operation, Power, Prefix, PutOptions, PutResult,
-    Result, ServerInfo, SessionState, SessionStates, Store, Transact, Txn, TxnResult, Watch, WatchOptions,
-    WatchTarget,
+    FencingToken, GetOptions, History, Key, ListOptions, Listing, LockChanges, LockGuard, LockHolder,
+    LockListing, LockOptions, LockView, LockWatchOptions, LocksOptions, Operation, Power, Prefix, PutOptions,
+    PutResult, Result, ServerInfo, SessionState, SessionStates, Store, Transact, Txn, TxnResult, Watch,
+    WatchOptions, WatchTarget,
 };
 
 use crate::policy::{Call, Policy, Target};
@@ -145,6 +147,11 @@ impl<P: Policy, S: Store> Store for Layered<P, S> {
     fn as_lock_view(&self) -> Option<&dyn LockView> {
         let has = self.capabilities.has(Power::LockView) && self.inner.as_lock_view().is_some();
         has.then_some(self as &dyn LockView)
+    }
+
+    fn as_history(&self) -> Option<&dyn History> {
+        let has = self.capabilities.has(Power::History) && self.inner.as_history().is_some();
+        has.then_some(self as &dyn History)
     }
 }
 

@@ -12,8 +12,8 @@ use crate::policy::{Call, Next, Policy};
 ///
 /// A write whose outcome is unknown is never repeated: a repeated compare-and-set could fail because of
 /// its own first attempt, and a repeated put could undo what another writer did in between. Waits for a
-/// lock, which outlive outages by themselves once they are queued, and `delete_tree`, which may have been
-/// carried out in part, are not repeated either.
+/// lock, which outlive outages by themselves once they are queued, `delete_tree`, which may have been
+/// carried out in part, and administrative calls, which an operator decides on, are not repeated either.
 ///
 /// # Examples
 ///
@@ -77,6 +77,7 @@ fn may_repeat(operation: Operation, error: &Error) -> bool {
     error.is_transient()
         && error.applied() == Applied::No
         && !matches!(operation, Operation::Lock | Operation::DeleteTree | Operation::Close)
+        && !operation.is_administrative()
 }
 
 impl Policy for Retry {

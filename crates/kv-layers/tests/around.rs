@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use kv_core::{
-    Capabilities, Listing, LockGuard, Operation, Power, Result, Store, StoreExt, Txn, TxnOp, Watch,
+    AdminExt, Capabilities, Listing, LockGuard, Operation, Power, Result, Store, StoreExt, Txn, TxnOp, Watch,
 };
 use kv_layers::{Call, LayerExt, Next, Policy};
 use kv_mem::{MemConfig, MemStore};
@@ -65,6 +65,11 @@ async fn every_operation_passes_once() {
         .transact(Txn::always().then([TxnOp::put("t".parse::<kv_core::Key>().unwrap(), "x")]))
         .await
         .unwrap();
+    let now = store.put("h", "x").await.unwrap();
+    store.get_at("h", now).await.unwrap();
+    drop(store.list_at("h", now).await.unwrap());
+    store.key_versions("h").await.unwrap();
+    store.compact(now).await.unwrap();
     store.server().await.unwrap();
     store.close().await.unwrap();
 
@@ -82,12 +87,17 @@ async fn every_operation_passes_once() {
         (Operation::Locks, Some("")),
         (Operation::BreakLock, Some("l")),
         (Operation::Transact, None),
+        (Operation::Put, Some("h")),
+        (Operation::GetAt, Some("h")),
+        (Operation::ListAt, Some("h")),
+        (Operation::Versions, Some("h")),
+        (Operation::Compact, None),
         (Operation::Server, None),
         (Operation::Close, None),
     ];
     let passed: Vec<_> = passed.iter().map(|(operation, path)| (*operation, path.as_deref())).collect();
     assert_eq!(passed, expected);
-    assert_eq!(notes.begun.load(Ordering::Relaxed), 3, "a listing, a watch and a guard");
+    assert_eq!(notes.begun.load(Ordering::Relaxed), 4, "two listings, a watch and a guard");
 }
 
 /// Takes transactions away.
@@ -108,7 +118,7 @@ impl Policy for NoTransactions {
 async fn a_power_that_is_taken_away_cannot_be_reached() {
     let store = MemStore::open(MemConfig::default()).unwrap().layered(NoTransactions);
     assert!(store.as_transact().is_none());
-    assert!(store.as_lock_view().is_some());
+    assert!(store.as_lock_view().is_some() && store.as_history().is_some());
     let error = store.transact(Txn::always()).await.unwrap_err();
     assert!(matches!(error.kind(), kv_core::ErrorKind::Unsupported { .. }), "{error}");
 }

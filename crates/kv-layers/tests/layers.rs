@@ -8,8 +8,8 @@ use std::time::Duration;
 
 use futures_util::future::join_all;
 use kv_core::{
-    Applied, Condition, Error, ErrorKind, Key, LockOptions, LockWait, Operation, Result, Store, StoreExt,
-    Txn, TxnOp,
+    AdminExt, Applied, Condition, Error, ErrorKind, Key, LockOptions, LockWait, Operation, Result, Store,
+    StoreExt, Txn, TxnOp,
 };
 use kv_layers::{
     Audit, Call, ConcurrencyLimit, FailFast, Faults, LayerExt, Next, Policy, ReadOnly, Retry, Timeout,
@@ -335,4 +335,24 @@ async fn audit_appends_whole_lines_to_a_file() {
         serde_json::from_str::<serde_json::Value>(line).unwrap();
     }
     assert!(Audit::to_file("/no/such/folder/log").is_err());
+}
+
+/// Fails every call for a moment, and says that nothing was applied.
+#[derive(Debug)]
+struct Down;
+
+impl Policy for Down {
+    async fn around<'a, T: Send + 'a>(&'a self, call: Call<'a>, _: Next<'a, T>) -> Result<T> {
+        Err(call.error(ErrorKind::Unavailable).not_applied())
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn administrative_calls_are_not_repeated() {
+    let count = Count::default();
+    let store = mem().layered(Down).layered(count.clone()).layered(Retry::default().with_attempts(3));
+    assert!(store.compact(kv_core::Version::new(1)).await.unwrap_err().is_transient());
+    assert_eq!(count.calls.load(Ordering::SeqCst), 1, "of a compaction");
+    assert!(store.get("k").await.unwrap_err().is_transient());
+    assert_eq!(count.calls.load(Ordering::SeqCst), 1 + 3, "of a get");
 }

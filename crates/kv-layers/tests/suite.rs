@@ -71,6 +71,7 @@ async fn each_layer_declares_what_the_store_below_declares() {
         let layered = layer(bare);
         assert_eq!(*layered.capabilities(), declared, "{name}");
         assert!(layered.as_transact().is_some() && layered.as_lock_view().is_some(), "{name}");
+        assert!(layered.as_history().is_some(), "{name}");
     }
 }
 

@@ -1,11 +1,13 @@
 #![doc = include_str!("../README.md")]
 
 mod config;
+mod history;
 mod list;
 mod lock;
 mod lock_view;
 mod name;
 mod names;
+mod past;
 mod record;
 mod state;
 mod store;

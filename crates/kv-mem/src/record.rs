@@ -74,6 +74,11 @@ impl Record {
         Entry::new(key, self.value.clone(), self.version, self.created)
     }
 
+    /// What it takes in memory, roughly.
+    pub(crate) fn size(&self) -> usize {
+        size_of::<Self>() + self.native().len() + self.value.len()
+    }
+
     pub(crate) fn created(&self) -> Version {
         self.created
     }

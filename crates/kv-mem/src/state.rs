@@ -15,6 +15,7 @@ use kv_core::{Bytes, DeleteCause, Entry, Error, ErrorKind, Expiry, Key, PutResul
 use parking_lot::RwLock;
 
 use crate::name::{ByName, Name};
+use crate::past::Past;
 use crate::record::{Lease, Record};
 
 /// Entries in the order of their native names. A clone is a snapshot and costs nothing.
@@ -37,6 +38,8 @@ pub(crate) struct Data {
     /// The same records, for everything that asks for an order or a snapshot.
     ordered: Ordered,
     newest: u64,
+    /// What the changes that the hub still has took the place of.
+    pub(crate) past: Past,
     ttl: TtlQueue<Name>,
     /// The open handles and the names of their session keys.
     handles: HashMap<HandleId, HashSet<Name>>,
@@ -55,6 +58,7 @@ impl Database {
                 by_name: HashSet::new(),
                 ordered: Ordered::new(),
                 newest: newest.get(),
+                past: Past::default(),
                 ttl: TtlQueue::new(),
                 handles: HashMap::new(),
                 locks: LockTable::new(),
@@ -127,6 +131,7 @@ impl Database {
         let Writer { changes, mut wakes, .. } = writer;
         if !changes.is_empty() {
             wakes.append(self.hub.publish(changes));
+            data.past.forget_up_to(self.hub.oldest());
         }
         let must_arm = data.arm() || (data.armed.is_some() && !self.sweeper.is_running());
         drop(data);
@@ -145,6 +150,11 @@ impl Database {
         }
     }
 
+    /// Reads the data as they stand, with everything that is due let go, so that nothing changes meanwhile.
+    pub(crate) fn read<T>(&self, read: impl FnOnce(&Data) -> T) -> T {
+        self.write(|writer| read(writer.data))
+    }
+
     fn arm_sweeper(&self) {
         let this = self.this.clone();
         self.sweeper.arm(move || std::future::ready(this.upgrade().map_or(Sweep::Stop, |this| this.sweep())));
@@ -160,8 +170,16 @@ impl Database {
 }
 
 impl Data {
-    fn snapshot(&self) -> (Ordered, Version) {
-        (self.ordered.clone(), Version::new(self.newest))
+    pub(crate) fn snapshot(&self) -> (Ordered, Version) {
+        (self.ordered.clone(), self.newest())
+    }
+
+    pub(crate) fn record(&self, native: &str) -> Option<&Record> {
+        self.by_name.get(native).map(|record| &*record.0)
+    }
+
+    pub(crate) fn newest(&self) -> Version {
+        Version::new(self.newest)
     }
 
     fn next_deadline(&self) -> Option<Timestamp> {
@@ -178,12 +196,13 @@ impl Data {
         is_nearer
     }
 
-    fn insert(&mut self, record: Arc<Record>) {
+    /// Puts a record in place, and returns the one it took the place of.
+    fn insert(&mut self, record: Arc<Record>) -> Option<Arc<Record>> {
         match self.ordered.get_mut(record.native()) {
             Some(stored) => *stored = Arc::clone(&record),
             None => drop(self.ordered.insert(record.name(), Arc::clone(&record))),
         }
-        self.by_name.replace(ByName(record));
+        self.by_name.replace(ByName(record)).map(|ByName(old)| old)
     }
 
     /// Takes back what the record under a native name lives by, before it is replaced or removed.
@@ -226,7 +245,7 @@ impl Writer<'_> {
     }
 
     pub(crate) fn record(&self, native: &str) -> Option<&Record> {
-        self.data.by_name.get(native).map(|record| &*record.0)
+        self.data.record(native)
     }
 
     /// The native names below a native prefix.
@@ -272,9 +291,11 @@ impl Writer<'_> {
             }
         };
         let entry = Entry::new(key.clone(), value, version, created);
-        self.changes.push(Change::put(Arc::clone(namespace), entry.clone()));
-        let record = Record::new(name, Arc::clone(namespace), entry, lease);
-        self.data.insert(Arc::new(record));
+        let record = Record::new(name.clone(), Arc::clone(namespace), entry.clone(), lease);
+        let before = self.data.insert(Arc::new(record));
+        let replaced = before.as_ref().map_or(0, |record| record.size());
+        self.data.past.note(version, name, before);
+        self.changes.push(Change::put(Arc::clone(namespace), entry).replacing(replaced));
         result
     }
 
@@ -288,6 +309,7 @@ impl Writer<'_> {
         self.data.end_lease(native);
         let ByName(record) = self.data.by_name.take(native)?;
         self.data.ordered.remove(native);
+        self.data.past.note(version, record.name(), Some(Arc::clone(&record)));
         let namespace = Arc::clone(record.namespace());
         self.changes.push(Change::delete(namespace, record.entry(), version, cause));
         Some(record)

@@ -12,9 +12,9 @@ use kv_backend::{
 };
 use kv_core::{
     Bytes, Capabilities, DeleteCause, DeleteOptions, DeleteResult, DeleteTreeOptions, Driver, Entry, Error,
-    ErrorKind, ExpiryBound, GetOptions, Guarantee, Key, Limits, ListOptions, Listing, LockGuard, LockHolder,
-    LockOptions, LockView, Operation, Power, Precondition, Prefix, PutOptions, PutResult, Result, ServerInfo,
-    SessionState, SessionStates, Store, Transact, Version, Watch, WatchOptions, WatchTarget,
+    ErrorKind, ExpiryBound, GetOptions, Guarantee, History, Key, Limits, ListOptions, Listing, LockGuard,
+    LockHolder, LockOptions, LockView, Operation, Power, Precondition, Prefix, PutOptions, PutResult, Result,
+    ServerInfo, SessionState, SessionStates, Store, Transact, Version, Watch, WatchOptions, WatchTarget,
 };
 
 use tokio::task::consume_budget;
@@ -338,6 +338,10 @@ impl Store for MemStore {
     }
 
     fn as_lock_view(&self) -> Option<&dyn LockView> {
+        Some(self)
+    }
+
+    fn as_history(&self) -> Option<&dyn History> {
         Some(self)
     }
 }

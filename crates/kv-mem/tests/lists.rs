@@ -10,7 +10,7 @@ use std::sync::Arc;
 use common::{fresh, key, open, prefix, seeded};
 use futures_util::StreamExt;
 use kv_mem::MemConfig;
-use kv_mem::kv_core::{Key, ListItem, ListOptions, Prefix, Store, StoreExt, Txn, TxnOp};
+use kv_mem::kv_core::{AdminExt, ErrorKind, Key, ListItem, ListOptions, Prefix, Store, StoreExt, Txn, TxnOp};
 
 /// Names that sort before, at and behind the slash, and nest.
 fn any_key(random: &mut fastrand::Rng) -> Key {
@@ -139,4 +139,29 @@ async fn a_list_is_one_version_while_writers_go_on() {
         assert_eq!(entries["a"].version, entries["z"].version);
     }
     writing.abort();
+}
+
+/// A key that is put over and over: of its values history keeps 64 MiB and no more, those that were
+/// replaced included.
+#[tokio::test]
+async fn the_past_takes_bounded_memory_however_large_what_was_replaced() {
+    const MEBIBYTE: usize = 1 << 20;
+    let store = fresh();
+    let mut puts = Vec::new();
+    for round in 0..100_u8 {
+        puts.push(store.put("large", vec![round; MEBIBYTE]).await.unwrap());
+        puts.push(store.put("large", "small").await.unwrap());
+    }
+    // Each pair keeps its large value twice: as what was put, and as what was replaced.
+    let readable = async |at: usize| match store.get_at("large", puts[at]).await {
+        Ok(entry) => entry.is_some(),
+        Err(error) if matches!(error.kind(), ErrorKind::Compacted { .. }) => false,
+        Err(error) => panic!("{error}"),
+    };
+    let mut kept = 0;
+    for at in 0..puts.len() {
+        kept += usize::from(readable(at).await);
+    }
+    assert!((40..=66).contains(&kept), "{kept} versions can be read");
+    assert!(readable(puts.len() - 1).await && !readable(0).await);
 }

@@ -155,8 +155,10 @@ impl Committer {
         if expiry_put_off.is_some() {
             self.next_expiry = Some(expiry_put_off);
         }
-        // On a disk that is nearly full history goes to its end, also where nobody writes.
-        self.trim_at = (room.is_low() && self.meta.events > 0)
+        // On a disk that is nearly full history goes to its end, also where nobody writes, and so does
+        // everywhere what is no history any more.
+        let is_left = self.meta.floor < self.meta.horizon;
+        self.trim_at = (is_left || (room.is_low() && self.meta.events > 0))
             .then(|| Instant::now() + if let_go { TRIM_PAUSE } else { RETRY });
         drop(frozen);
         self.answer(requests, answers, &done);
@@ -210,9 +212,9 @@ impl Committer {
 
     /// Applies a group, makes it as durable as promised, shows it and publishes it.
     fn commit(&mut self, prepared: Prepared) -> Result<()> {
-        let Prepared { batch, meta, before, changes, doomed } = prepared;
+        let Prepared { batch, meta, before, changes, doomed, compacted } = prepared;
         let client = self.view.client()?;
-        self.view.hide(before);
+        self.view.hide(before, meta.floor);
         client.apply(batch)?;
         // Numbers that are not reserved yet may not be seen before they are.
         let reserving = meta.version > self.counter.ceiling();
@@ -227,6 +229,9 @@ impl Committer {
         self.next_expiry = None;
         let mut count = changes.len() as u64;
         self.hub.publish(changes).wake();
+        if let Some(up_to) = compacted {
+            self.hub.compact(up_to);
+        }
         if let Some(doomed) = doomed {
             self.doomed = doomed;
             // A subtree that is new among them: it was alone in its group.

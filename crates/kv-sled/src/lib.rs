@@ -10,6 +10,7 @@ mod database;
 mod dirlock;
 mod error;
 mod group;
+mod history;
 mod list;
 mod lock;
 mod lock_view;

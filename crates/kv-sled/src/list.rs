@@ -24,17 +24,16 @@ const PAGE: usize = 512;
 /// How many are read at a time where most of them are skipped.
 const LEVEL_PAGE: usize = 32;
 
-/// A list of what is below `prefix`.
+/// A list of what is below `prefix` in a state, without what has expired by a moment.
 pub(crate) fn listing(
     database: &Arc<Database>,
+    (snapshot, now): (Snapshot, Timestamp),
     namespace: &Arc<Namespace>,
     prefix: &Prefix,
     options: &ListOptions,
     timeout: Duration,
     endpoint: &str,
 ) -> Listing {
-    let now = database.locks().clock().now();
-    let snapshot = database.view().snapshot();
     let as_of = snapshot.version();
     let native = namespace.native_prefix(prefix);
     let bound = |bound: &Bound<Key>| bound.as_ref().map(|key| namespace.native(key));

@@ -46,6 +46,8 @@ pub(crate) struct Stage<'a> {
     namespaces: &'a mut Namespaces,
     doomed: Vec<Doomed>,
     doomed_changed: bool,
+    /// Up to which version history is forgotten by the group.
+    compacted: Option<Version>,
     /// The version before the group.
     committed: u64,
     meta: Meta,
@@ -85,6 +87,8 @@ pub(crate) struct Prepared {
     pub(crate) changes: Vec<Change>,
     /// The subtrees that are deleted and not all removed after it, if that changes.
     pub(crate) doomed: Option<Vec<Doomed>>,
+    /// Up to which version history is forgotten.
+    pub(crate) compacted: Option<Version>,
 }
 
 impl<'a> Stage<'a> {
@@ -105,6 +109,7 @@ impl<'a> Stage<'a> {
             namespaces,
             doomed,
             doomed_changed: false,
+            compacted: None,
             committed: meta.version,
             meta,
             now,
@@ -124,7 +129,7 @@ impl<'a> Stage<'a> {
     }
 
     pub(crate) fn is_empty(&self) -> bool {
-        self.writes.is_empty()
+        self.writes.is_empty() && self.compacted.is_none()
     }
 
     /// How many changes it makes.
@@ -188,6 +193,21 @@ impl<'a> Stage<'a> {
         self.meta.horizon = doomed.last;
         self.doomed.push(doomed);
         self.doomed_changed = true;
+    }
+
+    /// Forgets every state before a version, and returns the oldest one that is left. What history holds
+    /// of them is let go bit by bit.
+    pub(crate) fn compact(&mut self, up_to: u64) -> Result<Version> {
+        if up_to > self.committed {
+            let newest = self.committed;
+            let reason = format!("the version {up_to} is yet to come: the newest is {newest}");
+            return Err(Error::invalid_argument(reason));
+        }
+        if up_to > self.meta.oldest() {
+            self.meta.horizon = up_to;
+            self.compacted = Some(Version::new(up_to));
+        }
+        Ok(Version::new(self.meta.oldest()))
     }
 
     /// Forgets a deleted subtree of which nothing is left.
@@ -383,7 +403,14 @@ impl<'a> Stage<'a> {
         }
         batch.insert(META, self.meta.encode());
         let doomed = self.doomed_changed.then_some(self.doomed);
-        Prepared { batch, meta: self.meta, before: self.before, changes: self.changes, doomed }
+        Prepared {
+            batch,
+            meta: self.meta,
+            before: self.before,
+            changes: self.changes,
+            doomed,
+            compacted: self.compacted,
+        }
     }
 
     /// Books a change of an entry.

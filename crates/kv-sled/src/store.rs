@@ -9,7 +9,7 @@ use bytes::Bytes;
 use kv_backend::{Clock, Deadline, HandleId, LockRequest, Namespace, SessionCell, lock_in_table, within};
 use kv_core::{
     Capabilities, DeleteOptions, DeleteResult, DeleteTreeOptions, Entry, Error, ErrorKind, Expiry,
-    ExpiryBound, GetOptions, Guarantee, Key, Limits, ListOptions, Listing, LockGuard, LockHolder,
+    ExpiryBound, GetOptions, Guarantee, History, Key, Limits, ListOptions, Listing, LockGuard, LockHolder,
     LockOptions, LockView, Operation, Power, Prefix, PutOptions, PutResult, Result, ServerInfo, SessionState,
     SessionStates, Store, Transact, Version, Watch, WatchOptions, WatchTarget,
 };
@@ -136,7 +136,11 @@ impl SledStore {
         &self.handle.locks
     }
 
-    pub(crate) fn namespace(&self) -> &Namespace {
+    pub(crate) fn endpoint(&self) -> &str {
+        &self.handle.endpoint
+    }
+
+    pub(crate) fn namespace(&self) -> &Arc<Namespace> {
         &self.handle.namespace
     }
 
@@ -177,6 +181,10 @@ impl Open<'_> {
         }
     }
 
+    pub(crate) fn timeout(&self, asked: Option<Duration>) -> Duration {
+        asked.unwrap_or(self.handle.timeout)
+    }
+
     pub(crate) fn fences(&self, fence: Option<&kv_core::Fence>) -> Fences {
         Fences::of(self.database.locks(), fence)
     }
@@ -187,7 +195,7 @@ impl Open<'_> {
         fence: Fences,
         timeout: Option<Duration>,
     ) -> Result<Outcome> {
-        let deadline = Deadline::after(timeout.unwrap_or(self.handle.timeout));
+        let deadline = Deadline::after(self.timeout(timeout));
         self.database.write(write, fence, deadline).await
     }
 }
@@ -260,7 +268,17 @@ impl Store for SledStore {
         let open = self.open_handle(Operation::List)?;
         let timeout = options.timeout.unwrap_or(self.handle.timeout);
         let handle = &self.handle;
-        Ok(list::listing(&open.database, &handle.namespace, prefix, &options, timeout, &handle.endpoint))
+        let now = open.database.locks().clock().now();
+        let present = (open.database.view().snapshot(), now);
+        Ok(list::listing(
+            &open.database,
+            present,
+            &handle.namespace,
+            prefix,
+            &options,
+            timeout,
+            &handle.endpoint,
+        ))
     }
 
     async fn delete_tree_with(&self, prefix: &Prefix, options: DeleteTreeOptions) -> Result<u64> {
@@ -345,6 +363,10 @@ impl Store for SledStore {
     }
 
     fn as_lock_view(&self) -> Option<&dyn LockView> {
+        Some(self)
+    }
+
+    fn as_history(&self) -> Option<&dyn History> {
         Some(self)
     }
 }

@@ -41,12 +41,16 @@ pub(crate) enum Write {
     EndSession {
         session: u64,
     },
+    /// States before a version are forgotten.
+    Compact {
+        up_to: u64,
+    },
 }
 
 impl Write {
     /// Whether it looks only at what is committed, and so must be the first of its group.
     pub(crate) fn goes_first(&self) -> bool {
-        matches!(self, Self::DeleteTree { .. } | Self::EndSession { .. })
+        matches!(self, Self::DeleteTree { .. } | Self::EndSession { .. } | Self::Compact { .. })
     }
 
     /// The session that its keys are to live with.
@@ -61,7 +65,10 @@ impl Write {
                 Step::Put { expiry, .. } => of(expiry),
                 Step::Delete { .. } | Step::Get { .. } => None,
             }),
-            Self::Delete { .. } | Self::DeleteTree { .. } | Self::EndSession { .. } => None,
+            Self::Delete { .. }
+            | Self::DeleteTree { .. }
+            | Self::EndSession { .. }
+            | Self::Compact { .. } => None,
         }
     }
 }
@@ -81,6 +88,8 @@ pub(crate) enum Outcome {
     Delete(DeleteResult),
     Count(u64),
     Txn(TxnResult),
+    /// The oldest version that is left.
+    Oldest(Version),
     /// A part is done; the same again does the next.
     More,
 }
@@ -93,6 +102,7 @@ pub(crate) fn carry_out(write: &Write, stage: &mut Stage<'_>) -> Result<Result<O
         Write::DeleteTree { prefix } => delete_tree(stage, prefix),
         Write::Transact { conditions, then, or_else } => transact(stage, conditions, then, or_else),
         Write::EndSession { session } => end_session(stage, *session),
+        Write::Compact { up_to } => Ok(stage.compact(*up_to).map(Outcome::Oldest)),
     }
 }
 

@@ -6,14 +6,14 @@ use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
 use kv_backend::Namespace;
-use kv_core::{Entry, Error, ErrorKind, Result, Version};
+use kv_core::{Entry, Error, ErrorKind, Key, KeyVersion, Result, Version};
 use parking_lot::{Mutex, RwLock};
 
 use crate::cache::EntryCache;
 use crate::client::Client;
 use crate::name::NameRange;
 use crate::pages::{Listed, Page, PageCache};
-use crate::record::{self, Event, Meta, Record, Stamp, Value, corrupt, space, unseal};
+use crate::record::{self, Event, Left, Meta, Record, Stamp, Value, corrupt, space, unseal};
 use crate::tree::{Doomed, is_dead};
 
 /// How many entries of a deleted subtree are passed over at a time: commits wait meanwhile.
@@ -169,9 +169,12 @@ impl View {
         self.state.read().committed
     }
 
-    /// To be called before a batch is applied, with what its entries were before.
-    pub(crate) fn hide(&self, inflight: BTreeMap<String, Option<Record>>) {
-        self.state.write().inflight = inflight;
+    /// To be called before a batch is applied, with what its entries were before, and up to which version
+    /// it lets go of history: from then on nobody begins to read an older state.
+    pub(crate) fn hide(&self, inflight: BTreeMap<String, Option<Record>>, floor: u64) {
+        let mut state = self.state.write();
+        state.inflight = inflight;
+        state.oldest = state.oldest.max(floor);
     }
 
     /// To be called when the batch is as durable as promised.
@@ -220,6 +223,65 @@ impl View {
         let version = state.committed;
         *self.pins.0.lock().entry(version).or_default() += 1;
         Snapshot { version, seen: version, changed: BTreeMap::new(), pins: Arc::clone(&self.pins) }
+    }
+
+    /// The state at an older version, to be read in pages.
+    ///
+    /// # Errors
+    ///
+    /// `Compacted` with the oldest version if its history is gone; `InvalidArgument` if it is yet to come.
+    pub(crate) fn snapshot_at(&self, at: Version) -> Result<Snapshot> {
+        let state = self.state.read();
+        let version = at.get();
+        if version > state.committed {
+            let newest = state.committed;
+            let reason = format!("the version {version} is yet to come: the newest is {newest}");
+            return Err(Error::invalid_argument(reason));
+        }
+        if version < state.oldest {
+            return Err(ErrorKind::Compacted { oldest: Some(Version::new(state.oldest)) }.into());
+        }
+        *self.pins.0.lock().entry(version).or_default() += 1;
+        Ok(Snapshot { version, seen: version, changed: BTreeMap::new(), pins: Arc::clone(&self.pins) })
+    }
+
+    /// The versions of the key with a native name that history has, the oldest first: at most the newest
+    /// `limit` of them.
+    pub(crate) fn versions(&self, native: &str, key: &Key, limit: usize) -> Result<Vec<KeyVersion>> {
+        // Held to the end: no chunk of a value can go meanwhile.
+        let state = self.state.read();
+        let client = state.client()?;
+        let mut first = None;
+        let mut left = Vec::new();
+        scan_events(client, state.oldest, state.committed, |version, event, _| {
+            if event.name == native {
+                if first.is_none() {
+                    first = Some(event.before);
+                }
+                left.push((version, event.left));
+            }
+            Ok(ControlFlow::Continue(()))
+        })?;
+        let kept = |record: Record| -> Result<KeyVersion> {
+            let value = read_value(client, &record)?;
+            let (version, created) = (Version::new(record.version), Version::new(record.created));
+            Ok(KeyVersion::put(Entry::new(key.clone(), value, version, created)))
+        };
+        let oldest = match first {
+            Some(before) => before,
+            // Nothing was changed since the oldest version.
+            None => state.get(native)?.map(|(record, _)| record),
+        };
+        let mut versions = Vec::new();
+        let skipped = (usize::from(oldest.is_some()) + left.len()).saturating_sub(limit);
+        let all = oldest.map(|record| (record.version, Left::Entry(record))).into_iter().chain(left);
+        for (version, left) in all.skip(skipped) {
+            versions.push(match left {
+                Left::Entry(record) => kept(record)?,
+                Left::Nothing(_) => KeyVersion::deleted(Version::new(version)),
+            });
+        }
+        Ok(versions)
     }
 
     /// The first entries of a snapshot within `range`, about `max` of them; there is no more if there

@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use kv_backend::{ManualClock, Timestamp};
 use kv_core::{
-    Bytes, DeleteCause, EntryExpiry, ErrorKind, Expiry, GetOptions, Key, LockLoss, LockOptions, PutOptions,
-    SessionState, Store, StoreExt, Version, WatchEvent, WatchOptions, WatchTarget,
+    AdminExt, Bytes, DeleteCause, EntryExpiry, ErrorKind, Expiry, GetOptions, Key, LockLoss, LockOptions,
+    PutOptions, SessionState, Store, StoreExt, Version, WatchEvent, WatchOptions, WatchTarget,
 };
 use kv_sled::{Durability, SledConfig, SledStore, Verify};
 
@@ -306,5 +306,50 @@ async fn locks_that_name_no_maximum_hold_have_the_one_of_their_store() {
     assert!(begin.elapsed() >= max_hold);
     assert!(named.is_held());
     drop((guard, named));
+    store.close().await.unwrap();
+}
+
+#[tokio::test]
+async fn the_past_and_its_compaction_are_still_there() {
+    let dir = tempfile::tempdir().unwrap();
+    // Too large for one record: what history shares and what it lets go are the parts.
+    let value = |round: u8| vec![round; 100_000];
+    let mut puts = Vec::new();
+    {
+        let store = open(&dir).await;
+        for round in 0..20 {
+            puts.push(store.put("dir/large", value(round)).await.unwrap());
+        }
+        store.delete_tree("dir").await.unwrap();
+        store.close().await.unwrap();
+    }
+    let store = open(&dir).await;
+    for (round, version) in puts.iter().enumerate() {
+        let entry = store.get_at("dir/large", *version).await.unwrap().unwrap();
+        assert_eq!((entry.value, entry.version), (value(round as u8).into(), *version));
+    }
+    assert_eq!(store.key_versions("dir/large").await.unwrap().len(), puts.len() + 1);
+    // A list that is being read keeps its version, whatever is compacted.
+    for at in 0..2000 {
+        store.put(format!("many/{at}"), "x").await.unwrap();
+    }
+    let mut reading = store.list_at("dir", puts[5]).await.unwrap();
+    assert_eq!(store.compact(puts[10]).await.unwrap(), puts[10]);
+    match reading.next().await {
+        Some(Ok(item)) => assert_eq!(item.path(), "dir/large"),
+        Some(Err(error)) => assert!(matches!(error.kind(), ErrorKind::Compacted { .. }), "{error}"),
+        None => panic!("the list of a version that was there is empty"),
+    }
+    drop(reading);
+    store.close().await.unwrap();
+
+    let store = open(&dir).await;
+    let gone = store.get_at("dir/large", puts[9]).await.unwrap_err();
+    assert_eq!(*gone.kind(), ErrorKind::Compacted { oldest: Some(puts[10]) });
+    assert_eq!(store.get_at("dir/large", puts[10]).await.unwrap().unwrap().value, value(10));
+    let versions = store.key_versions("dir/large").await.unwrap();
+    let kept: Vec<_> = versions.iter().map(|one| one.entry.is_some().then_some(one.version)).collect();
+    let expected: Vec<_> = puts[10..].iter().copied().map(Some).chain([None]).collect();
+    assert_eq!(kept, expected);
     store.close().await.unwrap();
 }

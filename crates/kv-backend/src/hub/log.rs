@@ -14,13 +14,15 @@ pub struct Change {
     namespace: Arc<Namespace>,
     version: Version,
     event: WatchEvent,
+    /// See [`replacing`](Self::replacing).
+    replaced: usize,
 }
 
 impl Change {
     /// A put that left this entry, whose key is relative to `namespace`.
     #[must_use]
     pub fn put(namespace: Arc<Namespace>, entry: Entry) -> Self {
-        Self { namespace, version: entry.version, event: WatchEvent::Put(entry) }
+        Self { namespace, version: entry.version, event: WatchEvent::Put(entry), replaced: 0 }
     }
 
     /// The deletion of this entry, whose key is relative to `namespace`, at `version`.
@@ -30,14 +32,22 @@ impl Change {
             .with_version(version)
             .with_cause(cause)
             .with_previous(previous);
-        Self { namespace, version, event: WatchEvent::Delete(deletion) }
+        Self { namespace, version, event: WatchEvent::Delete(deletion), replaced: 0 }
     }
 
     /// The deletion of an entry whose value is not told.
     #[must_use]
     pub fn delete_unseen(namespace: Arc<Namespace>, key: Key, version: Version, cause: DeleteCause) -> Self {
         let deletion = Deletion::new(key).with_version(version).with_cause(cause);
-        Self { namespace, version, event: WatchEvent::Delete(deletion) }
+        Self { namespace, version, event: WatchEvent::Delete(deletion), replaced: 0 }
+    }
+
+    /// The same, counted as so many bytes more against the bound on history: what the store keeps of the
+    /// value that a put took the place of, as long as the log has the change.
+    #[must_use]
+    pub fn replacing(mut self, bytes: usize) -> Self {
+        self.replaced = bytes;
+        self
     }
 
     /// The version the change was made with.
@@ -80,6 +90,7 @@ impl Change {
     pub(super) fn bytes(&self) -> usize {
         let entry = |entry: &Entry| entry.key.as_str().len() + entry.value.len();
         size_of::<Self>()
+            + self.replaced
             + match &self.event {
                 WatchEvent::Put(put) => entry(put),
                 WatchEvent::Delete(deletion) => deletion.previous.as_ref().map_or(0, entry),
@@ -201,6 +212,22 @@ impl Log {
                 return Some((place, change));
             }
         }
+        None
+    }
+
+    /// Takes out the oldest changes up to `version`, as [`overflow`](Self::overflow) does.
+    pub(super) fn compact(&mut self, version: Version) -> Option<(u64, Arc<Change>)> {
+        while self.changes.front().is_some_and(|logged| logged.change.version <= version) {
+            let Logged { change, listed } = self.changes.pop_front()?;
+            self.bytes -= change.bytes();
+            let place = self.first;
+            self.first += 1;
+            if listed {
+                return Some((place, change));
+            }
+        }
+        self.complete_after = self.complete_after.max(version);
+        self.newest = self.newest.max(version);
         None
     }
 

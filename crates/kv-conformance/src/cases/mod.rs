@@ -7,6 +7,7 @@ mod delete_tree;
 mod errors;
 mod expiry;
 mod expiry_change;
+mod history;
 mod hot_keys;
 mod keys;
 mod lifecycle;
@@ -60,6 +61,7 @@ pub fn all() -> Vec<Case> {
         lock_expiry::CASES,
         lock_fence::CASES,
         lock_view::CASES,
+        history::CASES,
         txn::CASES,
         txn_limits::CASES,
         lifecycle::CASES,

@@ -6,13 +6,14 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use kv_conformance::{Factory, Line, UrlFactory};
 use kv_core::{
-    BreakLockOptions, Bytes, Capabilities, DeleteOptions, DeleteResult, DeleteTreeOptions, Entry, ErrorKind,
-    FencingToken, GetOptions, Key, ListOptions, Listing, LockChanges, LockGuard, LockHolder, LockListing,
-    LockOptions, LockView, LockWatchOptions, LocksOptions, Prefix, PutOptions, PutResult, Result, ServerInfo,
-    SessionState, SessionStates, Store, StoreExt, Transact, Txn, TxnResult, Watch, WatchOptions, WatchTarget,
+    AdminExt, BreakLockOptions, Bytes, CallOptions, Capabilities, DeleteOptions, DeleteResult,
+    DeleteTreeOptions, Entry, ErrorKind, FencingToken, GetOptions, History, Key, KeyVersion, ListOptions,
+    Listing, LockChanges, LockGuard, LockHolder, LockListing, LockOptions, LockView, LockWatchOptions,
+    LocksOptions, Prefix, PutOptions, PutResult, Result, ServerInfo, SessionState, SessionStates, Store,
+    StoreExt, Transact, Txn, TxnResult, Version, VersionsOptions, Watch, WatchOptions, WatchTarget,
 };
 
-use super::Fault;
+use super::{Fault, histories};
 
 /// Opens memory stores with a fault, all on the same data.
 pub(crate) struct FaultyFactory {
@@ -172,6 +173,10 @@ impl Store for Faulty {
     fn as_lock_view(&self) -> Option<&dyn LockView> {
         (!self.fault.no_lock_view).then_some(self as &dyn LockView)
     }
+
+    fn as_history(&self) -> Option<&dyn History> {
+        (!self.fault.no_history).then_some(self as &dyn History)
+    }
 }
 
 #[async_trait]
@@ -198,5 +203,28 @@ impl LockView for Faulty {
 
     async fn break_lock_with(&self, key: &Key, token: FencingToken, _: BreakLockOptions) -> Result<bool> {
         hooked!(self, break_lock(key.clone(), token), self.inner.break_lock(key, token))
+    }
+}
+
+#[async_trait]
+impl History for Faulty {
+    async fn get_at_with(&self, key: &Key, at: Version, _: CallOptions) -> Result<Option<Entry>> {
+        hooked!(self, get_at(key.clone(), at), self.inner.get_at(key, at))
+    }
+
+    async fn list_at_with(&self, prefix: &Prefix, at: Version, options: ListOptions) -> Result<Listing> {
+        hooked!(
+            self,
+            list_at(prefix.clone(), at, options),
+            histories::list_at(&self.inner, prefix, at, options)
+        )
+    }
+
+    async fn versions_with(&self, key: &Key, options: VersionsOptions) -> Result<Vec<KeyVersion>> {
+        hooked!(self, versions(key.clone(), options), histories::versions(&self.inner, key, options))
+    }
+
+    async fn compact_with(&self, up_to: Version, _: CallOptions) -> Result<Version> {
+        hooked!(self, compact(up_to), self.inner.compact(up_to))
     }
 }

@@ -6,14 +6,15 @@ use std::sync::Arc;
 
 use kv_core::{
     Bytes, Capabilities, DeleteOptions, DeleteResult, DeleteTreeOptions, Entry, FencingToken, GetOptions,
-    Key, ListOptions, Listing, LockChanges, LockGuard, LockHolder, LockListing, LockOptions, Prefix,
-    PutOptions, PutResult, Result, ServerInfo, SessionState, SessionStates, Store, Txn, TxnResult, Watch,
-    WatchOptions, WatchTarget,
+    Key, KeyVersion, ListOptions, Listing, LockChanges, LockGuard, LockHolder, LockListing, LockOptions,
+    Prefix, PutOptions, PutResult, Result, ServerInfo, SessionState, SessionStates, Store, Txn, TxnResult,
+    Version, VersionsOptions, Watch, WatchOptions, WatchTarget,
 };
 
 mod expiries;
 mod faulty;
 mod fences;
+mod histories;
 mod hot_keys;
 mod keys;
 mod lifecycles;
@@ -59,6 +60,7 @@ pub(crate) fn all() -> Vec<Fault> {
     faults.extend(outages::faults());
     faults.extend(fences::faults());
     faults.extend(lock_views::faults());
+    faults.extend(histories::faults());
     faults.extend(txns::faults());
     faults.extend(lifecycles::faults());
     faults.extend(powers::faults());
@@ -108,6 +110,11 @@ pub(crate) struct Fault {
     locks: Hook1<Prefix, LockListing>,
     break_lock: Hook2<Key, FencingToken, bool>,
     no_lock_view: bool,
+    get_at: Hook2<Key, Version, Option<Entry>>,
+    list_at: Hook3<Prefix, Version, ListOptions, Listing>,
+    versions: Hook2<Key, VersionsOptions, Vec<KeyVersion>>,
+    compact: Hook1<Version, Version>,
+    no_history: bool,
     drop: DropHook,
 }
 
@@ -144,6 +151,10 @@ hooks! {
     watch_lock(key: Key) -> LockChanges;
     locks(prefix: Prefix) -> LockListing;
     break_lock(key: Key, token: FencingToken) -> bool;
+    get_at(key: Key, at: Version) -> Option<Entry>;
+    list_at(prefix: Prefix, at: Version, options: ListOptions) -> Listing;
+    versions(key: Key, options: VersionsOptions) -> Vec<KeyVersion>;
+    compact(up_to: Version) -> Version;
 }
 
 impl Fault {
@@ -195,6 +206,11 @@ impl Fault {
 
     pub(crate) fn no_lock_view(mut self) -> Self {
         self.no_lock_view = true;
+        self
+    }
+
+    pub(crate) fn no_history(mut self) -> Self {
+        self.no_history = true;
         self
     }
 

@@ -36,6 +36,7 @@ pub(super) fn faults() -> Vec<Fault> {
         works("stale_reads_are_not_declared", &["stale_reads_answer"], Power::StaleReads),
         works("list_expiry_is_not_declared", &["list_tells_expiries"], Power::ListExpiry),
         works("lock_view_is_not_declared", &["held_locks_are_listed"], Power::LockView),
+        works("history_is_not_declared", &["history_reads_a_key_as_it_was"], Power::History),
         works("ttl_is_refused_after_the_put", &["ttl_is_not_late"], Power::Ttl).put(
             |store, key, value, mut options| async move {
                 if matches!(options.expiry, Expiry::Ttl(_)) {
@@ -149,6 +150,9 @@ pub(crate) fn honest_refusals(name: &'static str, powers: &'static [Power]) -> F
     }
     if lacks(Power::LockView) {
         honest = honest.no_lock_view();
+    }
+    if lacks(Power::History) {
+        honest = honest.no_history();
     }
     honest
 }

@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // A test says what it means.
 
 mod shown;
+mod shown_admin;
 mod shown_lifecycle;
 mod shown_recipes;
 
@@ -11,6 +12,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 use shown::DATA;
+use shown_admin::ADMIN;
 use shown_lifecycle::LIFECYCLE;
 use shown_recipes::RECIPES;
 
@@ -22,7 +24,7 @@ type Shown = (&'static str, &'static [&'static str]);
 
 /// What shows each sentence, in the page's order.
 fn shown() -> impl Iterator<Item = &'static Shown> {
-    [DATA, RECIPES, LIFECYCLE].into_iter().flatten()
+    [DATA, RECIPES, ADMIN, LIFECYCLE].into_iter().flatten()
 }
 
 /// The sentences and table rows below the first heading of a section, up to the table of old names.

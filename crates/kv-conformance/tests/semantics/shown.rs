@@ -39,6 +39,7 @@ pub(crate) const DATA: &[Shown] = &[
         "| `lock_view`",
         &["held_locks_are_listed", "lock_watch_begins_with_the_holder", "break_lock_ends_one_hold"],
     ),
+    ("| `history`", &["history_reads_a_key_as_it_was", "compaction_forgets_what_was_before"]),
     ("| `linearizable_reads`", &["reads_see_acknowledged_writes", "reads_never_go_back"]),
     ("| `list_snapshot`", &["list_is_one_version", "snapshot_lists_see_no_half_rounds"]),
     (

@@ -79,6 +79,11 @@ impl ChangesOut {
         drop(self.0.watch(name, Some(options)).await);
     }
 
+    /// Asks whether everything was told. A server answers only when it was.
+    pub(crate) async fn progress(&mut self) {
+        drop(self.0.request_progress().await);
+    }
+
     pub(crate) async fn cancel(&mut self, id: i64) {
         drop(self.0.cancel(id).await);
     }

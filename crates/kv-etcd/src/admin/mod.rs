@@ -1,0 +1,3 @@
+//! What operators ask for: the past of the store.
+
+mod history;

@@ -118,6 +118,9 @@ pub(crate) mod needs {
     pub(crate) const LIST_EXPIRY: Need = Need::Power(Power::ListExpiry);
     pub(crate) const LOCK_VIEW: Need = Need::Power(Power::LockView);
     pub(crate) const HISTORY: Need = Need::Power(Power::History);
+    pub(crate) const CLUSTER: Need = Need::Power(Power::Cluster);
+    pub(crate) const STORAGE: Need = Need::Power(Power::Storage);
+    pub(crate) const ACCESS: Need = Need::Power(Power::Access);
 
     pub(crate) const LINEARIZABLE_READS: Need = Need::Guarantee(Guarantee::LinearizableReads);
     pub(crate) const LIST_SNAPSHOT: Need = Need::Guarantee(Guarantee::ListSnapshot);

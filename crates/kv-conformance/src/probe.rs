@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use anyhow::{Result, ensure};
 use kv_core::{
-    AdminExt, Applied, Condition, Consistency, DeleteOptions, ErrorKind, Expiry, GetOptions, Key,
+    Access, AdminExt, Applied, Condition, Consistency, DeleteOptions, ErrorKind, Expiry, GetOptions, Key,
     ListOptions, Power, Precondition, Prefix, PutOptions, Store, StoreExt, Txn, TxnOp, WatchEvent,
     WatchOptions,
 };
@@ -31,6 +31,9 @@ pub(crate) async fn refuses(fixture: &Fixture, power: Power) -> Result<()> {
         Power::ListExpiry => list_expiry(fixture).await,
         Power::LockView => lock_view(fixture).await,
         Power::History => history(fixture).await,
+        Power::Cluster => cluster(fixture).await,
+        Power::Storage => storage(fixture).await,
+        Power::Access => access(fixture).await,
         other => Err(anyhow::anyhow!("this suite does not know the power {}: update it", other.name())),
     }
 }
@@ -235,4 +238,34 @@ async fn history(fixture: &Fixture) -> Result<()> {
     unsupported(power, "a list of the past", store.list_at("", at)).await?;
     unsupported(power, "the versions of a key", store.key_versions("k")).await?;
     unsupported(power, "a compaction", store.compact(at)).await
+}
+
+/// Such a power must not be reachable.
+fn unreachable(power: Power, is_there: bool) -> Result<()> {
+    let name = power.name();
+    if is_there {
+        return Err(Dishonest(format!("{name} is declared absent, but as_{name}() has it")).into());
+    }
+    Ok(())
+}
+
+async fn cluster(fixture: &Fixture) -> Result<()> {
+    let (store, power) = (&fixture.store, Power::Cluster);
+    unreachable(power, store.as_cluster().is_some())?;
+    unsupported(power, "a list of the members", store.members()).await?;
+    unsupported(power, "a change of endpoints", store.set_endpoints(["127.0.0.1:1"])).await?;
+    unsupported(power, "the removal of a member", store.remove_member_named("nobody")).await
+}
+
+async fn storage(fixture: &Fixture) -> Result<()> {
+    let (store, power) = (&fixture.store, Power::Storage);
+    unreachable(power, store.as_storage().is_some())?;
+    unsupported(power, "a look at sizes", store.sizes()).await
+}
+
+async fn access(fixture: &Fixture) -> Result<()> {
+    let (store, power) = (&fixture.store, Power::Access);
+    unreachable(power, store.as_access().is_some())?;
+    unsupported(power, "a list of the users", store.users()).await?;
+    unsupported(power, "a right", store.grant("nobody", Access::Read, "")).await
 }

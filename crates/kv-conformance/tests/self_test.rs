@@ -104,6 +104,20 @@ async fn a_store_with_locks_that_expire_behind_a_line_passes() {
     assert_eq!(report.count(Outcome::Passed), names.len(), "{}", describe(&report));
 }
 
+/// And servers with members, disks and users.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_store_with_servers_passes() {
+    let names = [
+        "members_are_listed",
+        "endpoints_are_changed_or_kept",
+        "sizes_are_told",
+        "users_come_and_go",
+        "grants_add_and_revocations_subtract",
+    ];
+    let report = run_on(FaultyFactory::new(faults::sound_servers()), cases(&names)).await;
+    assert_eq!(report.count(Outcome::Passed), names.len(), "{}", describe(&report));
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_honestly_absent_is_not_applicable() {
     let lacking: [&'static [Power]; 3] = [

@@ -56,6 +56,9 @@ declared! {
         ListExpiry = "list_expiry": "A list can tell how each entry expires.",
         LockView = "lock_view": "Locks can be listed and watched, and a hold can be ended from outside.",
         History = "history": "The state at an older version can be read, and history can be compacted.",
+        Cluster = "cluster": "The servers can be listed, and the endpoints of a handle changed.",
+        Storage = "storage": "What the data take on the disk can be told, and what is not in use given back.",
+        Access = "access": "Users can be made and given rights on what lies below a prefix.",
     }
 }
 

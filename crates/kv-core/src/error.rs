@@ -72,11 +72,12 @@ pub enum ErrorKind {
         /// The power, and where there is one the way to get it.
         what: String,
     },
-    /// The key does not exist and the operation needs it to.
-    #[error("the key does not exist")]
+    /// The key, or the member or user of an administrative call, does not exist and the operation needs it
+    /// to.
+    #[error("it does not exist")]
     NotFound,
-    /// The key exists and the operation needs it not to.
-    #[error("the key exists already{}", found(current))]
+    /// The key, or the member or user of an administrative call, exists and the operation needs it not to.
+    #[error("it exists already{}", found(current))]
     AlreadyExists {
         /// Its version, seen after the refusal; `None` where it had gone again.
         current: Option<Version>,
@@ -99,6 +100,13 @@ pub enum ErrorKind {
     /// The lock is not, or no longer, held: nothing was changed.
     #[error("the lock is not held")]
     NotHeld,
+    /// The servers, or the store on their behalf, do not do this as things stand: a change that would leave
+    /// a cluster without its quorum, or that another must come before. Nothing was changed.
+    #[error("refused: {reason}")]
+    Refused {
+        /// What stands against it, and what to do.
+        reason: String,
+    },
     /// The deadline passed.
     #[error("deadline exceeded")]
     Timeout,
@@ -146,6 +154,7 @@ impl ErrorKind {
             Self::InvalidArgument { reason } => Self::InvalidArgument { reason: escaped(reason) },
             Self::InvalidConfig { reason } => Self::InvalidConfig { reason: escaped(reason) },
             Self::Unsupported { what } => Self::Unsupported { what: escaped(what) },
+            Self::Refused { reason } => Self::Refused { reason: escaped(reason) },
             // The scheme is shown quoted, and the known ones come from drivers.
             other => other,
         }
@@ -222,6 +231,22 @@ pub enum Operation {
     ListAt,
     Versions,
     Compact,
+    Members,
+    SetEndpoints,
+    RemoveMember,
+    AddMember,
+    PromoteMember,
+    UpdateMember,
+    TransferLeadership,
+    Sizes,
+    Defragment,
+    AddUser,
+    RemoveUser,
+    SetPassword,
+    Grant,
+    Revoke,
+    User,
+    Users,
     Session,
     Server,
     Close,
@@ -250,6 +275,22 @@ impl Operation {
             Self::ListAt => "list_at",
             Self::Versions => "versions",
             Self::Compact => "compact",
+            Self::Members => "members",
+            Self::SetEndpoints => "set_endpoints",
+            Self::RemoveMember => "remove_member",
+            Self::AddMember => "add_member",
+            Self::PromoteMember => "promote_member",
+            Self::UpdateMember => "update_member",
+            Self::TransferLeadership => "transfer_leadership",
+            Self::Sizes => "sizes",
+            Self::Defragment => "defragment",
+            Self::AddUser => "add_user",
+            Self::RemoveUser => "remove_user",
+            Self::SetPassword => "set_password",
+            Self::Grant => "grant",
+            Self::Revoke => "revoke",
+            Self::User => "user",
+            Self::Users => "users",
             Self::Session => "session",
             Self::Server => "server",
             Self::Close => "close",
@@ -269,13 +310,43 @@ impl Operation {
                 | Self::BreakLock
                 | Self::Transact
                 | Self::Compact
+                | Self::RemoveMember
+                | Self::AddMember
+                | Self::PromoteMember
+                | Self::UpdateMember
+                | Self::TransferLeadership
+                | Self::Defragment
+                | Self::AddUser
+                | Self::RemoveUser
+                | Self::SetPassword
+                | Self::Grant
+                | Self::Revoke
         )
     }
 
     /// Whether it is one of the administrative calls, which nobody repeats but the caller.
     #[must_use]
     pub const fn is_administrative(self) -> bool {
-        matches!(self, Self::Compact)
+        matches!(
+            self,
+            Self::Compact
+                | Self::Members
+                | Self::SetEndpoints
+                | Self::RemoveMember
+                | Self::AddMember
+                | Self::PromoteMember
+                | Self::UpdateMember
+                | Self::TransferLeadership
+                | Self::Sizes
+                | Self::Defragment
+                | Self::AddUser
+                | Self::RemoveUser
+                | Self::SetPassword
+                | Self::Grant
+                | Self::Revoke
+                | Self::User
+                | Self::Users
+        )
     }
 }
 

@@ -7,6 +7,7 @@
 //! be shown in [`text`].
 
 mod admin;
+mod admin_ext;
 mod admission;
 mod capabilities;
 mod cause;
@@ -33,7 +34,11 @@ mod version;
 mod watch;
 mod watch_state;
 
-pub use admin::{AdminExt, CallOptions, History, KeyVersion, VersionsOptions};
+pub use admin::{
+    Access, AccessControl, Cluster, Defragmented, Evict, Health, History, Joining, KeyVersion, Member,
+    MemberId, MemberRole, NewMember, NewUser, Reconfigure, Right, Size, Storage, User, VersionsOptions,
+};
+pub use admin_ext::AdminExt;
 pub use bytes::Bytes;
 pub use capabilities::{Capabilities, ExpiryBound, Guarantee, Limits, LockTtl, Power, TtlRange};
 #[cfg(feature = "serde")]
@@ -51,8 +56,8 @@ pub use lock_view::{
     BreakLockOptions, LockChanges, LockListing, LockState, LockView, LockWatchOptions, LocksOptions,
 };
 pub use options::{
-    Consistency, DeleteOptions, DeleteResult, DeleteTreeOptions, Expiry, GetOptions, ListOptions,
-    Precondition, PutOptions, PutResult,
+    CallOptions, Consistency, DeleteOptions, DeleteResult, DeleteTreeOptions, Expiry, GetOptions,
+    ListOptions, Precondition, PutOptions, PutResult,
 };
 pub use params::Params;
 pub use secret::Secret;

@@ -70,6 +70,26 @@ macro_rules! timeout_setter {
 }
 pub(crate) use timeout_setter;
 
+/// Options of a call that has none but its deadline.
+///
+/// ```
+/// use std::time::Duration;
+/// use kv_core::CallOptions;
+///
+/// let patient = CallOptions::default().with_timeout(Duration::from_secs(60));
+/// assert_eq!(patient.timeout, Some(Duration::from_secs(60)));
+/// ```
+#[derive(Clone, Debug, Default)]
+#[non_exhaustive]
+pub struct CallOptions {
+    /// The deadline of the call, in place of the store's default.
+    pub timeout: Option<Duration>,
+}
+
+impl CallOptions {
+    timeout_setter!();
+}
+
 /// Options of a get.
 #[derive(Clone, Debug, Default)]
 #[non_exhaustive]

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use bytes::Bytes;
 
-use crate::admin::History;
+use crate::admin::{AccessControl, Cluster, History, Storage};
 use crate::capabilities::Capabilities;
 use crate::entry::Entry;
 use crate::error::Result;
@@ -171,6 +171,21 @@ pub trait Store: fmt::Debug + Send + Sync + 'static {
     fn as_history(&self) -> Option<&dyn History> {
         None
     }
+
+    /// The power to see and change the servers behind the store, where the store has it.
+    fn as_cluster(&self) -> Option<&dyn Cluster> {
+        None
+    }
+
+    /// The power to see and tidy what the data take on the disk, where the store has it.
+    fn as_storage(&self) -> Option<&dyn Storage> {
+        None
+    }
+
+    /// The power to manage users and their rights, where the store has it.
+    fn as_access(&self) -> Option<&dyn AccessControl> {
+        None
+    }
 }
 
 /// What a method of a store returns, as `async_trait` writes it.
@@ -268,6 +283,18 @@ impl<S: Store + ?Sized> Store for Arc<S> {
 
     fn as_history(&self) -> Option<&dyn History> {
         (**self).as_history()
+    }
+
+    fn as_cluster(&self) -> Option<&dyn Cluster> {
+        (**self).as_cluster()
+    }
+
+    fn as_storage(&self) -> Option<&dyn Storage> {
+        (**self).as_storage()
+    }
+
+    fn as_access(&self) -> Option<&dyn AccessControl> {
+        (**self).as_access()
     }
 }
 

@@ -19,7 +19,14 @@ struct Below {
 
 impl Below {
     fn new(inner: Arc<dyn Store>, prefix: &str, lacks: &[Power]) -> Self {
-        let lacks = lacks.iter().chain(&[Power::Transactions, Power::LockView, Power::History]);
+        let lacks = lacks.iter().chain(&[
+            Power::Transactions,
+            Power::LockView,
+            Power::History,
+            Power::Cluster,
+            Power::Storage,
+            Power::Access,
+        ]);
         let declared = inner.capabilities().clone();
         let capabilities = lacks.fold(declared, |declared, power| declared.without_power(*power));
         Self { inner, prefix: prefix.parse().unwrap(), capabilities }

@@ -5,14 +5,15 @@
 
 mod admin;
 mod answer;
+mod auth;
 mod failure;
 mod member;
 mod stream;
 mod wire;
 
 use std::hash::{BuildHasher, RandomState};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
 use etcd_client as native;
@@ -21,7 +22,9 @@ use kv_core::{Error, ErrorKind, Result};
 
 use crate::config::EtcdConfig;
 use crate::error::{self, Next};
+pub(crate) use admin::{Asked, Listed, Status};
 pub(crate) use answer::check_changes;
+pub(crate) use auth::Permission;
 use failure::Failure;
 use member::{Dial, Leader, Member, Native};
 pub(crate) use stream::{Answer, ChangesIn, ChangesOut, WatchRequest};
@@ -41,11 +44,20 @@ const PATIENCE: Duration = Duration::from_secs(1);
 enum Repeat {
     Harmless,
     Never,
+    /// Not even after a definite refusal.
+    Once,
 }
+
+/// The endpoints there are now. They can be replaced while requests go to those before.
+type Members = Arc<[Arc<Member>]>;
 
 /// The cluster, as one handle sees it.
 pub(crate) struct Client {
-    members: Vec<Member>,
+    members: RwLock<Members>,
+    /// What it was configured with, for endpoints that are set later.
+    config: EtcdConfig,
+    /// The cluster it belongs to, 0 before that was told.
+    cluster: AtomicU64,
     /// The member requests go to.
     current: AtomicUsize,
     /// Whether TLS is spoken, and then whether with a certificate of our own.
@@ -61,17 +73,12 @@ pub(crate) struct Client {
 impl Client {
     /// A client for these endpoints, not connected yet.
     pub(crate) fn new(config: &EtcdConfig) -> Result<Self> {
-        let endpoints = config.endpoints();
-        let each = config.connect_timeout / u32::try_from(endpoints.len()).unwrap_or(u32::MAX).max(1);
-        let dial = Dial {
-            tls: config.tls.as_ref().map(stream::tls),
-            user: config.user.clone(),
-            plaintext: config.sends_in_clear().then_some(config.plaintext),
-            connect_timeout: each,
-            keep_alive: config.keep_alive,
-        };
-        let members: Vec<_> =
-            endpoints.into_iter().map(|endpoint| Member::new(endpoint, dial.clone())).collect();
+        let dial = dial(config);
+        let members: Members = config
+            .endpoints()
+            .into_iter()
+            .map(|endpoint| Arc::new(Member::new(endpoint, dial.clone())))
+            .collect();
         if members.is_empty() {
             return Err(Error::invalid_config("etcd needs at least one endpoint"));
         }
@@ -81,7 +88,9 @@ impl Client {
         let tls = config.tls.as_ref().map(|tls| tls.identity.is_some());
         let has_user = config.user.is_some();
         Ok(Self {
-            members,
+            members: RwLock::new(members),
+            config: config.clone(),
+            cluster: AtomicU64::new(0),
             current,
             tls,
             has_user,
@@ -90,17 +99,25 @@ impl Client {
         })
     }
 
+    fn members_now(&self) -> Members {
+        Arc::clone(&self.members.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
     /// Finds a member that answers, within `timeout`.
     pub(crate) async fn probe(&self, timeout: Duration) -> Result<()> {
-        let count = self.members.len();
+        let members = self.members_now();
+        let count = members.len();
         let share = timeout / u32::try_from(count).unwrap_or(u32::MAX);
         let first = self.current.load(Ordering::Relaxed);
         let mut failures = Vec::new();
         for at in (0..count).map(|step| (first + step) % count) {
             self.current.store(at, Ordering::Relaxed);
-            let member = &self.members[at];
+            let member = &members[at];
             let status = |native: Arc<Native>| async move {
-                native.maintenance.clone().status().await?;
+                let status = native.maintenance.clone().status().await?;
+                if let Some(header) = status.header() {
+                    self.cluster.store(header.cluster_id(), Ordering::Relaxed);
+                }
                 Ok(())
             };
             let sent = AtomicBool::new(false);
@@ -171,7 +188,7 @@ impl Client {
 
     /// Lets go of all connections, for good.
     pub(crate) fn disconnect(&self) {
-        self.members.iter().for_each(Member::disconnect);
+        self.members_now().iter().for_each(|member| member.disconnect());
     }
 
     pub(crate) async fn read(&self, deadline: Deadline, read: &Read) -> Result<Page> {
@@ -308,17 +325,18 @@ impl Client {
         F: Fn(Arc<Native>) -> Fut + Sync,
         Fut: Future<Output = Result<T, Failure>> + Send,
     {
-        let count = self.members.len();
         let (mut tried, mut repeats, mut signed_in) = (0, 0, false);
         loop {
-            let at = self.pick();
-            let member = &self.members[at];
+            let members = self.members_now();
+            let count = members.len();
+            let at = self.pick(&members);
+            let member = &members[at];
             let sent = AtomicBool::new(false);
             // A read leaves time to ask another member; a write cannot be asked twice.
             let left = deadline.remaining()?;
             let patience = match repeat {
                 Repeat::Harmless if tried + 1 < count => (left / 2).max(PATIENCE).min(left),
-                Repeat::Harmless | Repeat::Never => left,
+                Repeat::Harmless | Repeat::Never | Repeat::Once => left,
             };
             let asked = tokio::time::timeout(patience, self.attempt(member, leader, &ask, &sent)).await;
             let Failure { error, next } = match asked {
@@ -343,13 +361,13 @@ impl Client {
             let error = if sent.into_inner() { error } else { error.not_applied() };
             tried += 1;
             if next != Next::Stop {
-                self.turn_from(at);
+                self.turn_from(at, count);
             }
             match next {
                 Next::Elsewhere if tried < count => continue,
                 Next::Again if repeat == Repeat::Harmless && repeats < REPEATS.max(count) => repeats += 1,
-                Next::Wait => {}
-                Next::Stop | Next::SignIn | Next::Elsewhere | Next::Again => return Err(error),
+                Next::Wait if repeat != Repeat::Once => {}
+                Next::Stop | Next::SignIn | Next::Elsewhere | Next::Again | Next::Wait => return Err(error),
             }
             // The failure says more than that the time is over.
             match deadline.remaining() {
@@ -406,18 +424,30 @@ impl Client {
     }
 
     /// The member to ask: the current one, unless it is to be left alone and another is not.
-    fn pick(&self) -> usize {
+    fn pick(&self, members: &[Arc<Member>]) -> usize {
         let first = self.current.load(Ordering::Relaxed);
-        let count = self.members.len();
+        let count = members.len();
         (0..count)
             .map(|step| (first + step) % count)
-            .find(|at| self.members[*at].is_open())
+            .find(|at| members[*at].is_open())
             .unwrap_or(first % count)
     }
 
     /// Goes on with the member behind this one, unless somebody did that already.
-    fn turn_from(&self, at: usize) {
-        let next = (at + 1) % self.members.len();
+    fn turn_from(&self, at: usize, count: usize) {
+        let next = (at + 1) % count;
         let _ = self.current.compare_exchange(at, next, Ordering::Relaxed, Ordering::Relaxed);
+    }
+}
+
+/// How to connect to an endpoint of this configuration.
+fn dial(config: &EtcdConfig) -> Dial {
+    let count = u32::try_from(config.endpoints().len()).unwrap_or(u32::MAX).max(1);
+    Dial {
+        tls: config.tls.as_ref().map(stream::tls),
+        user: config.user.clone(),
+        plaintext: config.sends_in_clear().then_some(config.plaintext),
+        connect_timeout: config.connect_timeout / count,
+        keep_alive: config.keep_alive,
     }
 }

@@ -63,6 +63,12 @@ impl EtcdConfig {
         }
     }
 
+    /// The same on other members.
+    pub(crate) fn with_hosts(mut self, hosts: &[String]) -> Self {
+        self.hosts = hosts.to_vec();
+        self
+    }
+
     /// The same, every key below this namespace.
     #[must_use]
     pub fn with_namespace(mut self, namespace: Prefix) -> Self {

@@ -179,6 +179,52 @@ pub(crate) fn nonsense(what: &str) -> Error {
     Error::new(ErrorKind::Protocol).with_detail(format!("the server sent {what}"))
 }
 
+/// What a failure of a call about the servers or users means. Codes lie there: the texts tell.
+pub(crate) fn administrative(failed: Error) -> Error {
+    let Some(status) = failed.cause().and_then(|cause| cause.downcast_ref::<Status>()) else { return failed };
+    if status.source().is_some() {
+        return failed;
+    }
+    let text = status.message().strip_prefix("etcdserver: ").unwrap_or(status.message()).to_owned();
+    let says = |parts: &[&str]| parts.iter().any(|part| text.contains(part));
+    let kind = if says(&["member not found", "user name not found", "role name not found"]) {
+        ErrorKind::NotFound
+    } else if says(&["already exist"]) {
+        ErrorKind::AlreadyExists { current: None }
+    } else if says(&["permission denied"]) {
+        ErrorKind::PermissionDenied
+    } else if says(REFUSALS) {
+        ErrorKind::Refused { reason: text.clone() }
+    } else {
+        return failed;
+    };
+    let refused = matches!(kind, ErrorKind::Refused { .. });
+    let error = Error::new(kind).with_source(status.clone());
+    let error = if refused { error } else { error.with_detail(text) };
+    match failed.endpoint() {
+        Some(endpoint) => error.with_endpoint(endpoint),
+        None => error,
+    }
+}
+
+/// How etcd says that it does not do something as things stand.
+const REFUSALS: &[&str] = &[
+    "too many learner",
+    "can only promote",
+    "bad leader transferee",
+    "not enough started members",
+    "unhealthy cluster",
+    "root user does not exist",
+    "root user does not have root role",
+    "invalid auth management",
+];
+
+/// Whether a right that was to be taken away was not there.
+pub(crate) fn not_granted(error: &Error) -> bool {
+    let status = error.cause().and_then(|cause| cause.downcast_ref::<Status>());
+    status.is_some_and(|status| status.message().contains("is not granted"))
+}
+
 /// Whether it failed because a lease it used is gone. Nothing was changed then.
 pub(crate) fn lease_gone(error: &Error) -> bool {
     says(error, Code::NotFound, "lease not found")

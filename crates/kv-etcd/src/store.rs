@@ -8,10 +8,10 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use kv_backend::Deadline;
 use kv_core::{
-    Capabilities, Consistency, DeleteOptions, DeleteResult, DeleteTreeOptions, Entry, Error, Expiry,
-    ExpiryBound, GetOptions, Guarantee, History, Key, Limits, ListOptions, Listing, LockGuard, LockHolder,
-    LockOptions, LockView, Operation, Power, Prefix, PutOptions, PutResult, Result, ServerInfo, SessionState,
-    SessionStates, Store, Transact, Txn, TxnResult, Watch, WatchOptions, WatchTarget,
+    AccessControl, Capabilities, Cluster, Consistency, DeleteOptions, DeleteResult, DeleteTreeOptions, Entry,
+    Error, Expiry, ExpiryBound, GetOptions, Guarantee, History, Key, Limits, ListOptions, Listing, LockGuard,
+    LockHolder, LockOptions, LockView, Operation, Power, Prefix, PutOptions, PutResult, Result, ServerInfo,
+    SessionState, SessionStates, Storage, Store, Transact, Txn, TxnResult, Watch, WatchOptions, WatchTarget,
 };
 
 use crate::client::{Check, Done, Range, Read, Record, Step, Tree};
@@ -108,6 +108,9 @@ fn capabilities(config: &EtcdConfig) -> Capabilities {
             Power::ListExpiry,
             Power::LockView,
             Power::History,
+            Power::Cluster,
+            Power::Storage,
+            Power::Access,
         ])
         .with_guarantees(&[
             Guarantee::LinearizableReads,
@@ -401,6 +404,18 @@ impl Store for EtcdStore {
     }
 
     fn as_history(&self) -> Option<&dyn History> {
+        Some(self)
+    }
+
+    fn as_cluster(&self) -> Option<&dyn Cluster> {
+        Some(self)
+    }
+
+    fn as_storage(&self) -> Option<&dyn Storage> {
+        Some(self)
+    }
+
+    fn as_access(&self) -> Option<&dyn AccessControl> {
         Some(self)
     }
 }

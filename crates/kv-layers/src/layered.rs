@@ -7,11 +7,11 @@ use std::fmt;
 use async_trait::async_trait;
 use bytes::Bytes;
 use kv_core::{
-    BreakLockOptions, Capabilities, DeleteOptions, DeleteResult, DeleteTreeOptions, Entry, Error,
-    FencingToken, GetOptions, History, Key, ListOptions, Listing, LockChanges, LockGuard, LockHolder,
-    LockListing, LockOptions, LockView, LockWatchOptions, LocksOptions, Operation, Power, Prefix, PutOptions,
-    PutResult, Result, ServerInfo, SessionState, SessionStates, Store, Transact, Txn, TxnResult, Watch,
-    WatchOptions, WatchTarget,
+    AccessControl, BreakLockOptions, Capabilities, Cluster, DeleteOptions, DeleteResult, DeleteTreeOptions,
+    Entry, Error, FencingToken, GetOptions, History, Key, ListOptions, Listing, LockChanges, LockGuard,
+    LockHolder, LockListing, LockOptions, LockView, LockWatchOptions, LocksOptions, Operation, Power, Prefix,
+    PutOptions, PutResult, Result, ServerInfo, SessionState, SessionStates, Storage, Store, Transact, Txn,
+    TxnResult, Watch, WatchOptions, WatchTarget,
 };
 
 use crate::policy::{Call, Policy, Target};
@@ -152,6 +152,21 @@ impl<P: Policy, S: Store> Store for Layered<P, S> {
     fn as_history(&self) -> Option<&dyn History> {
         let has = self.capabilities.has(Power::History) && self.inner.as_history().is_some();
         has.then_some(self as &dyn History)
+    }
+
+    fn as_cluster(&self) -> Option<&dyn Cluster> {
+        let has = self.capabilities.has(Power::Cluster) && self.inner.as_cluster().is_some();
+        has.then_some(self as &dyn Cluster)
+    }
+
+    fn as_storage(&self) -> Option<&dyn Storage> {
+        let has = self.capabilities.has(Power::Storage) && self.inner.as_storage().is_some();
+        has.then_some(self as &dyn Storage)
+    }
+
+    fn as_access(&self) -> Option<&dyn AccessControl> {
+        let has = self.capabilities.has(Power::Access) && self.inner.as_access().is_some();
+        has.then_some(self as &dyn AccessControl)
     }
 }
 

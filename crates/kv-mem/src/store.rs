@@ -372,5 +372,12 @@ fn capabilities() -> Capabilities {
     limits.max_txn_bytes = 16 << 20;
     limits.ttl_bound = ExpiryBound::new(1, Duration::from_secs(1));
     limits.session_bound = Duration::ZERO;
-    Capabilities::new(BACKEND).with_powers(Power::ALL).with_guarantees(Guarantee::ALL).with_limits(limits)
+    Capabilities::new(BACKEND)
+        .with_powers(Power::ALL)
+        // There is no server behind it, no disk, and nobody to keep out.
+        .without_power(Power::Cluster)
+        .without_power(Power::Storage)
+        .without_power(Power::Access)
+        .with_guarantees(Guarantee::ALL)
+        .with_limits(limits)
 }

@@ -72,7 +72,15 @@ pub(crate) fn limits() -> Limits {
 
 fn capabilities() -> Capabilities {
     // Stale reads included: one that would settle for less gets the newest state all the same.
-    Capabilities::new(BACKEND).with_powers(Power::ALL).with_guarantees(Guarantee::ALL).with_limits(limits())
+    Capabilities::new(BACKEND)
+        .with_powers(Power::ALL)
+        // There is no server behind it, the engine tidies its files by itself, and whom to keep out is the
+        // file system's.
+        .without_power(Power::Cluster)
+        .without_power(Power::Storage)
+        .without_power(Power::Access)
+        .with_guarantees(Guarantee::ALL)
+        .with_limits(limits())
 }
 
 impl SledStore {

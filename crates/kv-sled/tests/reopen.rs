@@ -324,9 +324,9 @@ async fn the_past_and_its_compaction_are_still_there() {
         store.close().await.unwrap();
     }
     let store = open(&dir).await;
-    for (round, version) in puts.iter().enumerate() {
+    for (round, version) in (0..).zip(&puts) {
         let entry = store.get_at("dir/large", *version).await.unwrap().unwrap();
-        assert_eq!((entry.value, entry.version), (value(round as u8).into(), *version));
+        assert_eq!((entry.value, entry.version), (value(round).into(), *version));
     }
     assert_eq!(store.key_versions("dir/large").await.unwrap().len(), puts.len() + 1);
     // A list that is being read keeps its version, whatever is compacted.

@@ -168,7 +168,7 @@ fn verbose_tells_each_request_with_its_time() {
     assert!(lines[1].starts_with("kv: get \"a\": done in "), "{run:?}");
     assert!(lines[2].starts_with("kv: all of it took ") && lines.len() == 3, "{run:?}");
     let run = place.kv(["put", "a", "x", "--if-absent", "-v"]);
-    assert!(run.err.contains("kv: put \"a\": the key exists already, at version 1, after "), "{run:?}");
+    assert!(run.err.contains("kv: put \"a\": it exists already, at version 1, after "), "{run:?}");
 }
 
 #[test]

@@ -2,6 +2,7 @@
 
 use crate::case::Case;
 
+mod admin;
 mod delete;
 mod delete_tree;
 mod errors;
@@ -62,6 +63,7 @@ pub fn all() -> Vec<Case> {
         lock_fence::CASES,
         lock_view::CASES,
         history::CASES,
+        admin::CASES,
         txn::CASES,
         txn_limits::CASES,
         lifecycle::CASES,

@@ -6,11 +6,12 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use kv_conformance::{Factory, Line, UrlFactory};
 use kv_core::{
-    AdminExt, BreakLockOptions, Bytes, CallOptions, Capabilities, DeleteOptions, DeleteResult,
-    DeleteTreeOptions, Entry, ErrorKind, FencingToken, GetOptions, History, Key, KeyVersion, ListOptions,
-    Listing, LockChanges, LockGuard, LockHolder, LockListing, LockOptions, LockView, LockWatchOptions,
-    LocksOptions, Prefix, PutOptions, PutResult, Result, ServerInfo, SessionState, SessionStates, Store,
-    StoreExt, Transact, Txn, TxnResult, Version, VersionsOptions, Watch, WatchOptions, WatchTarget,
+    AccessControl, AdminExt, BreakLockOptions, Bytes, CallOptions, Capabilities, Cluster, DeleteOptions,
+    DeleteResult, DeleteTreeOptions, Entry, ErrorKind, FencingToken, GetOptions, History, Key, KeyVersion,
+    ListOptions, Listing, LockChanges, LockGuard, LockHolder, LockListing, LockOptions, LockView,
+    LockWatchOptions, LocksOptions, Prefix, PutOptions, PutResult, Result, ServerInfo, SessionState,
+    SessionStates, Storage, Store, StoreExt, Transact, Txn, TxnResult, Version, VersionsOptions, Watch,
+    WatchOptions, WatchTarget,
 };
 
 use super::{Fault, histories};
@@ -176,6 +177,20 @@ impl Store for Faulty {
 
     fn as_history(&self) -> Option<&dyn History> {
         (!self.fault.no_history).then_some(self as &dyn History)
+    }
+
+    // Of the other administrative powers the memory store has none: what a fault makes of them is its own.
+
+    fn as_cluster(&self) -> Option<&dyn Cluster> {
+        self.fault.servers.as_ref().map(|servers| servers as &dyn Cluster)
+    }
+
+    fn as_storage(&self) -> Option<&dyn Storage> {
+        self.fault.servers.as_ref().map(|servers| servers as &dyn Storage)
+    }
+
+    fn as_access(&self) -> Option<&dyn AccessControl> {
+        self.fault.servers.as_ref().map(|servers| servers as &dyn AccessControl)
     }
 }
 

@@ -28,6 +28,7 @@ mod powers;
 mod preconditions;
 mod reads;
 mod recipes;
+mod servers;
 mod sessions;
 mod tools;
 mod trees;
@@ -61,6 +62,7 @@ pub(crate) fn all() -> Vec<Fault> {
     faults.extend(fences::faults());
     faults.extend(lock_views::faults());
     faults.extend(histories::faults());
+    faults.extend(servers::faults());
     faults.extend(txns::faults());
     faults.extend(lifecycles::faults());
     faults.extend(powers::faults());
@@ -71,6 +73,7 @@ pub(crate) fn all() -> Vec<Fault> {
 pub(crate) use lock_expiry::honest_expiry;
 pub(crate) use outages::Outage;
 pub(crate) use powers::honest_refusals;
+pub(crate) use servers::sound_servers;
 
 type Answer<T> = Pin<Box<dyn Future<Output = Result<T>> + Send>>;
 type Hook0<T> = Option<Box<dyn Fn(Arc<dyn Store>) -> Answer<T> + Send + Sync>>;
@@ -115,6 +118,7 @@ pub(crate) struct Fault {
     versions: Hook2<Key, VersionsOptions, Vec<KeyVersion>>,
     compact: Hook1<Version, Version>,
     no_history: bool,
+    servers: Option<servers::Servers>,
     drop: DropHook,
 }
 
@@ -206,6 +210,11 @@ impl Fault {
 
     pub(crate) fn no_lock_view(mut self) -> Self {
         self.no_lock_view = true;
+        self
+    }
+
+    pub(crate) fn servers(mut self, servers: servers::Servers) -> Self {
+        self.servers = Some(servers);
         self
     }
 

@@ -40,6 +40,9 @@ pub(crate) const DATA: &[Shown] = &[
         &["held_locks_are_listed", "lock_watch_begins_with_the_holder", "break_lock_ends_one_hold"],
     ),
     ("| `history`", &["history_reads_a_key_as_it_was", "compaction_forgets_what_was_before"]),
+    ("| `cluster`", &["members_are_listed", "endpoints_are_changed_or_kept"]),
+    ("| `storage`", &["sizes_are_told", "kv-etcd::what_is_not_in_use_is_given_back"]),
+    ("| `access`", &["users_come_and_go", "grants_add_and_revocations_subtract"]),
     ("| `linearizable_reads`", &["reads_see_acknowledged_writes", "reads_never_go_back"]),
     ("| `list_snapshot`", &["list_is_one_version", "snapshot_lists_see_no_half_rounds"]),
     (

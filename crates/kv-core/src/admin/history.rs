@@ -4,12 +4,11 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 
-use super::CallOptions;
 use crate::entry::Entry;
 use crate::error::Result;
 use crate::key::{Key, Prefix};
 use crate::list::Listing;
-use crate::options::{ListOptions, timeout_setter};
+use crate::options::{CallOptions, ListOptions, timeout_setter};
 use crate::version::Version;
 
 /// The power to read what was there before: reached by

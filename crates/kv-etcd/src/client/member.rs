@@ -64,12 +64,12 @@ pub(crate) struct Native {
     pub(crate) maintenance: native::MaintenanceClient,
     /// How often its member signed in so far.
     pub(super) sign_ins: Arc<AtomicU64>,
-    /// For signing in.
-    all: native::Client,
+    /// For signing in, and for requests about the servers.
+    pub(super) all: native::Client,
 }
 
 /// See the module.
-pub(super) struct Member {
+pub(crate) struct Member {
     /// `http(s)://host:port`, as errors name it.
     pub(super) endpoint: String,
     dial: Dial,
@@ -80,6 +80,8 @@ pub(super) struct Member {
     sign_ins: Arc<AtomicU64>,
     gate: Mutex<Gate>,
     opened: Notify,
+    /// The id of the member that answered here last, 0 before one did.
+    answered_as: AtomicU64,
 }
 
 /// The native clients, and whether the handle is closed, after which there are none for ever.
@@ -115,7 +117,28 @@ impl Member {
             sign_ins: Arc::default(),
             gate: Mutex::default(),
             opened: Notify::new(),
+            answered_as: AtomicU64::new(0),
         }
+    }
+
+    /// `host:port`, as it is configured.
+    pub(crate) fn host(&self) -> &str {
+        self.endpoint.split_once("://").map_or(&self.endpoint, |(_, host)| host)
+    }
+
+    /// The address as a URL.
+    pub(crate) fn url(&self) -> &str {
+        &self.endpoint
+    }
+
+    /// The member that answered here last.
+    pub(crate) fn answered_as(&self) -> Option<u64> {
+        Some(self.answered_as.load(Ordering::Relaxed)).filter(|id| *id != 0)
+    }
+
+    /// Notes which member answers here.
+    pub(super) fn answers_as(&self, id: u64) {
+        self.answered_as.store(id, Ordering::Relaxed);
     }
 
     fn gate(&self) -> std::sync::MutexGuard<'_, Gate> {

@@ -28,6 +28,7 @@ mod powers;
 mod preconditions;
 mod reads;
 mod recipes;
+mod recipes_of_data;
 mod servers;
 mod sessions;
 mod tools;
@@ -67,6 +68,7 @@ pub(crate) fn all() -> Vec<Fault> {
     faults.extend(lifecycles::faults());
     faults.extend(powers::faults());
     faults.extend(recipes::faults());
+    faults.extend(recipes_of_data::faults());
     faults
 }
 

@@ -56,4 +56,21 @@ pub(crate) const RECIPES: &[Shown] = &[
         "Of many instances",
         &["a_firing_is_run_once", "a_late_instance_does_not_run_it", "work_without_its_claim_is_dropped"],
     ),
+    (
+        "A buffered transaction is committed",
+        &["recipe_tx_loses_no_increment", "recipe_tx_notices_what_it_found_absent"],
+    ),
+    ("Keys that it reads together", &["recipe_tx_reads_many_keys_at_one_moment"]),
+    ("A snapshot that does not call itself", &["recipe_snapshot_holds_a_moving_token_once"]),
+    (
+        "With what a collector recorded",
+        &["recipe_snapshot_and_replay_are_a_later_list", "recipe_collector_outlives_an_outage"],
+    ),
+    (
+        "A job of a queue",
+        &["recipe_queue_loses_no_job_of_dead_workers", "recipe_queue_takes_the_last_claim_only"],
+    ),
+    ("A job without attempts left", &["recipe_queue_buries_what_nobody_finishes"]),
+    ("A counter counts", &["recipe_counter_counts_each_addition"]),
+    ("No id is handed out", &["recipe_ids_are_never_handed_out_twice"]),
 ];

@@ -62,7 +62,7 @@ async fn work(queue: Queue, books: Arc<Mutex<Books>>, mut random: fastrand::Rng)
         match job.acknowledge().await {
             Ok(()) => note(&mut |books| *books.acknowledged.entry(id.clone()).or_default() += 1),
             // The machine was slower than the timeout.
-            Err(error) if *error.kind() == ErrorKind::NotHeld => {}
+            Err(error) if matches!(error.kind(), ErrorKind::NotHeld { .. }) => {}
             Err(error) => return Err(error.into()),
         }
     }
@@ -134,9 +134,9 @@ async fn recipe_queue_takes_the_last_claim_only(fixture: &Fixture) -> Result<()>
     let mut lost = soon("the first claim", slow.claim()).await??;
     let job = soon("the second claim", other.claim()).await??;
     ensure_eq!((job.id(), job.attempt()), (lost.id(), 2), "the job and its attempt");
-    refused!(lost.acknowledge().await, ErrorKind::NotHeld, "a late acknowledgement");
-    refused!(lost.extend().await, ErrorKind::NotHeld, "a late extension");
-    refused!(lost.release().await, ErrorKind::NotHeld, "a late release");
+    refused!(lost.acknowledge().await, ErrorKind::NotHeld { .. }, "a late acknowledgement");
+    refused!(lost.extend().await, ErrorKind::NotHeld { .. }, "a late extension");
+    refused!(lost.release().await, ErrorKind::NotHeld { .. }, "a late release");
     job.acknowledge().await?;
     ensure!(fixture.store.keys("queue").await?.is_empty(), "an acknowledged job should be gone");
     Ok(())

@@ -25,7 +25,7 @@ pub(crate) async fn run(url: &str) -> std::result::Result<String, Box<dyn Error>
     put(&*store, "done by the second", guard.fence()).await?;
     // The first one believes that it still holds the lock.
     let late = put(&*store, "done again by the first", old).await;
-    if !matches!(late.as_ref().map_err(|error| error.kind()), Err(ErrorKind::NotHeld)) {
+    if !matches!(late.as_ref().map_err(|error| error.kind()), Err(ErrorKind::NotHeld { .. })) {
         return Err(format!("the late write was not refused: {late:?}").into());
     }
     guard.unlock().await?;

@@ -172,13 +172,9 @@ impl<A: LockAccess> Hold for TableHold<A> {
         if was_held {
             return Ok(());
         }
-        let error = Error::new(ErrorKind::NotHeld)
+        Err(Error::not_held(self.hold.loss())
             .with_operation(Operation::Unlock)
-            .with_key(self.fence.key().as_str());
-        Err(match self.hold.loss() {
-            Some(loss) => error.with_detail(loss.to_string()),
-            None => error,
-        })
+            .with_key(self.fence.key().as_str()))
     }
 
     fn release(&self) {

@@ -128,7 +128,9 @@ pub(crate) fn of_kind(kind: &ErrorKind) -> u8 {
         ErrorKind::AlreadyExists { .. }
         | ErrorKind::PreconditionFailed { .. }
         | ErrorKind::Compacted { .. } => CONFLICT,
-        ErrorKind::Timeout | ErrorKind::Locked | ErrorKind::NotHeld | ErrorKind::InUse { .. } => TIMEOUT,
+        ErrorKind::Timeout | ErrorKind::Locked | ErrorKind::NotHeld { .. } | ErrorKind::InUse { .. } => {
+            TIMEOUT
+        }
         ErrorKind::Unavailable
         | ErrorKind::Unauthenticated
         | ErrorKind::PermissionDenied
@@ -145,6 +147,7 @@ mod tests {
     use kv_core::{Error, Operation};
 
     use super::*;
+    use kv_core::Measured;
 
     #[test]
     fn every_kind_has_its_code() {
@@ -155,15 +158,15 @@ mod tests {
             (ErrorKind::InvalidArgument { reason: text() }, 2),
             (ErrorKind::InvalidConfig { reason: text() }, 2),
             (ErrorKind::UnknownScheme { scheme: text(), known: Vec::new() }, 2),
-            (ErrorKind::TooLarge { size: 2, max: 1 }, 2),
+            (ErrorKind::TooLarge { of: Measured::Value, size: 2, max: 1 }, 2),
             (ErrorKind::TtlOutOfRange { min: Duration::ZERO, max: Duration::MAX }, 2),
-            (ErrorKind::Unsupported { what: text() }, 2),
+            (ErrorKind::Unsupported { power: None, what: text() }, 2),
             (ErrorKind::NotFound, 3),
             (ErrorKind::AlreadyExists { current: None }, 4),
             (ErrorKind::PreconditionFailed { current: None }, 4),
             (ErrorKind::Compacted { oldest: None }, 4),
             (ErrorKind::Locked, 5),
-            (ErrorKind::NotHeld, 5),
+            (ErrorKind::NotHeld { loss: None }, 5),
             (ErrorKind::Timeout, 5),
             (ErrorKind::InUse { holder: None }, 5),
             (ErrorKind::Unavailable, 6),

@@ -6,7 +6,7 @@ use crate::admin::{
     Access, AccessControl, Cluster, Defragmented, Evict, History, Joining, KeyVersion, Member, MemberId,
     NewMember, NewUser, Reconfigure, Size, Storage, User, VersionsOptions,
 };
-use crate::capabilities::Power;
+use crate::power::Power;
 use crate::entry::Entry;
 use crate::error::{Error, Operation, Result};
 use crate::ext::{to_key, to_prefix};

@@ -6,13 +6,14 @@
 
 use bytes::Bytes;
 
-use crate::capabilities::{Capabilities, Power};
-use crate::error::{Error, ErrorKind, Operation, Result};
+use crate::capabilities::Capabilities;
+use crate::error::{Error, Measured, Operation, Result};
 use crate::key::Key;
 use crate::lock::LockOptions;
 use crate::options::{
     Consistency, DeleteOptions, DeleteTreeOptions, Expiry, GetOptions, ListOptions, Precondition, PutOptions,
 };
+use crate::power::Power;
 use crate::txn::{Txn, TxnOp};
 use crate::watch::{WatchOptions, WatchTarget};
 
@@ -182,7 +183,7 @@ impl Capabilities {
     /// `TtlOutOfRange`.
     pub fn admit_lock(&self, key: &Key, options: &LockOptions) -> Result<()> {
         let (size, max) = (options.owner.len(), self.limits.max_value);
-        let owner = if size > max { Err(too_large(size, max, "bytes of the owner value")) } else { Ok(()) };
+        let owner = if size > max { Err(Error::too_large(Measured::OwnerValue, size, max)) } else { Ok(()) };
         owner
             .and_then(|()| match options.ttl {
                 Some(ttl) => self.limits.lock_ttl.check(ttl).map(drop),
@@ -231,9 +232,4 @@ impl Capabilities {
         let backend = self.backend;
         move |error| error.with_operation(operation).with_backend(backend).with_key(path)
     }
-}
-
-/// Something of `size` that may have `max` at most.
-pub(crate) fn too_large(size: usize, max: usize, what: &'static str) -> Error {
-    Error::new(ErrorKind::TooLarge { size, max }).with_detail(what)
 }

@@ -4,78 +4,10 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-use crate::admission::too_large;
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{Error, ErrorKind, Measured, Result};
 use crate::key::Key;
+use crate::power::{Guarantee, Power};
 use crate::text::duration;
-
-/// Declares a fieldless enum together with its list, names and descriptions, so that tables,
-/// conformance needs and the enum cannot drift apart.
-macro_rules! declared {
-    ($(#[$meta:meta])* $name:ident { $($variant:ident = $text:literal: $doc:literal,)* }) => {
-        $(#[$meta])*
-        #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-        #[non_exhaustive]
-        pub enum $name { $(#[doc = $doc] $variant,)* }
-
-        impl $name {
-            /// All there are, in the order they are documented.
-            pub const ALL: &'static [Self] = &[$(Self::$variant,)*];
-
-            /// The name used in tables, reports and messages.
-            #[must_use]
-            pub const fn name(self) -> &'static str {
-                match self { $(Self::$variant => $text,)* }
-            }
-
-            /// What it promises, in one sentence.
-            #[must_use]
-            pub const fn promise(self) -> &'static str {
-                match self { $(Self::$variant => $doc,)* }
-            }
-
-            const fn bit(self) -> u32 {
-                1 << self as u32
-            }
-        }
-    };
-}
-
-declared! {
-    /// Something a store can be asked for. Declared absent, asking is `Unsupported` before any change.
-    Power {
-        Transactions = "transactions": "Several keys change at once, under conditions on several keys.",
-        Ttl = "ttl": "A put can carry a time to live.",
-        SessionKeys = "session_keys": "A put can live as long as the store handle's session.",
-        ExpiryChange = "expiry_change": "A put can change how an existing key expires, without the key being absent in between.",
-        KeepExpiry = "keep_expiry": "A put can keep the expiry that the key has.",
-        ExpiryWithChildren = "expiry_with_children": "An expiring key can have keys below it.",
-        FencedWrites = "fenced_writes": "Writes can be tied to a lock and are applied only while it is held.",
-        WatchHistory = "watch_history": "A watch can begin at an older version and gets the changes since, or `Compacted`.",
-        StaleReads = "stale_reads": "A read can settle for a possibly older state.",
-        ListExpiry = "list_expiry": "A list can tell how each entry expires.",
-        LockView = "lock_view": "Locks can be listed and watched, and a hold can be ended from outside.",
-        History = "history": "The state at an older version can be read, and history can be compacted.",
-        Cluster = "cluster": "The servers can be listed, and the endpoints of a handle changed.",
-        Storage = "storage": "What the data take on the disk can be told, and what is not in use given back.",
-        Access = "access": "Users can be made and given rights on what lies below a prefix.",
-    }
-}
-
-declared! {
-    /// Something a store promises of what it does. A store may be better than it declares.
-    Guarantee {
-        LinearizableReads = "linearizable_reads": "A read sees every write acknowledged before it began.",
-        ListSnapshot = "list_snapshot": "One list is the state at one version.",
-        ListPaged = "list_paged": "A list takes memory for a page, however large the tree.",
-        DeleteTreeAtomic = "delete_tree_atomic": "delete_tree is all or nothing.",
-        WatchComplete = "watch_complete": "A watch delivers every change and merges none.",
-        WatchExpiry = "watch_expiry": "A watch marks the deletes that were expiries.",
-        WatchPrevious = "watch_previous": "A watch's deletes carry the entry that was deleted.",
-        CasDetectsRecreate = "cas_detects_recreate": "A precondition on a version notices a delete and re-create at any moment.",
-        LockFifo = "lock_fifo": "Waiters get a lock in the order they asked.",
-    }
-}
 
 /// Whose time to live a lock has.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -174,17 +106,17 @@ impl Limits {
     ///
     /// `TooLarge`.
     pub fn check_value(&self, key: &Key, value: &Bytes) -> Result<()> {
-        self.check_size(key, value, "bytes of value")
+        self.check_size(key, value, Measured::Value)
     }
 
     /// Refuses a value that is only compared and is larger than any that is stored.
     pub(crate) fn check_compared(&self, key: &Key, value: &Bytes) -> Result<()> {
-        self.check_size(key, value, "bytes of the value that is compared")
+        self.check_size(key, value, Measured::ComparedValue)
     }
 
-    fn check_size(&self, key: &Key, value: &Bytes, what: &'static str) -> Result<()> {
+    fn check_size(&self, key: &Key, value: &Bytes, of: Measured) -> Result<()> {
         if value.len() > self.max_value {
-            return Err(too_large(value.len(), self.max_value, what).with_key(key.as_str()));
+            return Err(Error::too_large(of, value.len(), self.max_value).with_key(key.as_str()));
         }
         Ok(())
     }
@@ -308,10 +240,13 @@ impl Capabilities {
             return Ok(());
         }
         let advice = self.advice.iter().find(|(advised, _)| *advised == power);
-        let what = match advice {
-            Some((_, advice)) => format!("{}: {advice}", power.name()),
-            None => power.name().to_owned(),
+        let refused = match advice {
+            Some((_, advice)) => {
+                let what = format!("{}: {advice}", power.name());
+                Error::new(ErrorKind::Unsupported { power: Some(power), what })
+            }
+            None => Error::lacks(power),
         };
-        Err(Error::unsupported(what).with_backend(self.backend))
+        Err(refused.with_backend(self.backend))
     }
 }

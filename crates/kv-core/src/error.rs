@@ -3,358 +3,23 @@
 use std::convert::Infallible;
 use std::fmt;
 use std::sync::Arc;
-use std::time::Duration;
 
-use crate::cause::Cause;
-use crate::text::{duration, escaped};
-use crate::version::Version;
+use crate::lock_loss::LockLoss;
+use crate::power::Power;
+use crate::text::escaped;
+
+use self::cause::Cause;
+pub use self::kind::{Applied, ErrorKind, Measured};
+pub use self::operation::Operation;
+
+mod cause;
+mod kind;
+mod operation;
 
 /// What a store's methods return.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
 type Source = Box<dyn std::error::Error + Send + Sync + 'static>;
-
-/// Why an operation failed.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[non_exhaustive]
-pub enum ErrorKind {
-    /// The key, prefix or namespace breaks a rule; refused before any I/O.
-    #[error("invalid key: {reason}")]
-    InvalidKey {
-        /// The rule.
-        reason: String,
-    },
-    /// The value cannot be stored or decoded; the value itself is not repeated.
-    #[error("invalid value: {reason}")]
-    InvalidValue {
-        /// What is wrong with it.
-        reason: String,
-    },
-    /// An option, or a combination of options, makes no sense; refused before any I/O.
-    #[error("invalid argument: {reason}")]
-    InvalidArgument {
-        /// What is wrong with it.
-        reason: String,
-    },
-    /// The URL or configuration a store was to be opened with is wrong.
-    #[error("invalid configuration: {reason}")]
-    InvalidConfig {
-        /// What is wrong with it.
-        reason: String,
-    },
-    /// No driver is registered for the URL's scheme.
-    #[error("no driver for the scheme {scheme:?}; known: {}", known.join(", "))]
-    UnknownScheme {
-        /// The scheme asked for.
-        scheme: String,
-        /// The schemes that are registered.
-        known: Vec<String>,
-    },
-    /// The value or transaction is larger than the backend takes; refused before any I/O.
-    #[error("too large: {size}, the limit is {max}")]
-    TooLarge {
-        /// What was given, in bytes, or in operations for a transaction with too many.
-        size: usize,
-        /// The limit, in the same unit.
-        max: usize,
-    },
-    /// The time to live, of a key or a lock, is outside what the backend can keep.
-    #[error("{}", ttl_range(min, max))]
-    TtlOutOfRange {
-        /// The shortest that is kept.
-        min: Duration,
-        /// The longest that is kept.
-        max: Duration,
-    },
-    /// This store does not have this power; nothing was changed.
-    #[error("not supported by this store: {what}")]
-    Unsupported {
-        /// The power, and where there is one the way to get it.
-        what: String,
-    },
-    /// The key, or the member or user of an administrative call, does not exist and the operation needs it
-    /// to.
-    #[error("it does not exist")]
-    NotFound,
-    /// The key, or the member or user of an administrative call, exists and the operation needs it not to.
-    #[error("it exists already{}", found(current))]
-    AlreadyExists {
-        /// Its version, seen after the refusal; `None` where it had gone again.
-        current: Option<Version>,
-    },
-    /// The version or value is not the expected one.
-    #[error("the precondition does not hold{}", found_or_absent(current))]
-    PreconditionFailed {
-        /// The version seen after the refusal; `None`: the key was absent.
-        current: Option<Version>,
-    },
-    /// History before this point is gone: list again and watch from there.
-    #[error("the history asked for is gone{}", oldest_known(oldest))]
-    Compacted {
-        /// The oldest version that can still be watched from, where the backend tells.
-        oldest: Option<Version>,
-    },
-    /// The lock is held by somebody else and the wait is over.
-    #[error("the lock is held by another")]
-    Locked,
-    /// The lock is not, or no longer, held: nothing was changed.
-    #[error("the lock is not held")]
-    NotHeld,
-    /// The servers, or the store on their behalf, do not do this as things stand: a change that would leave
-    /// a cluster without its quorum, or that another must come before. Nothing was changed.
-    #[error("refused: {reason}")]
-    Refused {
-        /// What stands against it, and what to do.
-        reason: String,
-    },
-    /// The deadline passed.
-    #[error("deadline exceeded")]
-    Timeout,
-    /// The backend cannot be reached or cannot serve: no connection, no leader, shutting down.
-    #[error("unavailable")]
-    Unavailable,
-    /// The credentials are missing or wrong.
-    #[error("unauthenticated")]
-    Unauthenticated,
-    /// The credentials are good and do not allow this.
-    #[error("permission denied")]
-    PermissionDenied,
-    /// The backend has no space left; reads still work.
-    #[error("no space left")]
-    NoSpace,
-    /// The backend turned the request away because it has too many.
-    #[error("overloaded")]
-    Overloaded,
-    /// Another process has the store open.
-    #[error("in use by another process{}", pid(holder))]
-    InUse {
-        /// Its process id, where known.
-        holder: Option<u32>,
-    },
-    /// What is stored is damaged.
-    #[error("stored data is corrupt")]
-    Corrupt,
-    /// The server answered something that makes no sense.
-    #[error("protocol violation")]
-    Protocol,
-    /// The store handle was closed.
-    #[error("the store is closed")]
-    Closed,
-    /// A defect in the backend crate; please report it.
-    #[error("internal error")]
-    Internal,
-}
-
-impl ErrorKind {
-    /// The same with its texts made harmless: they can come from a server or a file.
-    fn escaped(self) -> Self {
-        match self {
-            Self::InvalidKey { reason } => Self::InvalidKey { reason: escaped(reason) },
-            Self::InvalidValue { reason } => Self::InvalidValue { reason: escaped(reason) },
-            Self::InvalidArgument { reason } => Self::InvalidArgument { reason: escaped(reason) },
-            Self::InvalidConfig { reason } => Self::InvalidConfig { reason: escaped(reason) },
-            Self::Unsupported { what } => Self::Unsupported { what: escaped(what) },
-            Self::Refused { reason } => Self::Refused { reason: escaped(reason) },
-            // The scheme is shown quoted, and the known ones come from drivers.
-            other => other,
-        }
-    }
-
-    /// Whether the failure by itself proves that nothing was changed.
-    const fn is_definite(&self) -> bool {
-        !matches!(
-            self,
-            Self::Timeout
-                | Self::Unavailable
-                | Self::Corrupt
-                | Self::Protocol
-                | Self::Internal
-                | Self::NoSpace
-        )
-    }
-}
-
-fn ttl_range(min: &Duration, max: &Duration) -> String {
-    let (shortest, longest) = (duration(*min), duration(*max));
-    if min == max {
-        return format!("the time to live must be {shortest}");
-    }
-    format!("the time to live must be from {shortest} to {longest}")
-}
-
-fn found(current: &Option<Version>) -> String {
-    current.map(|version| format!(", at version {version}")).unwrap_or_default()
-}
-
-fn found_or_absent(current: &Option<Version>) -> String {
-    current
-        .map_or_else(|| ": the key is absent".to_owned(), |version| format!(": it is at version {version}"))
-}
-
-fn oldest_known(oldest: &Option<Version>) -> String {
-    oldest.map(|version| format!("; the oldest is {version}")).unwrap_or_default()
-}
-
-fn pid(holder: &Option<u32>) -> String {
-    holder.map(|pid| format!(" (process id {pid})")).unwrap_or_default()
-}
-
-/// Whether a failed write may have been applied all the same.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Applied {
-    /// It was not and will not be: sending it again is safe.
-    No,
-    /// It was applied fully, or not at all, or still may be: read before you send it again.
-    Unknown,
-}
-
-/// What was being done when an error occurred.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-#[non_exhaustive]
-#[allow(missing_docs, reason = "each is the store method of that name")]
-pub enum Operation {
-    Open,
-    Get,
-    Put,
-    Delete,
-    List,
-    DeleteTree,
-    Watch,
-    Lock,
-    Unlock,
-    LockHolder,
-    WatchLock,
-    Locks,
-    BreakLock,
-    Transact,
-    GetAt,
-    ListAt,
-    Versions,
-    Compact,
-    Members,
-    SetEndpoints,
-    RemoveMember,
-    AddMember,
-    PromoteMember,
-    UpdateMember,
-    TransferLeadership,
-    Sizes,
-    Defragment,
-    AddUser,
-    RemoveUser,
-    SetPassword,
-    Grant,
-    Revoke,
-    User,
-    Users,
-    Session,
-    Server,
-    Close,
-}
-
-impl Operation {
-    /// The name, as used in error texts and logs.
-    #[must_use]
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Open => "open",
-            Self::Get => "get",
-            Self::Put => "put",
-            Self::Delete => "delete",
-            Self::List => "list",
-            Self::DeleteTree => "delete_tree",
-            Self::Watch => "watch",
-            Self::Lock => "lock",
-            Self::Unlock => "unlock",
-            Self::LockHolder => "lock_holder",
-            Self::WatchLock => "watch_lock",
-            Self::Locks => "locks",
-            Self::BreakLock => "break_lock",
-            Self::Transact => "transact",
-            Self::GetAt => "get_at",
-            Self::ListAt => "list_at",
-            Self::Versions => "versions",
-            Self::Compact => "compact",
-            Self::Members => "members",
-            Self::SetEndpoints => "set_endpoints",
-            Self::RemoveMember => "remove_member",
-            Self::AddMember => "add_member",
-            Self::PromoteMember => "promote_member",
-            Self::UpdateMember => "update_member",
-            Self::TransferLeadership => "transfer_leadership",
-            Self::Sizes => "sizes",
-            Self::Defragment => "defragment",
-            Self::AddUser => "add_user",
-            Self::RemoveUser => "remove_user",
-            Self::SetPassword => "set_password",
-            Self::Grant => "grant",
-            Self::Revoke => "revoke",
-            Self::User => "user",
-            Self::Users => "users",
-            Self::Session => "session",
-            Self::Server => "server",
-            Self::Close => "close",
-        }
-    }
-
-    /// Whether it changes anything in the store.
-    #[must_use]
-    pub const fn is_write(self) -> bool {
-        matches!(
-            self,
-            Self::Put
-                | Self::Delete
-                | Self::DeleteTree
-                | Self::Lock
-                | Self::Unlock
-                | Self::BreakLock
-                | Self::Transact
-                | Self::Compact
-                | Self::RemoveMember
-                | Self::AddMember
-                | Self::PromoteMember
-                | Self::UpdateMember
-                | Self::TransferLeadership
-                | Self::Defragment
-                | Self::AddUser
-                | Self::RemoveUser
-                | Self::SetPassword
-                | Self::Grant
-                | Self::Revoke
-        )
-    }
-
-    /// Whether it is one of the administrative calls, which nobody repeats but the caller.
-    #[must_use]
-    pub const fn is_administrative(self) -> bool {
-        matches!(
-            self,
-            Self::Compact
-                | Self::Members
-                | Self::SetEndpoints
-                | Self::RemoveMember
-                | Self::AddMember
-                | Self::PromoteMember
-                | Self::UpdateMember
-                | Self::TransferLeadership
-                | Self::Sizes
-                | Self::Defragment
-                | Self::AddUser
-                | Self::RemoveUser
-                | Self::SetPassword
-                | Self::Grant
-                | Self::Revoke
-                | Self::User
-                | Self::Users
-        )
-    }
-}
-
-impl fmt::Display for Operation {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.name())
-    }
-}
 
 /// Why an operation failed, on what and where.
 ///
@@ -415,10 +80,37 @@ impl Error {
         Self::new(ErrorKind::InvalidConfig { reason: reason.into() })
     }
 
-    /// An [`ErrorKind::Unsupported`] naming the power.
+    /// An [`ErrorKind::Unsupported`] of something that is no power, such as an option this store does not
+    /// know. See [`lacks`](Self::lacks) for a power.
     #[must_use]
     pub fn unsupported(what: impl Into<String>) -> Self {
-        Self::new(ErrorKind::Unsupported { what: what.into() })
+        Self::new(ErrorKind::Unsupported { power: None, what: what.into() })
+    }
+
+    /// An [`ErrorKind::Unsupported`] of a power that this store does not have. A store that holds its
+    /// [`Capabilities`](crate::Capabilities) calls [`require`](crate::Capabilities::require), which adds
+    /// the way to get it.
+    #[must_use]
+    pub fn lacks(power: Power) -> Self {
+        Self::new(ErrorKind::Unsupported { power: Some(power), what: power.name().to_owned() })
+    }
+
+    /// An [`ErrorKind::Refused`] with this reason.
+    #[must_use]
+    pub fn refused(reason: impl Into<String>) -> Self {
+        Self::new(ErrorKind::Refused { reason: reason.into() })
+    }
+
+    /// An [`ErrorKind::TooLarge`]: of what, its size, and the limit in the same unit.
+    #[must_use]
+    pub fn too_large(of: Measured, size: usize, max: usize) -> Self {
+        Self::new(ErrorKind::TooLarge { of, size, max })
+    }
+
+    /// An [`ErrorKind::NotHeld`]: why the lock is not held, where that is known.
+    #[must_use]
+    pub fn not_held(loss: impl Into<Option<LockLoss>>) -> Self {
+        Self::new(ErrorKind::NotHeld { loss: loss.into() })
     }
 
     /// What to do when [`out_of_files`](Self::out_of_files) is the reason.

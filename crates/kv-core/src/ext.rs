@@ -18,6 +18,7 @@ use crate::lock_view::{
 use crate::options::{
     DeleteOptions, DeleteTreeOptions, Expiry, GetOptions, ListOptions, Precondition, PutOptions, PutResult,
 };
+use crate::power::Power;
 use crate::store::Store;
 use crate::txn::{Txn, TxnResult};
 use crate::update::{self, Settled, UpdateOptions};
@@ -604,13 +605,12 @@ pub trait StoreExt: Store {
             };
             match done {
                 Ok(value) => match guard.unlock().await {
-                    Err(error) if *error.kind() == ErrorKind::NotHeld => Err(error),
+                    Err(error) if matches!(error.kind(), ErrorKind::NotHeld { .. }) => Err(error),
                     _ => Ok(value),
                 },
-                Err(loss) => Err(Error::new(ErrorKind::NotHeld)
-                    .with_operation(Operation::Lock)
-                    .with_key(key.as_str())
-                    .with_detail(loss.to_string())),
+                Err(loss) => {
+                    Err(Error::not_held(loss).with_operation(Operation::Lock).with_key(key.as_str()))
+                }
             }
         }
     }
@@ -681,7 +681,7 @@ pub trait StoreExt: Store {
         async move {
             match self.as_transact() {
                 Some(power) => power.transact_with(txn).await,
-                None => Err(Error::unsupported(crate::Power::Transactions.name())
+                None => Err(Error::lacks(Power::Transactions)
                     .with_operation(Operation::Transact)
                     .with_backend(self.capabilities().backend)),
             }
@@ -693,9 +693,7 @@ impl<S: Store + ?Sized> StoreExt for S {}
 
 fn lock_view<S: Store + ?Sized>(store: &S, operation: Operation) -> Result<&dyn LockView> {
     store.as_lock_view().ok_or_else(|| {
-        Error::unsupported(crate::Power::LockView.name())
-            .with_operation(operation)
-            .with_backend(store.capabilities().backend)
+        Error::lacks(Power::LockView).with_operation(operation).with_backend(store.capabilities().backend)
     })
 }
 

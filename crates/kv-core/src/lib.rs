@@ -10,7 +10,6 @@ mod admin;
 mod admin_ext;
 mod admission;
 mod capabilities;
-mod cause;
 mod codec;
 mod driver;
 mod entry;
@@ -19,9 +18,11 @@ mod ext;
 mod key;
 mod list;
 mod lock;
+mod lock_loss;
 mod lock_view;
 mod options;
 mod params;
+mod power;
 mod secret;
 mod session;
 mod store;
@@ -40,18 +41,19 @@ pub use admin::{
 };
 pub use admin_ext::AdminExt;
 pub use bytes::Bytes;
-pub use capabilities::{Capabilities, ExpiryBound, Guarantee, Limits, LockTtl, Power, TtlRange};
+pub use capabilities::{Capabilities, ExpiryBound, Limits, LockTtl, TtlRange};
 #[cfg(feature = "serde")]
 pub use codec::Json;
 pub use codec::{CodecError, Decode, Encode, Typed, TypedExt};
 pub use driver::{Driver, Opening, Registry};
 pub use entry::{Entry, EntryExpiry};
-pub use error::{Applied, Error, ErrorKind, Operation, Result};
+pub use error::{Applied, Error, ErrorKind, Measured, Operation, Result};
 pub use ext::StoreExt;
 pub use futures_core::Stream;
 pub use key::{Key, MAX_KEY_BYTES, MAX_NAMESPACE_BYTES, Prefix};
 pub use list::{ListItem, Listing};
-pub use lock::{Fence, Hold, LockGuard, LockHolder, LockLoss, LockOptions, LockWait};
+pub use lock::{Fence, Hold, LockGuard, LockHolder, LockOptions, LockWait};
+pub use lock_loss::LockLoss;
 pub use lock_view::{
     BreakLockOptions, LockChanges, LockListing, LockState, LockView, LockWatchOptions, LocksOptions,
 };
@@ -60,6 +62,7 @@ pub use options::{
     ListOptions, Precondition, PutOptions, PutResult,
 };
 pub use params::Params;
+pub use power::{Guarantee, Power};
 pub use secret::Secret;
 pub use session::{SessionState, SessionStates};
 pub use store::{ServerInfo, Store};

@@ -8,7 +8,6 @@ use std::time::Duration;
 use crate::error::{Error, Operation, Result};
 use crate::key::Prefix;
 use crate::secret::Secret;
-use crate::url::namespace;
 
 /// The parameters of a URL. A driver takes the ones it knows and then calls [`finish`](Self::finish),
 /// so that nothing is ignored.
@@ -194,4 +193,12 @@ impl fmt::Debug for Params {
 
 fn bad(name: &str, what: &str) -> Error {
     Error::invalid_config(format!("the URL parameter {name:?} {what}")).with_operation(Operation::Open)
+}
+
+/// Text as the namespace of a store. An error does not repeat it: in a mistyped URL it can be anything.
+pub(crate) fn namespace(text: &str) -> Result<Prefix> {
+    let checked = Prefix::new(text).and_then(|prefix| prefix.check_namespace().map(|()| prefix));
+    checked.map_err(|error| {
+        Error::new(error.kind().clone()).with_operation(Operation::Open).with_detail("in the namespace")
+    })
 }

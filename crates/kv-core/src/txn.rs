@@ -8,7 +8,7 @@ use bytes::Bytes;
 
 use crate::capabilities::Limits;
 use crate::entry::Entry;
-use crate::error::{Error, ErrorKind, Operation, Result};
+use crate::error::{Error, Measured, Operation, Result};
 use crate::key::Key;
 use crate::lock::Fence;
 use crate::options::{DeleteResult, Expiry, PutResult};
@@ -283,12 +283,12 @@ impl Txn {
     /// `TooLarge` or `InvalidArgument`.
     pub fn check(&self, limits: &Limits) -> Result<()> {
         let refuse = |error: Error| error.with_operation(Operation::Transact);
-        for (size, max, what) in [
-            (self.op_count(), limits.max_txn_ops, "operations: conditions plus the larger branch"),
-            (self.byte_count(), limits.max_txn_bytes, "bytes of keys and values"),
+        for (size, max, of) in [
+            (self.op_count(), limits.max_txn_ops, Measured::TxnOps),
+            (self.byte_count(), limits.max_txn_bytes, Measured::TxnBytes),
         ] {
             if size > max {
-                return Err(refuse(Error::new(ErrorKind::TooLarge { size, max }).with_detail(what)));
+                return Err(refuse(Error::too_large(of, size, max)));
             }
         }
         for condition in &self.conditions {

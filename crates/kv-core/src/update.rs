@@ -4,12 +4,12 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-use crate::capabilities::Power;
 use crate::entry::{Entry, EntryExpiry};
 use crate::error::{Error, ErrorKind, Operation, Result};
 use crate::key::Key;
 use crate::lock::Fence;
 use crate::options::{Expiry, GetOptions, Precondition, PutOptions, timeout_setter};
+use crate::power::Power;
 use crate::store::Store;
 use crate::version::Version;
 
@@ -104,13 +104,11 @@ async fn kept<S: Store + ?Sized>(
     get.timeout = options.timeout;
     match store.get_with(key, get).await? {
         Some(entry) if entry.version == version && entry.expiry != Some(EntryExpiry::Never) => {
-            Err(Error::unsupported(format!(
-                "{}: the key expires, and this store cannot write it without changing that",
-                Power::KeepExpiry.name()
-            ))
-            .with_operation(Operation::Put)
-            .with_backend(store.capabilities().backend)
-            .with_key(key.as_str()))
+            Err(Error::lacks(Power::KeepExpiry)
+                .with_detail("the key expires, and this store cannot write it without changing that")
+                .with_operation(Operation::Put)
+                .with_backend(store.capabilities().backend)
+                .with_key(key.as_str()))
         }
         // Another version is refused by the put itself.
         _ => Ok(Expiry::Never),

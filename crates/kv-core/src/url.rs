@@ -8,7 +8,7 @@ use percent_encoding::percent_decode_str;
 
 use crate::error::{Error, Operation, Result};
 use crate::key::Prefix;
-use crate::params::Params;
+use crate::params::{Params, namespace};
 use crate::secret::Secret;
 use crate::text::escape;
 
@@ -166,14 +166,6 @@ impl StoreUrl {
     pub fn params(&self) -> Params {
         Params::new(&self.scheme, &self.params, self.password.clone())
     }
-}
-
-/// Text as the namespace of a store. An error does not repeat it: in a mistyped URL it can be anything.
-pub(crate) fn namespace(text: &str) -> Result<Prefix> {
-    let checked = Prefix::new(text).and_then(|prefix| prefix.check_namespace().map(|()| prefix));
-    checked.map_err(|error| {
-        Error::new(error.kind().clone()).with_operation(Operation::Open).with_detail("in the namespace")
-    })
 }
 
 impl FromStr for StoreUrl {

@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use kv_core::{
     Bytes, Capabilities, Compare, Condition, Consistency, DeleteOptions, Error, ErrorKind, Expiry, Fence,
-    FencingToken, GetOptions, Key, Limits, ListOptions, LockOptions, Operation, Power, Precondition,
-    PutOptions, Txn, TxnOp, Version, WatchOptions, WatchTarget,
+    FencingToken, GetOptions, Key, Limits, ListOptions, LockOptions, Measured, Operation, Power,
+    Precondition, PutOptions, Txn, TxnOp, Version, WatchOptions, WatchTarget,
 };
 
 const MAX: usize = 1 << 20;
@@ -69,7 +69,10 @@ fn an_option_needs_its_power() {
     for (power, ask) in asks {
         ask(&all()).unwrap();
         let error = ask(&all().without_power(power).with_advice(power, "turn it on")).unwrap_err();
-        assert!(matches!(error.kind(), ErrorKind::Unsupported { .. }), "{error}");
+        assert!(
+            matches!(error.kind(), ErrorKind::Unsupported { power: Some(of), .. } if *of == power),
+            "{error}"
+        );
         let text = error.to_string();
         assert!(text.contains(power.name()) && text.contains(": turn it on"), "{text}");
     }
@@ -87,21 +90,27 @@ fn values_are_bounded_wherever_they_stand() {
     let put = PutOptions::default().with_precondition(compared.clone());
     let delete = DeleteOptions::default().with_precondition(compared);
     let conditions = |value: Bytes| Txn::when([Condition::value(key(), Compare::Less, value)]);
-    for (refused, operation) in [
-        (store.admit_put(&key(), &large(), &PutOptions::default()), Operation::Put),
-        (store.admit_put(&key(), &Bytes::new(), &put), Operation::Put),
-        (store.admit_delete(&key(), &delete), Operation::Delete),
-        (store.admit_lock(&key(), &LockOptions::default().with_owner(large())), Operation::Lock),
+    for (refused, operation, of) in [
+        (store.admit_put(&key(), &large(), &PutOptions::default()), Operation::Put, Measured::Value),
+        (store.admit_put(&key(), &Bytes::new(), &put), Operation::Put, Measured::ComparedValue),
+        (store.admit_delete(&key(), &delete), Operation::Delete, Measured::ComparedValue),
+        (
+            store.admit_lock(&key(), &LockOptions::default().with_owner(large())),
+            Operation::Lock,
+            Measured::OwnerValue,
+        ),
     ] {
         let error = refused.unwrap_err();
-        assert_eq!(error.kind(), &ErrorKind::TooLarge { size: MAX + 1, max: MAX });
+        assert_eq!(error.kind(), &ErrorKind::TooLarge { of, size: MAX + 1, max: MAX });
+        assert!(error.to_string().contains(&format!("{of} is too large: {} bytes", MAX + 1)), "{error}");
         names(&error, operation);
     }
     let mut limits = Limits::default();
     limits.max_txn_bytes = 4 * MAX;
     let store = store.with_limits(limits);
     let error = store.admit_transact(&conditions(large())).unwrap_err();
-    assert_eq!(error.kind(), &ErrorKind::TooLarge { size: MAX + 1, max: MAX });
+    let of = Measured::ComparedValue;
+    assert_eq!(error.kind(), &ErrorKind::TooLarge { of, size: MAX + 1, max: MAX });
     names(&error, Operation::Transact);
     // As large as a value may be is not too large.
     let largest = large().slice(..MAX);

@@ -4,7 +4,7 @@
 use std::error::Error as _;
 use std::time::Duration;
 
-use kv_core::{Applied, Error, ErrorKind, Operation, Version};
+use kv_core::{Applied, Error, ErrorKind, LockLoss, Measured, Operation, Power, Version};
 
 #[test]
 fn a_text_names_what_where_and_what_was_found() {
@@ -38,12 +38,13 @@ fn only_failures_that_can_hide_a_write_are_unknown() {
     let write = |kind: ErrorKind| Error::new(kind).with_operation(Operation::Put).applied();
     for refusal in [
         ErrorKind::InvalidKey { reason: String::new() },
-        ErrorKind::TooLarge { size: 2, max: 1 },
+        ErrorKind::TooLarge { of: Measured::Value, size: 2, max: 1 },
         ErrorKind::TtlOutOfRange { min: Duration::ZERO, max: Duration::ZERO },
         ErrorKind::NotFound,
         ErrorKind::AlreadyExists { current: None },
         ErrorKind::PreconditionFailed { current: None },
-        ErrorKind::NotHeld,
+        ErrorKind::NotHeld { loss: None },
+        ErrorKind::Refused { reason: String::new() },
         ErrorKind::PermissionDenied,
         ErrorKind::Closed,
     ] {
@@ -92,12 +93,13 @@ struct Inner;
 
 #[test]
 fn text_from_outside_cannot_act_on_a_terminal() {
-    let kinds: [fn(String) -> ErrorKind; 7] = [
+    let kinds: [fn(String) -> ErrorKind; 8] = [
         |reason| ErrorKind::InvalidKey { reason },
         |reason| ErrorKind::InvalidValue { reason },
         |reason| ErrorKind::InvalidArgument { reason },
         |reason| ErrorKind::InvalidConfig { reason },
-        |what| ErrorKind::Unsupported { what },
+        |what| ErrorKind::Unsupported { power: None, what },
+        |reason| ErrorKind::Refused { reason },
         |scheme| ErrorKind::UnknownScheme { scheme, known: vec![] },
         |_| ErrorKind::Protocol,
     ];
@@ -173,4 +175,21 @@ fn times_are_told_as_people_write_them() {
     let ten = Duration::from_secs(10);
     let text = kv_core::TtlRange::new(ten, ten, ten).check(year).unwrap_err().to_string();
     assert_eq!(text, "the time to live must be 10 s: 365 days was asked for");
+}
+
+#[test]
+fn a_program_decides_by_reasons_and_people_read_them() {
+    let told = |error: Error| error.with_backend("toy").to_string();
+    assert_eq!(told(Error::lacks(Power::Ttl)), "toy: not supported by this store: ttl");
+    assert_eq!(
+        told(Error::too_large(Measured::TxnOps, 200, 128)),
+        "toy: the transaction is too large: 200 conditions and operations, the limit is 128"
+    );
+    let lost = Error::not_held(LockLoss::Removed);
+    assert_eq!(lost.kind(), &ErrorKind::NotHeld { loss: Some(LockLoss::Removed) });
+    assert_eq!(told(lost), "toy: the lock is not held: its record was removed from outside");
+    assert_eq!(told(Error::not_held(None)), "toy: the lock is not held");
+    let refused = Error::refused("a learner cannot lead").with_operation(Operation::Put);
+    assert_eq!((refused.applied(), refused.is_transient()), (Applied::No, false));
+    assert_eq!(told(refused), "toy: put: refused: a learner cannot lead");
 }

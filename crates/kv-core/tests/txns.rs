@@ -52,16 +52,16 @@ fn limits_are_checked_before_any_io() {
     limits.max_txn_bytes = 20;
     limits.max_value = 8;
     let too_large = |txn: Txn| match txn.check(&limits).unwrap_err().kind() {
-        ErrorKind::TooLarge { size, max } => (*size, *max),
+        ErrorKind::TooLarge { size, max, of } => (*size, *max, of.unit()),
         other => panic!("{other:?}"),
     };
     let two = || [TxnOp::get(key("a")), TxnOp::get(key("b"))];
     assert!(Txn::when([Condition::absent(key("a"))]).then(two()).or_else(two()).check(&limits).is_ok());
     let four = Txn::when([Condition::absent(key("a")), Condition::absent(key("b"))]).then(two());
-    assert_eq!(too_large(four), (4, 3));
-    assert_eq!(too_large(Txn::always().then([TxnOp::put(key("a"), vec![0; 9])])), (9, 8));
+    assert_eq!(too_large(four), (4, 3, "conditions and operations"));
+    assert_eq!(too_large(Txn::always().then([TxnOp::put(key("a"), vec![0; 9])])), (9, 8, "bytes"));
     let wide = Txn::always().then(["a", "b", "c"].map(|name| TxnOp::put(key(name), vec![0; 8])));
-    assert_eq!(too_large(wide), (27, 20));
+    assert_eq!(too_large(wide), (27, 20, "bytes"));
 }
 
 #[test]

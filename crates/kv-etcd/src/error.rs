@@ -143,7 +143,7 @@ fn from_status(status: Status) -> (Error, Next) {
         Code::Unknown if says("raft proposal dropped") => (ErrorKind::Unavailable, text, Next::Again),
         Code::DeadlineExceeded => (ErrorKind::Timeout, text, Next::Again),
         Code::DataLoss => (ErrorKind::Corrupt, text, Next::Stop),
-        Code::Unimplemented => (ErrorKind::Unsupported { what: text.clone() }, text, Next::Stop),
+        Code::Unimplemented => (ErrorKind::Unsupported { power: None, what: text.clone() }, text, Next::Stop),
         Code::Ok | Code::Unknown | Code::Internal => (ErrorKind::Protocol, text, Next::Stop),
     };
     let repeats = matches!(
@@ -446,7 +446,7 @@ mod tests {
             (
                 Code::Unimplemented,
                 "unknown service",
-                ErrorKind::Unsupported { what: "unknown service".to_owned() },
+                ErrorKind::Unsupported { power: None, what: "unknown service".to_owned() },
                 No,
                 Next::Stop,
             ),

@@ -68,11 +68,11 @@ impl Hold for Held {
         };
         if let Some(loss) = self.state.loss() {
             self.state.let_go();
-            return Err(named(not_held(loss)));
+            return Err(named(Error::not_held(loss)));
         }
         let (reply, replied) = oneshot::channel();
         // The task ends with the hold or with the handle.
-        let ended = || self.state.loss().map_or_else(closed, not_held);
+        let ended = || self.state.loss().map_or_else(closed, Error::not_held);
         self.unlocks.send(reply).map_err(|_| named(ended()))?;
         replied.await.unwrap_or_else(|_| Err(ended())).map_err(named)
     }
@@ -81,10 +81,6 @@ impl Hold for Held {
         self.state.lose(LockLoss::Released);
         self.state.let_go();
     }
-}
-
-fn not_held(loss: LockLoss) -> Error {
-    Error::new(ErrorKind::NotHeld).with_detail(loss.to_string())
 }
 
 struct Task {
@@ -112,7 +108,7 @@ impl Task {
                 let unlocked = if self.state.lose(LockLoss::Released) {
                     self.unlock().await
                 } else {
-                    Err(not_held(self.state.loss().unwrap_or(LockLoss::Released)))
+                    Err(Error::not_held(self.state.loss().unwrap_or(LockLoss::Released)))
                 };
                 is_free = unlocked.is_ok();
                 if is_free {
@@ -168,7 +164,7 @@ impl Task {
             return Ok(());
         }
         fate::clear(&self.core, self.place.clone());
-        Err(not_held(LockLoss::Removed))
+        Err(Error::not_held(LockLoss::Removed))
     }
 
     /// Resolves once the record was removed from outside, or written over, which removes its lease.

@@ -17,7 +17,7 @@ use std::sync::Arc;
 use futures_util::future::try_join_all;
 use kv_backend::Deadline;
 use kv_core::{
-    Compare, Condition, DeleteResult, Error, ErrorKind, Expiry, PutResult, Result, Txn, TxnOp, TxnOutcome,
+    Compare, Condition, DeleteResult, Error, Expiry, Measured, PutResult, Result, Txn, TxnOp, TxnOutcome,
     TxnResult,
 };
 
@@ -246,13 +246,13 @@ impl Attempt<'_> {
     async fn make(&self, deadline: Deadline, plan: &Plan<'_>) -> Result<Option<TxnResult>> {
         let bare = self.bare_tree(plan)?;
         if bare.ops() > MAX_OPS {
-            return Err(Error::new(ErrorKind::TooLarge { size: bare.ops(), max: MAX_OPS })
-                .with_detail("operations, with what guards fenced writes and records of locks"));
+            return Err(Error::too_large(Measured::TxnOps, bare.ops(), MAX_OPS)
+                .with_detail("counted with what guards fenced writes and records of locks"));
         }
         let size = bare.size();
         if size > MAX_BYTES {
-            return Err(Error::new(ErrorKind::TooLarge { size, max: MAX_BYTES })
-                .with_detail("bytes of the request, namespaces and repeated branches included"));
+            return Err(Error::too_large(Measured::TxnBytes, size, MAX_BYTES)
+                .with_detail("counted with namespaces and repeated branches included"));
         }
         let mut then = self.leases(deadline, plan, true).await?;
         let mut or_else = self.leases(deadline, plan, false).await?;

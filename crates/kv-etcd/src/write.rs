@@ -1,7 +1,7 @@
 //! What puts, deletes and transactions have in common: what must hold, and why it did not.
 
 use bytes::Bytes;
-use kv_core::{Compare, Error, ErrorKind, Fence, Key, Precondition, Result, Version};
+use kv_core::{Compare, Error, ErrorKind, Fence, Key, Measured, Precondition, Result, Version};
 
 use crate::client::{Check, Done, Field, Name, Page, Range, Read, Record, Step};
 use crate::error;
@@ -131,7 +131,7 @@ fn fenced(fence: &Fence) -> Result<Place> {
 }
 
 pub(crate) fn not_held() -> Error {
-    Error::new(ErrorKind::NotHeld).with_detail("the fence's lock is gone or another's")
+    Error::not_held(None).with_detail("the fence's lock is gone or another's")
 }
 
 /// The one page a list of answers begins with.
@@ -146,9 +146,9 @@ pub(crate) fn first_page(done: Vec<Done>) -> Result<Page> {
 pub(crate) fn check_size(key: &Key, value: &Bytes, condition: &Precondition, max: usize) -> Result<()> {
     let size = value.len() + size(condition);
     if size > max {
-        return Err(Error::new(ErrorKind::TooLarge { size, max })
+        return Err(Error::too_large(Measured::Value, size, max)
             .with_key(key.as_str())
-            .with_detail("bytes of value, with the value it is compared with"));
+            .with_detail("counted with the value it is compared with"));
     }
     Ok(())
 }

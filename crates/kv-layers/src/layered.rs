@@ -206,7 +206,7 @@ impl<P: Policy, S: Store> LockView for Layered<P, S> {
 }
 
 fn absent(power: Power) -> Error {
-    Error::unsupported(power.name())
+    Error::lacks(power)
 }
 
 impl<P: Policy, S: Store> fmt::Debug for Layered<P, S> {

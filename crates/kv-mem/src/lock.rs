@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use kv_backend::{Clock, HandleId, LockAccess, LockTable, Namespace, Timestamp};
-use kv_core::{Error, ErrorKind, Fence, FencingToken, Result};
+use kv_core::{Error, Fence, FencingToken, Result};
 
 use crate::state::{Database, Writer};
 
@@ -65,7 +65,7 @@ impl Writer<'_> {
                 return Ok(());
             }
         }
-        Err(Error::new(ErrorKind::NotHeld).with_detail(format!(
+        Err(Error::not_held(None).with_detail(format!(
             "the fence is of the lock {:?} with the token {}",
             fence.key(),
             fence.token()

@@ -53,7 +53,7 @@ pub(crate) async fn until(moment: Option<Instant>) {
 
 /// Whether what failed so is tried again without anybody changing anything: outages are, refusals are not.
 pub(crate) fn passes(error: &Error) -> bool {
-    error.is_transient() || matches!(error.kind(), ErrorKind::NotHeld | ErrorKind::Locked)
+    error.is_transient() || matches!(error.kind(), ErrorKind::NotHeld { .. } | ErrorKind::Locked)
 }
 
 #[cfg(test)]

@@ -117,7 +117,7 @@ impl Committer {
                 break;
             }
             if !is_held(&request.fence, frozen.as_ref()) {
-                answers.push((request, Err(ErrorKind::NotHeld.into())));
+                answers.push((request, Err(Error::not_held(None))));
                 continue;
             }
             // Its end may have been carried out already: nobody would remove the key.

@@ -8,9 +8,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures_util::future;
 use kv_backend::Deadline;
-use kv_core::{
-    Capabilities, Consistency, Entry, EntryExpiry, Error, ErrorKind, Guarantee, Key, Result, Version,
-};
+use kv_core::{Capabilities, Consistency, Entry, EntryExpiry, Error, Guarantee, Key, Result, Version};
 
 use crate::client::{Client, Live};
 use crate::config::LockLayout;
@@ -335,8 +333,9 @@ pub(crate) fn container(path: &str) -> String {
     )
 }
 
+/// By the server's account.
 pub(crate) fn not_held() -> Error {
-    Error::new(ErrorKind::NotHeld).with_backend(BACKEND)
+    Error::not_held(None).with_backend(BACKEND)
 }
 
 /// The server's numbers of the sessions that keys of a handle have lived by, the latest of them.

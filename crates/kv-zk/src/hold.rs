@@ -7,7 +7,6 @@ use async_trait::async_trait;
 use kv_core::{Error, ErrorKind, Fence, Hold, LockLoss, Operation, Result};
 use tokio::sync::watch;
 
-use crate::core::not_held;
 use crate::error::{BACKEND, Fault};
 use crate::grace::Held;
 use crate::session::Reply;
@@ -52,8 +51,7 @@ impl Hold for ZkHold {
         let ours = self.held.state.lose(LockLoss::Released);
         self.held.done();
         if !ours {
-            let why = self.held.state.loss().map(|loss| loss.to_string()).unwrap_or_default();
-            return Err(refuse(not_held().with_detail(why)));
+            return Err(refuse(Error::not_held(self.held.state.loss())));
         }
         let mut outcome = self.outcome.clone();
         let waiting = outcome.wait_for(Option::is_some);
@@ -65,7 +63,8 @@ impl Hold for ZkHold {
         match result {
             Some(Ok(())) => Ok(()),
             // Gone before we could: with its session, or by another's hand.
-            Some(Err(Fault::NoNode | Fault::SessionExpired)) => Err(refuse(not_held())),
+            Some(Err(Fault::NoNode)) => Err(refuse(Error::not_held(LockLoss::Removed))),
+            Some(Err(Fault::SessionExpired)) => Err(refuse(Error::not_held(LockLoss::SessionLost))),
             Some(Err(fault)) => Err(refuse(fault.into_error().maybe_applied())),
             None => Err(refuse(
                 Error::new(ErrorKind::Timeout).with_detail(format!("no answer within {:?}", self.timeout)),

@@ -8,7 +8,7 @@ use futures_util::future;
 use futures_util::stream::{self, StreamExt, TryStreamExt};
 use kv_backend::Deadline;
 use kv_core::{
-    DeleteResult, Entry, Error, ErrorKind, Expiry, Key, PutResult, Result, Txn, TxnOp, TxnOutcome, TxnResult,
+    DeleteResult, Entry, Error, Expiry, Key, Measured, PutResult, Result, Txn, TxnOp, TxnOutcome, TxnResult,
     Version,
 };
 
@@ -79,8 +79,8 @@ impl Core {
             }
             let size: usize = ops.iter().map(MultiOp::size).sum();
             if size > MAX_REQUEST {
-                return Err(Error::new(ErrorKind::TooLarge { size, max: MAX_REQUEST })
-                    .with_detail("bytes of the request, with checks and parents"));
+                return Err(Error::too_large(Measured::Request, size, MAX_REQUEST)
+                    .with_detail("counted with checks and parents"));
             }
             let (noted, made) =
                 future::join(self.note_all(&nodes, &ops, deadline), self.multi(&ops, deadline)).await;

@@ -70,7 +70,9 @@ async fn term(leadership: &Leadership, args: &Elect, signals: &mut Signals) -> R
     if let Some(value) = &args.proclaim {
         match leadership.proclaim(value.clone()).await {
             Ok(()) => {}
-            Err(error) if *error.kind() == ErrorKind::NotHeld => return Ok(Over::Lost(error.to_string())),
+            Err(error) if matches!(error.kind(), ErrorKind::NotHeld { .. }) => {
+                return Ok(Over::Lost(error.to_string()));
+            }
             Err(error) => return Err(error.into()),
         }
     }
@@ -88,7 +90,7 @@ async fn resigned(leadership: Leadership, code: u8) -> Result<u8, Failure> {
     let key = leadership.key().clone();
     match leadership.resign().await {
         Ok(()) => Ok(code),
-        Err(error) if *error.kind() == ErrorKind::NotHeld => Err(Failure::NoLock(format!(
+        Err(error) if matches!(error.kind(), ErrorKind::NotHeld { .. }) => Err(Failure::NoLock(format!(
             "the office {key:?} was lost while the command ended, with code {code}"
         ))),
         Err(error) => {

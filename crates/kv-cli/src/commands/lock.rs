@@ -46,7 +46,7 @@ pub(crate) async fn run(session: &Session, args: Lock) -> Result<u8, Failure> {
     };
     match unlocked {
         Ok(()) => Ok(code),
-        Err(error) if *error.kind() == ErrorKind::NotHeld => Err(Failure::NoLock(format!(
+        Err(error) if matches!(error.kind(), ErrorKind::NotHeld { .. }) => Err(Failure::NoLock(format!(
             "the lock {key:?} was lost while the command ended, with code {code}"
         ))),
         Err(error) => {

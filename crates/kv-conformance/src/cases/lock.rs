@@ -346,6 +346,6 @@ async fn max_hold_ends_the_hold(fixture: &Fixture) -> Result<()> {
         }
     })
     .await?;
-    refused!(guard.unlock().await, ErrorKind::NotHeld, "an unlock after the hold has ended");
+    refused!(guard.unlock().await, ErrorKind::NotHeld { .. }, "an unlock after the hold has ended");
     Ok(())
 }

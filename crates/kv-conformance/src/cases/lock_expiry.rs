@@ -98,7 +98,9 @@ async fn letting_go_of_an_expired_lock_ends_its_grace(fixture: &Fixture) -> Resu
         let (holder, lapse, waiting) = lapse(fixture, &k).await?;
         let answer = holder.let_go(how).await?;
         match how {
-            LetGo::Unlock => drop(refused!(answer, ErrorKind::NotHeld, "an unlock of an expired lock")),
+            LetGo::Unlock => {
+                drop(refused!(answer, ErrorKind::NotHeld { .. }, "an unlock of an expired lock"))
+            }
             LetGo::Drop | LetGo::Close => answer?,
         }
         let had_at = within(bound(fixture), "the lock that was let go", waiting).await??;

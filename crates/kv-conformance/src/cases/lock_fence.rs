@@ -69,9 +69,21 @@ async fn must_be_refused(fixture: &Fixture, fence: &Fence, what: &str) -> Result
     store.put(&existing, "before").await?;
     let before = entry(store, &existing).await?;
     let errors = [
-        refused!(store.put_with(&absent, "x".into(), put(fence)).await, ErrorKind::NotHeld, "a put {what}"),
-        refused!(store.put_with(&existing, "x".into(), put(fence)).await, ErrorKind::NotHeld, "a put {what}"),
-        refused!(store.delete_with(&existing, delete(fence)).await, ErrorKind::NotHeld, "a delete {what}"),
+        refused!(
+            store.put_with(&absent, "x".into(), put(fence)).await,
+            ErrorKind::NotHeld { .. },
+            "a put {what}"
+        ),
+        refused!(
+            store.put_with(&existing, "x".into(), put(fence)).await,
+            ErrorKind::NotHeld { .. },
+            "a put {what}"
+        ),
+        refused!(
+            store.delete_with(&existing, delete(fence)).await,
+            ErrorKind::NotHeld { .. },
+            "a delete {what}"
+        ),
     ];
     for error in errors {
         ensure_eq!(error.applied(), Applied::No, "whether it was applied");
@@ -121,7 +133,11 @@ async fn fence_works_on_any_handle(fixture: &Fixture) -> Result<()> {
     })
     .await?;
     guard.unlock().await?;
-    refused!(other.put_with(&k, "y".into(), put(&fence)).await, ErrorKind::NotHeld, "a put after release");
+    refused!(
+        other.put_with(&k, "y".into(), put(&fence)).await,
+        ErrorKind::NotHeld { .. },
+        "a put after release"
+    );
     Ok(())
 }
 
@@ -161,7 +177,11 @@ async fn fence_and_precondition_both_count(fixture: &Fixture) -> Result<()> {
     );
     guard.unlock().await?;
     let right = put(&fence).with_precondition(Precondition::At(version));
-    refused!(store.put_with(&k, "x".into(), right).await, ErrorKind::NotHeld, "a fenced put after release");
+    refused!(
+        store.put_with(&k, "x".into(), right).await,
+        ErrorKind::NotHeld { .. },
+        "a fenced put after release"
+    );
     ensure_eq!(entry(store, &k).await?.version, version, "the version afterwards");
     Ok(())
 }
@@ -192,9 +212,13 @@ async fn fenced_transaction_applies_while_held(fixture: &Fixture) -> Result<()> 
     ensure!(!transact.transact_with(txn("2")).await?.succeeded, "the conditions of the second do not");
     ensure_eq!(store.get(&k).await?, None, "the key after both");
     guard.unlock().await?;
-    refused!(transact.transact_with(txn("3")).await, ErrorKind::NotHeld, "a transaction after release");
+    refused!(
+        transact.transact_with(txn("3")).await,
+        ErrorKind::NotHeld { .. },
+        "a transaction after release"
+    );
     let version = store.put(&k, "4").await?;
-    refused!(transact.transact_with(txn("5")).await, ErrorKind::NotHeld, "whatever the conditions");
+    refused!(transact.transact_with(txn("5")).await, ErrorKind::NotHeld { .. }, "whatever the conditions");
     ensure_eq!(entry(store, &k).await?.version, version, "the version afterwards");
     Ok(())
 }

@@ -100,7 +100,7 @@ async fn unlock_after_loss_is_not_held(fixture: &Fixture) -> Result<()> {
     let (store, other, k) = (&fixture.store, fixture.another().await?, key("lock")?);
     let [old, new] = pass_on(store, &other, &k).await?;
     let unlocked = soon("the unlock of a lost lock", old.unlock()).await?;
-    refused!(unlocked, ErrorKind::NotHeld, "an unlock after loss");
+    refused!(unlocked, ErrorKind::NotHeld { loss: Some(_) }, "an unlock after loss");
     still_has(fixture, &new).await?;
     new.unlock().await?;
     Ok(())
@@ -120,7 +120,11 @@ async fn max_hold_spares_the_next(fixture: &Fixture) -> Result<()> {
     let options = LockOptions::default().with_max_hold(Duration::from_millis(500));
     let old = store.lock_with(&k, options).await?;
     let new = lock(&other, &k).await?;
-    refused!(old.unlock().await, ErrorKind::NotHeld, "an unlock after the hold has ended");
+    refused!(
+        old.unlock().await,
+        ErrorKind::NotHeld { loss: Some(LockLoss::HeldTooLong) },
+        "an unlock after the hold has ended"
+    );
     still_has(fixture, &new).await?;
     new.unlock().await?;
     Ok(())
@@ -142,7 +146,7 @@ async fn closing_releases_locks(fixture: &Fixture) -> Result<()> {
         ensure!(
             unlocked
                 .as_ref()
-                .is_err_and(|error| matches!(error.kind(), ErrorKind::NotHeld | ErrorKind::Closed)),
+                .is_err_and(|error| matches!(error.kind(), ErrorKind::NotHeld { .. } | ErrorKind::Closed)),
             "an unlock after the close answered {unlocked:?}"
         );
     }

@@ -2,7 +2,7 @@
 
 use anyhow::{Result, ensure};
 use bytes::Bytes;
-use kv_core::{Applied, Condition, Error, ErrorKind, Expiry, StoreExt, Txn, TxnOp, TxnResult};
+use kv_core::{Applied, Condition, Error, ErrorKind, Expiry, Measured, StoreExt, Txn, TxnOp, TxnResult};
 
 use crate::case::needs::{TRANSACTIONS, TTL};
 use crate::case::{BeyondReach, Case, Dishonest, case};
@@ -117,7 +117,7 @@ async fn txn_of_too_many_ops_is_refused(fixture: &Fixture) -> Result<()> {
     for txn in too_many {
         let error = refused!(
             store.transact(txn).await,
-            ErrorKind::TooLarge { size, max: limit } if (*size, *limit) == (max + 1, max),
+            ErrorKind::TooLarge { of: Measured::TxnOps, size, max: limit } if (*size, *limit) == (max + 1, max),
             "a transaction of {} where {max} are allowed", max + 1
         );
         definite(&error)?;
@@ -166,7 +166,7 @@ async fn txn_of_too_many_bytes_is_refused(fixture: &Fixture) -> Result<()> {
     }
     let error = refused!(
         store.transact(txn).await,
-        ErrorKind::TooLarge { max: limit, .. } if *limit == max,
+        ErrorKind::TooLarge { of: Measured::TxnBytes, max: limit, .. } if *limit == max,
         "a transaction of more than {max} bytes"
     );
     definite(&error)?;

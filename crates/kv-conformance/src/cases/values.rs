@@ -7,7 +7,7 @@ use bytes::Bytes;
 use futures_util::future::try_join_all;
 use kv_core::{
     Applied, Compare, Condition, DeleteOptions, ErrorKind, ListItem, ListOptions, LockOptions, LockWait,
-    Power, Precondition, Store, StoreExt, Txn, TxnOp,
+    Measured, Power, Precondition, Store, StoreExt, Txn, TxnOp,
 };
 
 use crate::case::{BeyondReach, Case, case};
@@ -100,7 +100,7 @@ async fn larger_value_is_refused(fixture: &Fixture) -> Result<()> {
             let size = value.len();
             let error = refused!(
                 store.put(text, value.clone()).await,
-                ErrorKind::TooLarge { size: told, max: limit } if (*told, *limit) == (size, max),
+                ErrorKind::TooLarge { of: Measured::Value, size: told, max: limit } if (*told, *limit) == (size, max),
                 "a put of {size} bytes where {max} are allowed"
             );
             ensure_eq!(error.applied(), Applied::No, "whether it was applied");
@@ -122,13 +122,13 @@ async fn larger_owner_or_compared_value_is_refused(fixture: &Fixture) -> Result<
         let size = value.len();
         refused!(
             put_if(store, &k, "after", compared()).await,
-            ErrorKind::TooLarge { .. },
+            ErrorKind::TooLarge { of: Measured::ComparedValue, .. },
             "a put compared with {size} bytes"
         );
         let delete = DeleteOptions::default().with_precondition(compared());
         refused!(
             store.delete_with(&k, delete).await,
-            ErrorKind::TooLarge { .. },
+            ErrorKind::TooLarge { of: Measured::ComparedValue, .. },
             "a delete compared with {size} bytes"
         );
         if fixture.capabilities().has(Power::Transactions) {
@@ -136,14 +136,14 @@ async fn larger_owner_or_compared_value_is_refused(fixture: &Fixture) -> Result<
             let txn = Txn::when([differs]).then([TxnOp::put(&k, "after")]);
             refused!(
                 store.transact(txn).await,
-                ErrorKind::TooLarge { .. },
+                ErrorKind::TooLarge { of: Measured::ComparedValue, .. },
                 "a transaction compared with {size} bytes"
             );
         }
         let locking = LockOptions::default().with_owner(value.clone()).with_wait(LockWait::Try);
         let error = refused!(
             store.lock_with(&name, locking).await,
-            ErrorKind::TooLarge { .. },
+            ErrorKind::TooLarge { of: Measured::OwnerValue, .. },
             "a lock whose owner value has {size} bytes"
         );
         ensure_eq!(error.applied(), Applied::No, "whether it was applied");

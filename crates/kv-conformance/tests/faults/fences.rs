@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use kv_core::{ErrorKind, Precondition, Store, StoreExt};
+use kv_core::{Error, Precondition, Store, StoreExt};
 
 use super::Fault;
 use super::tools::{BTreeMap, Shared, id, shared, with};
@@ -17,7 +17,7 @@ pub(super) fn faults() -> Vec<Fault> {
         )
         .put(|store, key, value, options| async move {
             if options.fence.is_some() {
-                return Err(ErrorKind::NotHeld.into());
+                return Err(Error::not_held(None));
             }
             store.put_with(&key, value, options).await
         }),
@@ -61,7 +61,7 @@ pub(super) fn faults() -> Vec<Fault> {
                 if let Some(fence) = &options.fence {
                     let holder = store.lock_holder(fence.key()).await?;
                     if holder.is_none_or(|holder| holder.token != fence.token()) {
-                        return Err(ErrorKind::NotHeld.into());
+                        return Err(Error::not_held(None));
                     }
                 }
                 store.put_with(&key, value, options).await
@@ -82,7 +82,7 @@ pub(super) fn faults() -> Vec<Fault> {
                     if let Some(fence) = &options.fence
                         && with(&known, |known| known.get(&fence.token().get()) != Some(&id(&store)))
                     {
-                        return Err(ErrorKind::NotHeld.into());
+                        return Err(Error::not_held(None));
                     }
                     store.put_with(&key, value, options).await
                 }

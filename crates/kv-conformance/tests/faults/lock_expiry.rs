@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
-use kv_core::{ErrorKind, Fence, Hold, LockGuard, LockLoss, Result, Store};
+use kv_core::{Error, Fence, Hold, LockGuard, LockLoss, Result, Store};
 
 use super::Fault;
 use super::tools::pause;
@@ -145,11 +145,11 @@ impl Hold for Expiring {
     async fn unlock(&self) -> Result<()> {
         if self.state.told_lost().is_some() {
             self.release();
-            return Err(ErrorKind::NotHeld.into());
+            return Err(Error::not_held(None));
         }
         match self.state.with_guard(Option::take) {
             Some(guard) => guard.unlock().await,
-            None => Err(ErrorKind::NotHeld.into()),
+            None => Err(Error::not_held(None)),
         }
     }
 

@@ -148,7 +148,7 @@ fn ended() -> [Fault; 2] {
                     let before = with(&removals, |removals| *removals);
                     let guard = polled(&store, &key, options, |error| is_locked(error).then_some(20)).await?;
                     if with(&removals, |removals| *removals) != before {
-                        return Err(ErrorKind::NotHeld.into());
+                        return Err(Error::not_held(None));
                     }
                     Ok(guard)
                 }

@@ -319,7 +319,7 @@ impl kv_core::Hold for Renamed {
     }
 
     async fn unlock(&self) -> kv_core::Result<()> {
-        Err(Error::new(ErrorKind::NotHeld))
+        Err(Error::not_held(None))
     }
 
     fn release(&self) {}

@@ -42,7 +42,7 @@ pub(super) fn faults() -> Vec<Fault> {
                 if matches!(options.expiry, Expiry::Ttl(_)) {
                     options.expiry = Expiry::Never;
                     store.put_with(&key, value, options).await?;
-                    return Err(Error::unsupported("ttl"));
+                    return Err(Error::lacks(Power::Ttl));
                 }
                 store.put_with(&key, value, options).await
             },
@@ -58,7 +58,7 @@ pub(super) fn faults() -> Vec<Fault> {
         Fault::new("session_keys_are_declared_and_missing", &["session_key_goes_at_close"]).dishonest().put(
             |store, key, value, options| async move {
                 if options.expiry == Expiry::Session {
-                    return Err(Error::unsupported("session_keys"));
+                    return Err(Error::lacks(Power::SessionKeys));
                 }
                 store.put_with(&key, value, options).await
             },
@@ -67,7 +67,7 @@ pub(super) fn faults() -> Vec<Fault> {
 }
 
 fn refused<T>(power: Power) -> Result<T> {
-    Err(Error::unsupported(power.name()))
+    Err(Error::lacks(power))
 }
 
 /// Whether the entry under `key` is expiring; `None` if there is none.

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use kv_core::{Bytes, Consistency, Entry, Error, ErrorKind, Key, Precondition, StoreExt};
+use kv_core::{Bytes, Consistency, Entry, Error, ErrorKind, Key, Measured, Precondition, StoreExt};
 
 use super::Fault;
 use super::tools::{BTreeMap, Shared, id, pause, relist, shared, with, with_entry};
@@ -31,7 +31,7 @@ pub(super) fn faults() -> Vec<Fault> {
             |store, key, value, options| async move {
                 let max = store.capabilities().limits.max_value / 2;
                 if value.len() > max {
-                    return Err(ErrorKind::TooLarge { size: value.len(), max }.into());
+                    return Err(Error::too_large(Measured::Value, value.len(), max));
                 }
                 store.put_with(&key, value, options).await
             },
@@ -108,7 +108,7 @@ pub(super) fn faults() -> Vec<Fault> {
         Fault::new("stale_reads_are_declared_and_missing", &["stale_reads_answer"]).dishonest().get(
             |store, key, options| async move {
                 if options.consistency == Consistency::Stale {
-                    return Err(Error::unsupported("stale reads"));
+                    return Err(Error::lacks(kv_core::Power::StaleReads));
                 }
                 store.get_with(&key, options).await
             },

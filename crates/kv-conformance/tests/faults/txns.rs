@@ -211,7 +211,7 @@ fn refuses_beyond(
 ) -> Fault {
     Fault::new(name, caught_by).transact(move |store, txn| async move {
         if beyond(&txn, &store.capabilities().limits) {
-            return Err(kv_core::ErrorKind::TooLarge { size: 0, max: 0 }.into());
+            return Err(kv_core::Error::too_large(kv_core::Measured::TxnOps, 0, 0));
         }
         store.transact(txn).await
     })

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use kv_backend::Deadline;
-use kv_core::{Applied, Consistency, Error, ErrorKind, Result};
+use kv_core::{Applied, Consistency, Error, ErrorKind, Measured, Result};
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 
 use crate::client::encode::encode;
@@ -139,8 +139,8 @@ impl Api {
         let body = txn_body(ops)?;
         let sent = body.len();
         if sent > MAX_BODY {
-            return Err(Error::new(ErrorKind::TooLarge { size: sent, max: MAX_BODY })
-                .with_detail("bytes of the whole transaction, as Consul takes it"));
+            return Err(Error::too_large(Measured::Request, sent, MAX_BODY)
+                .with_detail("the whole transaction, as Consul takes it"));
         }
         let max = ops.iter().map(|op| if op.has_value() { WITH_VALUE } else { 4096 }).sum::<usize>() + SMALL;
         let path = self.path("/v1/txn", reading.map(consistency));

@@ -1,6 +1,6 @@
 //! What Consul and the way to it answer, as the one error type. Nothing else makes errors of answers.
 
-use kv_core::{Applied, Error, ErrorKind, Operation};
+use kv_core::{Applied, Error, ErrorKind, Measured, Operation};
 
 use crate::client::transport::Failure;
 
@@ -92,7 +92,7 @@ fn kind_of(status: u16, text: &str, sent: usize) -> (ErrorKind, bool) {
         400 | 500 if is_name_refused(text) => (name_refused(), true),
         401 => (ErrorKind::Unauthenticated, true),
         403 => (ErrorKind::PermissionDenied, true),
-        413 => (ErrorKind::TooLarge { size: sent, max: MAX_BODY }, true),
+        413 => (ErrorKind::TooLarge { of: Measured::Request, size: sent, max: MAX_BODY }, true),
         429 => (ErrorKind::Overloaded, true),
         _ if has("rate limit") || has("Too many requests") => (ErrorKind::Overloaded, true),
         500 if has("No path to datacenter") => {
@@ -152,7 +152,7 @@ mod tests {
             (503, "", ErrorKind::Unavailable, Applied::Unknown),
             (429, "", ErrorKind::Overloaded, Applied::No),
             (500, "RPC rate limit exceeded", ErrorKind::Overloaded, Applied::No),
-            (413, "", ErrorKind::TooLarge { size: 7, max: MAX_BODY }, Applied::No),
+            (413, "", ErrorKind::TooLarge { of: Measured::Request, size: 7, max: MAX_BODY }, Applied::No),
             (301, "", ErrorKind::Protocol, Applied::No),
             (400, "Failed to parse body", ErrorKind::Protocol, Applied::No),
             (

@@ -1,6 +1,6 @@
 //! Fences: what says to Consul that a lock is still held.
 
-use kv_core::{Error, ErrorKind, Fence, Result};
+use kv_core::{Error, Fence, Result};
 
 use crate::client::refusal::Refusal;
 use crate::client::wire::Op;
@@ -24,7 +24,7 @@ pub(crate) fn fence_record(session: &str, record: &str) -> String {
 /// Tells a lost lock from a lost race: the fence's check is the first operation.
 pub(crate) fn check_fence(fenced: bool, refused: &[(usize, Refusal)]) -> Result<()> {
     if fenced && refused.iter().any(|(at, _)| *at == 0) {
-        return Err(Error::new(ErrorKind::NotHeld).with_detail("by Consul's account; nothing was changed"));
+        return Err(Error::not_held(None).with_detail("by Consul's account; nothing was changed"));
     }
     Ok(())
 }

@@ -162,7 +162,7 @@ impl Keeper {
         let released = self.session.release(&Deadline::after(self.timeout)).await;
         let key = &self.session.record;
         if let (Err(error), true) = (&released, loss == LockLoss::Closed)
-            && *error.kind() != ErrorKind::NotHeld
+            && !matches!(error.kind(), ErrorKind::NotHeld { .. })
         {
             let mut first = locks.failed_release.lock().unwrap_or_else(PoisonError::into_inner);
             first.get_or_insert_with(|| again(error).with_key(key.as_str()));
@@ -297,7 +297,7 @@ impl Hold for ConsulHold {
         self.holder.let_go.cancel();
         if !self.state.lose(LockLoss::Released) {
             let loss = self.state.loss().unwrap_or(LockLoss::Released);
-            return Err(about(Error::new(ErrorKind::NotHeld).with_detail(loss.to_string())));
+            return Err(about(Error::not_held(loss)));
         }
         let released = self.released.lock().unwrap_or_else(PoisonError::into_inner).take();
         match released {
@@ -307,7 +307,7 @@ impl Hold for ConsulHold {
                     Err(Error::new(ErrorKind::Closed).with_detail("the release was broken off"))
                 })
                 .map_err(about),
-            None => Err(about(Error::new(ErrorKind::NotHeld))),
+            None => Err(about(Error::not_held(None))),
         }
     }
 

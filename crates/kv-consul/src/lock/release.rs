@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use kv_backend::Deadline;
-use kv_core::{Error, ErrorKind, Result};
+use kv_core::{Error, LockLoss, Result};
 
 use crate::client::api::{Lane, Txn};
 use crate::client::wire::{Content, Op};
@@ -34,7 +34,7 @@ pub(crate) async fn release(
             }
             Ok(())
         }
-        Txn::Refused(_) => Err(Error::new(ErrorKind::NotHeld).with_detail("by Consul's account")),
+        Txn::Refused(_) => Err(Error::not_held(LockLoss::Removed).with_detail("by Consul's account")),
     }
 }
 

@@ -125,15 +125,13 @@ impl Leadership {
     }
 
     fn not_held(&self) -> Error {
-        let why = match self.guard.loss() {
-            Some(loss) => loss.to_string(),
-            None => "a later leader has proclaimed already".to_owned(),
-        };
-        Error::new(ErrorKind::NotHeld)
+        let loss = self.guard.loss();
+        let why = if loss.is_none() { ": a later leader has proclaimed already" } else { "" };
+        Error::not_held(loss)
             .with_operation(Operation::Put)
             .with_backend(self.store.capabilities().backend)
             .with_key(self.key().as_str())
-            .with_detail(format!("term {} is over: {why}", self.term()))
+            .with_detail(format!("term {} is over{why}", self.term()))
     }
 
     /// Gives up the office and waits until the backend has confirmed. When it returns, another can lead.

@@ -74,7 +74,7 @@ impl Term {
     pub async fn proclaim(&self, value: impl Into<Bytes>) -> Result<()> {
         match self.leadership.upgrade() {
             Some(leadership) => leadership.proclaim(value).await,
-            None => Err(Error::new(ErrorKind::NotHeld)
+            None => Err(Error::not_held(None)
                 .with_operation(Operation::Put)
                 .with_key(self.key.as_str())
                 .with_detail(format!("term {} is over", self.token()))),
@@ -233,7 +233,7 @@ impl Election {
                 tracing::info!(key = self.key.as_str(), term = %leadership.term(), %loss, "a term was lost")
             }
             None => match leadership.release().await {
-                Err(error) if *error.kind() != ErrorKind::NotHeld => {
+                Err(error) if !matches!(error.kind(), ErrorKind::NotHeld { .. }) => {
                     tracing::warn!(key = self.key.as_str(), %error, "the resignation is not confirmed");
                 }
                 _ => {}

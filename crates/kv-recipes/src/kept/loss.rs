@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use kv_core::{Error, ErrorKind, Key, Operation, Store};
+use kv_core::{Error, Key, Operation, Store};
 
 /// Why an entry that a recipe keeps is not there, or not its own, any more.
 #[derive(Clone, Debug)]
@@ -41,7 +41,7 @@ impl fmt::Display for EntryLoss {
 impl EntryLoss {
     /// The error of what needs the entry, after this loss.
     pub(crate) fn not_held(&self, store: &dyn Store, key: &Key, operation: Operation) -> Error {
-        Error::new(ErrorKind::NotHeld)
+        Error::not_held(None)
             .with_operation(operation)
             .with_backend(store.capabilities().backend)
             .with_key(key.as_str())

@@ -5,9 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use kv_core::{
-    DeleteOptions, Error, ErrorKind, Expiry, Key, Precondition, Prefix, PutOptions, Result, Store, Version,
-};
+use kv_core::{DeleteOptions, Error, Expiry, Key, Precondition, Prefix, PutOptions, Result, Store, Version};
 use tokio::time::Instant;
 
 use super::dead;
@@ -119,7 +117,7 @@ impl Job {
         if !error.is_conflict() {
             return error;
         }
-        let mut lost = Error::new(ErrorKind::NotHeld)
+        let mut lost = Error::not_held(None)
             .with_backend(self.store.capabilities().backend)
             .with_key(self.key.as_str())
             .with_detail("the job was claimed by another, or is done");

@@ -7,8 +7,8 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
 use kv_core::{
-    Applied, DeleteOptions, Error, ErrorKind, Key, ListOptions, Operation, Precondition, Prefix, PutOptions,
-    Result, Store,
+    Applied, DeleteOptions, Error, ErrorKind, Key, ListOptions, Measured, Operation, Precondition, Prefix,
+    PutOptions, Result, Store,
 };
 use parking_lot::Mutex;
 use tokio::time::Instant;
@@ -205,11 +205,11 @@ impl Queue {
         let capabilities = self.store.capabilities();
         let max = capabilities.limits.max_value.saturating_sub(MAX_HEAD);
         if payload.len() > max {
-            return Err(Error::new(ErrorKind::TooLarge { size: payload.len(), max })
+            return Err(Error::too_large(Measured::Value, payload.len(), max)
                 .with_operation(Operation::Put)
                 .with_backend(capabilities.backend)
                 .with_key(key.as_str())
-                .with_detail("bytes of payload, beside what the queue stores with it"));
+                .with_detail("the payload, beside which the queue stores something of its own"));
         }
         let options = PutOptions::default().with_precondition(Precondition::Absent);
         self.store.put_with(&key, encode(&Head::default(), &payload)?, options).await.map(drop)

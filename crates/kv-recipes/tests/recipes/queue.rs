@@ -33,7 +33,7 @@ async fn a_job_is_claimed_by_one_and_gone_when_acknowledged() {
         assert!(one.try_claim().await.unwrap().is_none());
         assert!(other.try_claim().await.unwrap().is_none());
         job.acknowledge().await.unwrap();
-        assert_eq!(*job.acknowledge().await.unwrap_err().kind(), ErrorKind::NotHeld);
+        assert!(matches!(job.acknowledge().await.unwrap_err().kind(), ErrorKind::NotHeld { .. }));
         assert!(store.entries("q").await.unwrap().is_empty());
     })
     .await;
@@ -53,10 +53,10 @@ async fn a_claim_ends_after_its_visibility_timeout_and_only_the_new_one_counts()
     assert!(begun.elapsed() < SHORT * 2, "{:?}", begun.elapsed());
     assert_eq!((job.id(), job.attempt()), (lost.id(), 2));
     for error in [lost.acknowledge().await.unwrap_err(), lost.extend().await.unwrap_err()] {
-        assert_eq!(*error.kind(), ErrorKind::NotHeld, "{error}");
+        assert!(matches!(error.kind(), ErrorKind::NotHeld { .. }), "{error}");
         assert_eq!(error.applied(), Applied::No);
     }
-    assert_eq!(*lost.release().await.unwrap_err().kind(), ErrorKind::NotHeld);
+    assert!(matches!(lost.release().await.unwrap_err().kind(), ErrorKind::NotHeld { .. }));
     job.acknowledge().await.unwrap();
 }
 
@@ -239,7 +239,7 @@ async fn work(queue: Queue, books: Arc<Mutex<Books>>) {
         match job.acknowledge().await {
             Ok(()) => *books.lock().acknowledged.entry(id).or_default() += 1,
             // It took longer than the visibility timeout, on a busy machine.
-            Err(error) => assert_eq!(*error.kind(), ErrorKind::NotHeld, "{error}"),
+            Err(error) => assert!(matches!(error.kind(), ErrorKind::NotHeld { .. }), "{error}"),
         }
     }
 }

@@ -86,11 +86,14 @@ async fn an_entry_that_is_deleted_ends_it_where_that_was_asked_for() {
     assert_eq!(changed(&mut registration).await, "Ended(Removed)");
     assert!(registration.changed().await.is_none());
     let refused = registration.update("2").await.unwrap_err();
-    assert_eq!(*refused.kind(), ErrorKind::NotHeld);
+    assert!(matches!(refused.kind(), ErrorKind::NotHeld { .. }));
     assert!(refused.to_string().contains("somebody deleted it"), "{refused}");
     other.put(KEY, "theirs").await.unwrap();
     let refused = registration.leave().await.unwrap_err();
-    assert_eq!((refused.kind(), refused.operation()), (&ErrorKind::NotHeld, Some(Operation::Delete)));
+    assert_eq!(
+        (refused.kind(), refused.operation()),
+        (&ErrorKind::NotHeld { loss: None }, Some(Operation::Delete))
+    );
     assert_eq!(stored(&other).await, Some(("theirs".to_owned(), EntryExpiry::Never)));
 }
 

@@ -146,7 +146,7 @@ fn failure(error: &Error) -> Answer {
         ErrorKind::AlreadyExists { .. } | ErrorKind::PreconditionFailed { .. } | ErrorKind::NotFound => {
             Answer::Refused
         }
-        ErrorKind::NotHeld | ErrorKind::Locked => Answer::NotHeld,
+        ErrorKind::NotHeld { .. } | ErrorKind::Locked => Answer::NotHeld,
         _ => Answer::Failed { surely_not_applied: error.applied() == Applied::No, error: error.to_string() },
     }
 }

@@ -179,10 +179,10 @@ async fn an_old_leader_writes_nothing(fixture: &Fixture) -> Result<()> {
     other.put_with(&data, "new".into(), fenced(new.fence())).await?;
     refused!(
         store.put_with(&data, "late".into(), fenced(old.fence())).await,
-        ErrorKind::NotHeld,
+        ErrorKind::NotHeld { .. },
         "a write of an old term"
     );
-    refused!(old.proclaim("late").await, ErrorKind::NotHeld, "a proclamation of an old term");
+    refused!(old.proclaim("late").await, ErrorKind::NotHeld { .. }, "a proclamation of an old term");
     ensure_eq!(other.get(&data).await?.context("the data is gone")?.value, "new", "the data");
     Ok(new.resign().await?)
 }

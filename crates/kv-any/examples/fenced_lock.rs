@@ -10,7 +10,7 @@ use kv_any::kv_core::{ErrorKind, Fence, PutOptions, Result, Store, StoreExt};
 
 async fn put(store: &dyn Store, value: &'static str, fence: Fence) -> Result<()> {
     let options = PutOptions::default().with_fence(fence);
-    store.put_with(&"fenced_lock/job".parse()?, value.into(), options).await.map(drop)
+    store.put_with("fenced_lock/job", value, options).await.map(drop)
 }
 
 /// Returns what the store holds after an old holder woke up and wrote once more.

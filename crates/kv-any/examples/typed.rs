@@ -17,19 +17,18 @@ pub(crate) struct Limits {
 /// Raises the limits of a service, unless somebody else changes them meanwhile.
 pub(crate) async fn run(url: &str) -> Result<Limits, Box<dyn Error>> {
     let store = kv_any::open(url).await?;
-    store.put_json("typed/web", &Limits { requests: 100, burst: 10 }).await?;
+    let limits = store.typed::<Limits>("typed")?;
+    limits.put("web", &Limits { requests: 100, burst: 10 }).await?;
 
-    let mut limits = store.get_json::<_, Limits>("typed/web").await?.ok_or("there are no limits")?;
-    limits.value.burst *= 2;
-    let json = serde_json::to_vec(&limits.value)?;
-    store.put_if_unchanged("typed/web", Some(limits.version), json).await?;
+    // Tried again when somebody else was faster.
+    limits.update("web", |old| old.map(|old| Limits { burst: old.burst * 2, ..old })).await?;
 
     // What is no JSON of this type is an error that names the key, and never the value.
     store.put("typed/broken", "{").await?;
-    let broken = store.get_json::<_, Limits>("typed/broken").await.err().ok_or("it was decoded")?;
+    let broken = limits.get("broken").await.err().ok_or("it was decoded")?;
     println!("{broken}");
 
-    let raised = store.get_json("typed/web").await?.ok_or("the limits are gone")?.value;
+    let raised = limits.get("web").await?.ok_or("the limits are gone")?.value;
     store.delete_tree("typed").await?;
     store.close().await?;
     Ok(raised)

@@ -7,7 +7,8 @@ use std::error::Error;
 
 use kv_any::kv_core::{Applied, Result, Settled, Store, StoreExt, Version};
 
-/// Puts a value on top of a version, through answers that are lost. `None`: somebody else wrote.
+/// Puts a value on top of a version, through answers that are lost. `None`: somebody else wrote. Nobody
+/// else writes the same value, so that what is found can be told from what others put.
 pub(crate) async fn put_for_certain(
     store: &dyn Store,
     key: &str,
@@ -21,6 +22,10 @@ pub(crate) async fn put_for_certain(
         // could only be guessed at now; this one is decided by sending it again.
         Err(error) if error.applied() == Applied::Unknown => match store.settle(key, version, value).await? {
             Settled::Applied(version) => Ok(Some(version)),
+            // The first attempt changed the key, or somebody else did.
+            Settled::Undecided { current } => {
+                Ok(current.filter(|entry| entry.value == value).map(|entry| entry.version))
+            }
             _ => Ok(None),
         },
         Err(error) => Err(error),

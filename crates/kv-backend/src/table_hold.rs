@@ -7,9 +7,8 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use futures_util::future::{Either, select};
-use kv_core::{
-    Error, ErrorKind, Fence, FencingToken, Hold, Key, LockGuard, LockLoss, LockWait, Operation, Result,
-};
+use kv_core::implement::Hold;
+use kv_core::{Error, ErrorKind, Fence, FencingToken, Key, LockGuard, LockLoss, LockWait, Operation, Result};
 
 use crate::clock::{Clock, Timestamp};
 use crate::handle::HandleId;

@@ -67,11 +67,8 @@ impl Subject for StoreSubject {
     async fn transact(&self, keys: [&str; 4], value: Bytes) -> Result<bool> {
         let Some(transact) = self.store.as_transact() else { return Ok(false) };
         let [first, ..] = keys;
-        let puts = keys
-            .into_iter()
-            .map(|key| Ok(TxnOp::put(Key::new(key)?, value.clone())))
-            .collect::<Result<Vec<_>>>()?;
-        let txn = Txn::when([Condition::absent(Key::new(first)?)]).then(puts);
+        let puts = keys.into_iter().map(|key| TxnOp::put(key, value.clone()));
+        let txn = Txn::when([Condition::absent(first)]).then(puts);
         Ok(transact.transact_with(txn).await?.succeeded)
     }
 

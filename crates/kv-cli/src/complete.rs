@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use clap::Command;
 use clap_complete::engine::{ArgValueCompleter, CompletionCandidate};
-use kv_core::{ListItem, ListOptions, Prefix, Registry};
+use kv_core::{ListItem, ListOptions, Prefix, Registry, StoreExt};
 
 use crate::contexts::{Contexts, Named};
 use crate::session;
@@ -205,7 +205,7 @@ mod tests {
     async fn keys_are_those_of_the_level_that_is_typed() {
         let store = kv_any::open("mem:cli-complete").await.unwrap();
         for key in ["app", "app/db/host", "app/web", "apple", "zoo"] {
-            store.put_with(&Key::new(key).unwrap(), "x".into(), Default::default()).await.unwrap();
+            store.put_with(&Key::new(key).unwrap(), "x", Default::default()).await.unwrap();
         }
         let words = words("kv -- kv -s mem:cli-complete get");
         for (current, expected) in [

@@ -4,7 +4,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use etcetera::BaseStrategy;
-use kv_core::{Driver, Error, ErrorKind, Operation, Registry, Store, StoreUrl};
+use kv_core::{Driver, Error, ErrorKind, Operation, Registry, Store, StoreExt, StoreUrl};
 use percent_encoding::{AsciiSet, CONTROLS, utf8_percent_encode};
 use tokio::sync::OnceCell;
 

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 use futures_util::future::join_all;
-use kv_core::{Capabilities, Guarantee, Key, Limits, Prefix, Store};
+use kv_core::{Capabilities, Guarantee, Key, Limits, Prefix, Store, StoreExt};
 
 use crate::factory::Factory;
 use crate::line::Line;

@@ -1,12 +1,13 @@
 //! A watch's reader that keeps the state as the contract says a consumer may, and fails the case on
-//! every event the contract forbids.
+//! every event the contract forbids. The state itself is core's fold of the events.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail, ensure};
 use kv_core::{
-    Entry, Key, Store, Version, Watch, WatchEvent, WatchFilter, WatchOptions, WatchStart, WatchTarget,
+    Entry, Key, Store, StoreExt, Version, Watch, WatchEvent, WatchFilter, WatchOptions, WatchStart,
+    WatchState, WatchTarget,
 };
 
 use crate::fixture::PATIENCE;
@@ -16,8 +17,8 @@ pub(crate) struct Follower {
     watch: Watch,
     target: WatchTarget,
     filter: WatchFilter,
-    /// The entries, as far as events told of them.
-    pub(crate) state: BTreeMap<Key, Entry>,
+    /// The entries that events told of: the last complete state.
+    pub(crate) state: WatchState,
     /// Every event, in the order it came.
     pub(crate) events: Vec<WatchEvent>,
     /// The newest version seen of each key, and whether it was a put.
@@ -45,7 +46,7 @@ impl Follower {
             watch,
             target,
             filter,
-            state: BTreeMap::new(),
+            state: if syncing { WatchState::new() } else { WatchState::of([]) },
             events: Vec::new(),
             newest: BTreeMap::new(),
             start,
@@ -105,13 +106,13 @@ impl Follower {
 
     /// Takes these entries for known, as from a list before the watch.
     pub(crate) fn begin_with(&mut self, entries: Vec<Entry>) {
-        self.state = entries.into_iter().map(|entry| (entry.key.clone(), entry)).collect();
+        self.state = WatchState::of(entries);
     }
 
     /// Reads on until the state is exactly `expected`.
     pub(crate) async fn until_state(&mut self, expected: &[Entry]) -> Result<()> {
         let what = format!("a state of these {} entries: {:?}", expected.len(), summary(expected));
-        self.until(&what, |follower| !follower.syncing && follower.state.values().eq(expected)).await
+        self.until(&what, |follower| !follower.syncing && follower.state.entries().eq(expected)).await
     }
 
     /// Reads on until a deletion of `key` is told.
@@ -176,7 +177,6 @@ impl Follower {
             WatchEvent::Put(entry) => self.take_put(entry)?,
             WatchEvent::Delete(deletion) => self.take_delete(deletion)?,
             WatchEvent::Resync => {
-                self.state.clear();
                 self.newest.clear();
                 self.syncing = true;
             }
@@ -186,6 +186,7 @@ impl Follower {
             }
             other => bail!("an event of no known kind: {other:?}"),
         }
+        self.state.apply(event.clone());
         self.events.push(event);
         Ok(())
     }
@@ -215,7 +216,6 @@ impl Follower {
             );
         }
         self.newest.insert(key.clone(), (entry.version, true));
-        self.state.insert(key.clone(), entry.clone());
         Ok(())
     }
 
@@ -235,7 +235,6 @@ impl Follower {
         }
         let version = deletion.version.or(newest.map(|(version, _)| version));
         self.newest.insert(key.clone(), (version.unwrap_or_default(), false));
-        self.state.remove(key);
         Ok(())
     }
 

@@ -146,7 +146,7 @@ async fn fenced_writes(fixture: &Fixture) -> Result<()> {
     let guard = lock(store, &key("lock")?).await?;
     let k = key("guarded")?;
     let put = PutOptions::default().with_fence(guard.fence());
-    unsupported(power, "a fenced put", store.put_with(&k, "x".into(), put)).await?;
+    unsupported(power, "a fenced put", store.put_with(&k, "x", put)).await?;
     unchanged(store, &k, None, "a fenced put").await?;
 
     store.put(&k, "before").await?;
@@ -183,7 +183,7 @@ async fn watch_history(fixture: &Fixture) -> Result<()> {
         return Err(Dishonest(why).into());
     }
     follower.until("Synced", |follower| !follower.syncing).await?;
-    let state: Vec<_> = follower.state.values().map(|entry| (entry.key.as_str(), entry.version)).collect();
+    let state: Vec<_> = follower.state.entries().map(|entry| (entry.key.as_str(), entry.version)).collect();
     ensure!(
         state == [("dir/kept", last)],
         "after Resync the whole state should have come, which is {kept:?} at {last}, not {state:?}"

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use futures_util::{StreamExt, stream};
-use kv_core::{DeleteTreeOptions, ErrorKind, Power, Prefix, Store};
+use kv_core::{DeleteTreeOptions, ErrorKind, Power, Prefix, Store, StoreExt};
 
 use crate::case::{BeyondReach, Case, Dishonest, Need};
 use crate::factory::Factory;

@@ -9,7 +9,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
-use kv_core::{Key, LockGuard, LockLoss, LockOptions, Store};
+use kv_core::{Key, LockGuard, LockLoss, LockOptions, Store, StoreExt};
 use tokio::runtime::Builder;
 use tokio::sync::{mpsc, oneshot};
 

@@ -4,10 +4,9 @@ use std::future::Future;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
-use bytes::Bytes;
 use futures_util::{TryStreamExt, stream};
 use kv_core::{
-    DeleteOptions, DeleteResult, Entry, EntryExpiry, ErrorKind, Expiry, GetOptions, Key, ListItem,
+    DeleteOptions, DeleteResult, Entry, EntryExpiry, ErrorKind, Expiry, GetOptions, IntoValue, Key, ListItem,
     ListOptions, LockGuard, LockOptions, LockWait, Precondition, Prefix, PutOptions, PutResult, Store,
     StoreExt,
 };
@@ -51,19 +50,19 @@ pub(crate) fn key(text: &str) -> Result<Key> {
 pub(crate) async fn put_if(
     store: &impl Store,
     key: &Key,
-    value: impl Into<Bytes>,
+    value: impl IntoValue,
     precondition: Precondition,
 ) -> kv_core::Result<PutResult> {
-    store.put_with(key, value.into(), PutOptions::default().with_precondition(precondition)).await
+    store.put_with(key, value, PutOptions::default().with_precondition(precondition)).await
 }
 
 pub(crate) async fn put_expiring(
     store: &impl Store,
     key: &Key,
-    value: impl Into<Bytes>,
+    value: impl IntoValue,
     expiry: Expiry,
 ) -> kv_core::Result<PutResult> {
-    store.put_with(key, value.into(), PutOptions::default().with_expiry(expiry)).await
+    store.put_with(key, value, PutOptions::default().with_expiry(expiry)).await
 }
 
 pub(crate) async fn delete_if(

@@ -3,7 +3,8 @@
 use std::sync::Arc;
 
 use kv_backend::Deadline;
-use kv_core::{Driver, Opening, Operation, Result, StoreUrl};
+use kv_core::implement::Opening;
+use kv_core::{Driver, Operation, Result, StoreUrl};
 
 use crate::client::api::Api;
 use crate::client::error::{BACKEND, invalid};

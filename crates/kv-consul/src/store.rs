@@ -6,12 +6,13 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
+use kv_core::implement::{LockView, Transact};
 use kv_core::{
-    BreakLockOptions, Capabilities, DeleteOptions, DeleteResult, DeleteTreeOptions, Entry, ExpiryBound,
-    FencingToken, GetOptions, Guarantee, Key, Limits, ListOptions, Listing, LockChanges, LockGuard,
-    LockHolder, LockListing, LockOptions, LockTtl, LockView, LockWatchOptions, LocksOptions, Operation,
-    Power, Prefix, PutOptions, PutResult, Result, ServerInfo, SessionState, SessionStates, Store, Transact,
-    Txn, TxnResult, Watch, WatchOptions, WatchTarget,
+    BreakLockOptions, CallOptions, Capabilities, DeleteOptions, DeleteResult, DeleteTreeOptions, Entry,
+    ExpiryBound, FencingToken, GetOptions, Guarantee, Key, Limits, ListOptions, Listing, LockChanges,
+    LockGuard, LockHolder, LockListing, LockOptions, LockTtl, LockWatchOptions, LocksOptions, Operation,
+    Power, Prefix, PutOptions, PutResult, Result, ServerInfo, SessionState, SessionStates, Store, Txn,
+    TxnResult, Watch, WatchOptions, WatchTarget,
 };
 
 use crate::client::api::Api;
@@ -90,12 +91,12 @@ impl ConsulStore {
         })
     }
 
-    async fn shut_down(handle: Handle) -> Result<()> {
+    async fn shut_down(handle: Handle, timeout: Option<Duration>) -> Result<()> {
         let Handle { env, sessions, hub, locks } = handle;
         env.closing.cancel();
         hub.close();
         env.tasks.close();
-        let deadline = env.deadline(None);
+        let deadline = env.deadline(timeout);
         let session = sessions.handle.close(&env.api, &deadline).await;
         deadline
             .run(async {
@@ -150,7 +151,7 @@ impl Store for ConsulStore {
         &self.capabilities
     }
 
-    async fn get_with(&self, key: &Key, options: GetOptions) -> Result<Option<Entry>> {
+    async fn get_opts(&self, key: &Key, options: GetOptions) -> Result<Option<Entry>> {
         self.capabilities.admit_get(key, &options)?;
         let result = async {
             self.handle.env.check_open()?;
@@ -159,7 +160,7 @@ impl Store for ConsulStore {
         self.report(Operation::Get, key.as_str(), result.await)
     }
 
-    async fn put_with(&self, key: &Key, value: Bytes, options: PutOptions) -> Result<PutResult> {
+    async fn put_opts(&self, key: &Key, value: Bytes, options: PutOptions) -> Result<PutResult> {
         self.capabilities.admit_put(key, &value, &options)?;
         let result = async {
             self.handle.env.check_open()?;
@@ -168,7 +169,7 @@ impl Store for ConsulStore {
         self.report(Operation::Put, key.as_str(), result.await)
     }
 
-    async fn delete_with(&self, key: &Key, options: DeleteOptions) -> Result<DeleteResult> {
+    async fn delete_opts(&self, key: &Key, options: DeleteOptions) -> Result<DeleteResult> {
         self.capabilities.admit_delete(key, &options)?;
         let result = async {
             self.handle.env.check_open()?;
@@ -177,7 +178,7 @@ impl Store for ConsulStore {
         self.report(Operation::Delete, key.as_str(), result.await)
     }
 
-    async fn list_with(&self, prefix: &Prefix, options: ListOptions) -> Result<Listing> {
+    async fn list_opts(&self, prefix: &Prefix, options: ListOptions) -> Result<Listing> {
         self.capabilities.admit_list(prefix.as_str(), &options)?;
         let result = async {
             self.handle.env.check_open()?;
@@ -186,7 +187,7 @@ impl Store for ConsulStore {
         self.report(Operation::List, prefix.as_str(), result.await)
     }
 
-    async fn delete_tree_with(&self, prefix: &Prefix, options: DeleteTreeOptions) -> Result<u64> {
+    async fn delete_tree_opts(&self, prefix: &Prefix, options: DeleteTreeOptions) -> Result<u64> {
         self.capabilities.admit_delete_tree(prefix.as_str(), &options)?;
         let result = async {
             self.handle.env.check_open()?;
@@ -195,7 +196,7 @@ impl Store for ConsulStore {
         self.report(Operation::DeleteTree, prefix.as_str(), result.await)
     }
 
-    async fn watch_with(&self, target: WatchTarget, options: WatchOptions) -> Result<Watch> {
+    async fn watch_opts(&self, target: WatchTarget, options: WatchOptions) -> Result<Watch> {
         self.capabilities.admit_watch(&target, &options)?;
         let path = target.path().to_owned();
         let result = async {
@@ -205,7 +206,7 @@ impl Store for ConsulStore {
         self.report(Operation::Watch, &path, result.await)
     }
 
-    async fn lock_with(&self, key: &Key, options: LockOptions) -> Result<LockGuard> {
+    async fn lock_opts(&self, key: &Key, options: LockOptions) -> Result<LockGuard> {
         self.capabilities.admit_lock(key, &options)?;
         let result = async {
             self.handle.env.check_open()?;
@@ -214,10 +215,10 @@ impl Store for ConsulStore {
         self.report(Operation::Lock, key.as_str(), result.await)
     }
 
-    async fn lock_holder(&self, key: &Key) -> Result<Option<LockHolder>> {
+    async fn lock_holder_opts(&self, key: &Key, options: CallOptions) -> Result<Option<LockHolder>> {
         let result = async {
             self.handle.env.check_open()?;
-            acquire::holder(&self.handle.locks, key).await
+            acquire::holder(&self.handle.locks, key, options.timeout).await
         };
         self.report(Operation::LockHolder, key.as_str(), result.await)
     }
@@ -230,20 +231,20 @@ impl Store for ConsulStore {
         self.handle.sessions.handle.cell.states()
     }
 
-    async fn server(&self) -> Result<ServerInfo> {
+    async fn server_opts(&self, options: CallOptions) -> Result<ServerInfo> {
         let result = async {
             self.handle.env.check_open()?;
-            let version = self.handle.env.api.version(&self.handle.env.deadline(None)).await?;
+            let version = self.handle.env.api.version(&self.handle.env.deadline(options.timeout)).await?;
             Ok(ServerInfo::new("Consul", version.unwrap_or_else(|| "unknown".to_owned())))
         };
         self.report(Operation::Server, "", result.await)
     }
 
-    async fn close(&self) -> Result<()> {
+    async fn close_opts(&self, options: CallOptions) -> Result<()> {
         if self.handle.env.closing.is_cancelled() {
             return Ok(());
         }
-        self.report(Operation::Close, "", Self::shut_down(self.handle.clone()).await)
+        self.report(Operation::Close, "", Self::shut_down(self.handle.clone(), options.timeout).await)
     }
 
     fn as_transact(&self) -> Option<&dyn Transact> {
@@ -307,7 +308,7 @@ impl Drop for ConsulStore {
         self.handle.env.closing.cancel();
         let handle = self.handle.clone();
         self.handle.env.runtime.spawn(async move {
-            if let Err(error) = Self::shut_down(handle).await {
+            if let Err(error) = Self::shut_down(handle, None).await {
                 tracing::debug!(%error, "a store that was dropped could not be closed in order");
             }
         });

@@ -112,8 +112,7 @@ async fn tokens_have_the_rights_they_were_given() {
         assert_eq!(error.applied(), Applied::No, "{what}");
         assert!(!shown(&error).contains(LIMITED));
     }
-    let mut watch =
-        store.watch_with(key("mine/a").into(), WatchOptions::default().with_initial()).await.unwrap();
+    let mut watch = store.watch_with(key("mine/a"), WatchOptions::default().with_initial()).await.unwrap();
     assert!(matches!(next(&mut watch).await, WatchEvent::Put(entry) if entry.value == "x"));
 
     let mut tree = store.watch("mine").await.unwrap();

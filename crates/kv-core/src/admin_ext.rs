@@ -6,13 +6,12 @@ use crate::admin::{
     Access, AccessControl, Cluster, Defragmented, Evict, History, Joining, KeyVersion, Member, MemberId,
     NewMember, NewUser, Reconfigure, Size, Storage, User, VersionsOptions,
 };
-use crate::power::Power;
 use crate::entry::Entry;
 use crate::error::{Error, Operation, Result};
-use crate::ext::{to_key, to_prefix};
-use crate::key::{Key, Prefix};
+use crate::key::{IntoKey, IntoPrefix};
 use crate::list::Listing;
 use crate::options::{CallOptions, ListOptions};
+use crate::power::Power;
 use crate::secret::Secret;
 use crate::store::Store;
 use crate::version::Version;
@@ -38,10 +37,10 @@ pub trait AdminExt: Store {
     /// ```
     fn get_at<K>(&self, key: K, at: Version) -> impl Future<Output = Result<Option<Entry>>> + Send
     where
-        K: TryInto<Key, Error: Into<Error>> + Send,
+        K: IntoKey,
     {
         async move {
-            let key = to_key(key, Operation::GetAt)?;
+            let key = key.into_key(Operation::GetAt)?;
             history(self, Operation::GetAt)?.get_at_with(&key, at, CallOptions::default()).await
         }
     }
@@ -66,10 +65,10 @@ pub trait AdminExt: Store {
     /// ```
     fn list_at<P>(&self, prefix: P, at: Version) -> impl Future<Output = Result<Listing>> + Send
     where
-        P: TryInto<Prefix, Error: Into<Error>> + Send,
+        P: IntoPrefix,
     {
         async move {
-            let prefix = to_prefix(prefix, Operation::ListAt)?;
+            let prefix = prefix.into_prefix(Operation::ListAt)?;
             history(self, Operation::ListAt)?.list_at_with(&prefix, at, ListOptions::default()).await
         }
     }
@@ -94,10 +93,10 @@ pub trait AdminExt: Store {
     /// ```
     fn key_versions<K>(&self, key: K) -> impl Future<Output = Result<Vec<KeyVersion>>> + Send
     where
-        K: TryInto<Key, Error: Into<Error>> + Send,
+        K: IntoKey,
     {
         async move {
-            let key = to_key(key, Operation::Versions)?;
+            let key = key.into_key(Operation::Versions)?;
             history(self, Operation::Versions)?.versions_with(&key, VersionsOptions::default()).await
         }
     }
@@ -307,10 +306,10 @@ pub trait AdminExt: Store {
     /// ```
     fn grant<P>(&self, name: &str, access: Access, prefix: P) -> impl Future<Output = Result<()>> + Send
     where
-        P: TryInto<Prefix, Error: Into<Error>> + Send,
+        P: IntoPrefix,
     {
         async move {
-            let prefix = to_prefix(prefix, Operation::Grant)?;
+            let prefix = prefix.into_prefix(Operation::Grant)?;
             let power = self::access(self, Operation::Grant)?;
             power.grant_with(name, access, &prefix, CallOptions::default()).await
         }
@@ -320,10 +319,10 @@ pub trait AdminExt: Store {
     /// [`AccessControl::revoke_with`].
     fn revoke<P>(&self, name: &str, access: Access, prefix: P) -> impl Future<Output = Result<bool>> + Send
     where
-        P: TryInto<Prefix, Error: Into<Error>> + Send,
+        P: IntoPrefix,
     {
         async move {
-            let prefix = to_prefix(prefix, Operation::Revoke)?;
+            let prefix = prefix.into_prefix(Operation::Revoke)?;
             let power = self::access(self, Operation::Revoke)?;
             power.revoke_with(name, access, &prefix, CallOptions::default()).await
         }

@@ -1,14 +1,9 @@
-//! Typed values: codecs, and the short forms that use them.
+//! Codecs: how values of a type are written as bytes and read back.
 
 use bytes::Bytes;
 
-use crate::error::{Error, ErrorKind, Operation, Result};
-use crate::ext::{StoreExt, to_key};
-use crate::key::Key;
-use crate::store::Store;
-use crate::version::Version;
-
-/// What a codec fails with.
+/// What a codec fails with. Its text is shown to people: it must not repeat the value, which can be a
+/// secret.
 pub type CodecError = Box<dyn std::error::Error + Send + Sync>;
 
 /// A codec that writes values of a type as bytes.
@@ -31,73 +26,7 @@ pub trait Decode<T> {
     fn decode(&self, bytes: &[u8]) -> Result<T, CodecError>;
 }
 
-/// A value with the version it was read at.
-#[derive(Clone, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct Typed<T> {
-    /// The value.
-    pub value: T,
-    /// Its version.
-    pub version: Version,
-}
-
-/// Short forms for typed values, for every store. Not to be implemented by hand.
-///
-/// A value that cannot be encoded or decoded is `InvalidValue`; the error names the key and not the
-/// value.
-pub trait TypedExt: Store {
-    /// The value under `key`, decoded.
-    fn get_as<K, T, C>(&self, key: K, codec: C) -> impl Future<Output = Result<Option<Typed<T>>>> + Send
-    where
-        K: TryInto<Key, Error: Into<Error>> + Send,
-        C: Decode<T> + Send,
-    {
-        async move {
-            let key = to_key(key, Operation::Get)?;
-            let Some(entry) = self.get(&key).await? else { return Ok(None) };
-            let value = codec.decode(&entry.value).map_err(|error| not_coded(&key, Operation::Get, error))?;
-            Ok(Some(Typed { value, version: entry.version }))
-        }
-    }
-
-    /// Encodes `value` and puts it, permanent.
-    fn put_as<K, T, C>(&self, key: K, value: &T, codec: C) -> impl Future<Output = Result<Version>> + Send
-    where
-        K: TryInto<Key, Error: Into<Error>> + Send,
-        T: Sync + ?Sized,
-        C: Encode<T> + Send,
-    {
-        async move {
-            let key = to_key(key, Operation::Put)?;
-            let bytes = codec.encode(value).map_err(|error| not_coded(&key, Operation::Put, error))?;
-            self.put(&key, bytes).await
-        }
-    }
-
-    /// The value under `key`, decoded from JSON.
-    #[cfg(feature = "serde")]
-    fn get_json<K, T>(&self, key: K) -> impl Future<Output = Result<Option<Typed<T>>>> + Send
-    where
-        K: TryInto<Key, Error: Into<Error>> + Send,
-        T: serde::de::DeserializeOwned,
-    {
-        self.get_as(key, Json)
-    }
-
-    /// Puts `value` as JSON, permanent.
-    #[cfg(feature = "serde")]
-    fn put_json<K, T>(&self, key: K, value: &T) -> impl Future<Output = Result<Version>> + Send
-    where
-        K: TryInto<Key, Error: Into<Error>> + Send,
-        T: serde::Serialize + Sync + ?Sized,
-    {
-        self.put_as(key, value, Json)
-    }
-}
-
-impl<S: Store + ?Sized> TypedExt for S {}
-
-/// Values as JSON text.
+/// Values as JSON text, as `serde` describes them.
 #[cfg(feature = "serde")]
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Json;
@@ -105,20 +34,81 @@ pub struct Json;
 #[cfg(feature = "serde")]
 impl<T: serde::Serialize + ?Sized> Encode<T> for Json {
     fn encode(&self, value: &T) -> Result<Bytes, CodecError> {
-        Ok(serde_json::to_vec(value)?.into())
+        Ok(serde_json::to_vec(value).map_err(|error| reason(&error))?.into())
     }
 }
 
 #[cfg(feature = "serde")]
 impl<T: serde::de::DeserializeOwned> Decode<T> for Json {
     fn decode(&self, bytes: &[u8]) -> Result<T, CodecError> {
-        Ok(serde_json::from_slice(bytes)?)
+        serde_json::from_slice(bytes).map_err(|error| reason(&error).into())
     }
 }
 
-fn not_coded(key: &Key, operation: Operation, error: CodecError) -> Error {
-    Error::new(ErrorKind::InvalidValue { reason: "the codec refused it".to_owned() })
-        .with_operation(operation)
-        .with_key(key.as_str())
-        .with_source(error)
+/// What serde says, without what it repeats of the value: "invalid type: string, expected u32 at line 1
+/// column 9".
+#[cfg(feature = "serde")]
+fn reason(error: &serde_json::Error) -> String {
+    let text = error.to_string();
+    if !error.is_data() {
+        return text;
+    }
+    let of_the_type = ["missing field `", "duplicate field `"];
+    if of_the_type.iter().any(|begin| text.starts_with(begin)) {
+        return text;
+    }
+    let quotes_the_value =
+        ["invalid type: ", "invalid value: ", "invalid length ", "unknown field ", "unknown variant "];
+    // What was expected stands last, and the type says it; what was found stands before it.
+    match text
+        .rsplit_once(", expected ")
+        .filter(|_| quotes_the_value.iter().any(|begin| text.starts_with(begin)))
+    {
+        Some((found, expected)) => {
+            let kind = found.split(['"', '`']).next().unwrap_or_default().trim_end();
+            format!("{kind}, expected {expected}")
+        }
+        None => format!("it does not fit the type, at line {} column {}", error.line(), error.column()),
+    }
+}
+
+#[cfg(all(test, feature = "serde"))]
+mod tests {
+    use super::*;
+
+    #[derive(Debug, serde::Deserialize)]
+    #[serde(deny_unknown_fields)]
+    struct Job {
+        #[allow(dead_code, reason = "only decoded")]
+        tries: u8,
+    }
+
+    #[test]
+    fn a_reason_is_serdes_and_repeats_nothing_of_the_value() {
+        for (text, reason) in [
+            (r#"{"tries": "hunter2"}"#, "invalid type: string, expected u8 at line 1 column 19"),
+            (r#"{"tries": "hunter2, expected u8"}"#, "invalid type: string, expected u8 at line 1 column 32"),
+            (r#"{"tries": 4711}"#, "invalid value: integer, expected u8 at line 1 column 14"),
+            (r#"{"hunter2": 1}"#, "unknown field, expected `tries` at line 1 column 10"),
+            ("{}", "missing field `tries` at line 1 column 2"),
+            (r#"{"tries": hunter2"#, "expected value at line 1 column 11"),
+        ] {
+            let error = Decode::<Job>::decode(&Json, text.as_bytes()).unwrap_err();
+            assert_eq!(error.to_string(), reason);
+        }
+    }
+
+    #[test]
+    fn what_a_type_says_itself_is_not_repeated() {
+        #[derive(Debug)]
+        struct Odd;
+        impl<'de> serde::Deserialize<'de> for Odd {
+            fn deserialize<D: serde::Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+                let text = String::deserialize(from)?;
+                Err(serde::de::Error::custom(format!("not odd: {text}")))
+            }
+        }
+        let error = Decode::<Odd>::decode(&Json, br#""hunter2""#).unwrap_err().to_string();
+        assert!(error.starts_with("it does not fit the type") && !error.contains("hunter2"), "{error}");
+    }
 }

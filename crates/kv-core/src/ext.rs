@@ -1,106 +1,156 @@
 //! What people call daily: short forms over [`Store`], written once for every backend.
 
 use std::ops::ControlFlow;
-use std::pin::pin;
-use std::task::Poll;
 use std::time::Duration;
 
 use bytes::Bytes;
 
 use crate::entry::Entry;
-use crate::error::{Error, ErrorKind, Operation, Result};
-use crate::key::{Key, Prefix};
+use crate::error::{Error, Operation, Result};
+use crate::fence::Fence;
+use crate::key::{IntoKey, IntoPrefix, Key};
 use crate::list::{ListItem, Listing};
-use crate::lock::{Fence, LockGuard, LockOptions, LockWait};
+use crate::lock::{LockGuard, LockHolder, LockOptions};
 use crate::lock_view::{
     BreakLockOptions, LockChanges, LockListing, LockView, LockWatchOptions, LocksOptions,
 };
 use crate::options::{
-    DeleteOptions, DeleteTreeOptions, Expiry, GetOptions, ListOptions, Precondition, PutOptions, PutResult,
+    CallOptions, DeleteOptions, DeleteResult, DeleteTreeOptions, Expiry, GetOptions, ListOptions,
+    Precondition, PutOptions, PutResult,
 };
+use crate::pending::{IntoValue, Pending};
 use crate::power::Power;
-use crate::store::Store;
+use crate::steps;
+use crate::store::{ServerInfo, Store};
 use crate::txn::{Txn, TxnResult};
 use crate::update::{self, Settled, UpdateOptions};
 use crate::version::{FencingToken, Version};
-use crate::watch::{Watch, WatchEvent, WatchOptions, WatchTarget, ended_silently};
-use crate::watch_state::WatchState;
+use crate::watch::{Watch, WatchEvent, WatchOptions, WatchTarget};
 
 /// Short forms of the [`Store`] methods, for every store. Not to be implemented by hand.
 ///
-/// Keys and prefixes are taken as text and checked before any I/O; a bad one is `InvalidKey`.
+/// Each method has a plain form and, where there are options, one that takes them and ends in `_with`.
+/// Keys and prefixes are taken as text or as what they are, and checked before any I/O; a bad one is
+/// `InvalidKey`.
 pub trait StoreExt: Store {
     /// The entry under `key`, or `None`.
-    fn get<K>(&self, key: K) -> impl Future<Output = Result<Option<Entry>>> + Send
-    where
-        K: TryInto<Key, Error: Into<Error>> + Send,
-    {
-        async move { self.get_with(&to_key(key, Operation::Get)?, GetOptions::default()).await }
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> kv_core::Result<()> { use kv_core::StoreExt; let store = kv_mem::MemStore::open(kv_mem::MemConfig::new())?;
+    /// store.put("config/limit", "10").await?;
+    /// let entry = store.get("config/limit").await?.unwrap();
+    /// assert_eq!((entry.text()?, entry.is_new()), ("10", true));
+    /// assert_eq!(store.get("config/absent").await?, None);
+    /// # Ok(()) }
+    /// ```
+    fn get(&self, key: impl IntoKey) -> impl Pending<Option<Entry>> {
+        async move { self.get_opts(&key.into_key(Operation::Get)?, GetOptions::default()).await }
+    }
+
+    /// Like [`get`](Self::get), with options: a stale read, the entry's expiry, a deadline.
+    fn get_with(&self, key: impl IntoKey, options: GetOptions) -> impl Pending<Option<Entry>> {
+        async move { self.get_opts(&key.into_key(Operation::Get)?, options).await }
     }
 
     /// Whether `key` exists. An outage is an error, never "no".
-    fn exists<K>(&self, key: K) -> impl Future<Output = Result<bool>> + Send
-    where
-        K: TryInto<Key, Error: Into<Error>> + Send,
-    {
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> kv_core::Result<()> { use kv_core::StoreExt; let store = kv_mem::MemStore::open(kv_mem::MemConfig::new())?;
+    /// assert!(!store.exists("jobs/1").await?);
+    /// # Ok(()) }
+    /// ```
+    fn exists(&self, key: impl IntoKey) -> impl Pending<bool> {
         async move { Ok(self.get(key).await?.is_some()) }
     }
 
     /// Puts a permanent value, whether the key exists or not.
-    fn put<K>(&self, key: K, value: impl Into<Bytes> + Send) -> impl Future<Output = Result<Version>> + Send
-    where
-        K: TryInto<Key, Error: Into<Error>> + Send,
-    {
+    /// A key that expired until now does so no more: [`update`](Self::update) keeps the expiry.
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> kv_core::Result<()> { use kv_core::StoreExt; let store = kv_mem::MemStore::open(kv_mem::MemConfig::new())?;
+    /// let first = store.put("config/limit", "10").await?;
+    /// assert!(store.put("config/limit", "20").await? > first);
+    /// # Ok(()) }
+    /// ```
+    fn put(&self, key: impl IntoKey, value: impl IntoValue) -> impl Pending<Version> {
         put_if(self, key, value.into(), Precondition::Any)
     }
 
-    /// Puts a permanent value if the key does not exist; else `AlreadyExists`.
-    fn create<K>(
+    /// Like [`put`](Self::put), with options: a precondition, an expiry, a fence, a deadline.
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> kv_core::Result<()> { use kv_core::StoreExt; let store = kv_mem::MemStore::open(kv_mem::MemConfig::new())?;
+    /// use kv_core::{Expiry, PutOptions};
+    /// let options = PutOptions::default().with_expiry(Expiry::Session);
+    /// store.put_with("members/a", "10.0.0.7", options).await?;
+    /// # Ok(()) }
+    /// ```
+    fn put_with(
         &self,
-        key: K,
-        value: impl Into<Bytes> + Send,
-    ) -> impl Future<Output = Result<Version>> + Send
-    where
-        K: TryInto<Key, Error: Into<Error>> + Send,
-    {
+        key: impl IntoKey,
+        value: impl IntoValue,
+        options: PutOptions,
+    ) -> impl Pending<PutResult> {
+        let value = value.into();
+        async move { self.put_opts(&key.into_key(Operation::Put)?, value, options).await }
+    }
+
+    /// Puts a permanent value if the key does not exist; else `AlreadyExists`.
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> kv_core::Result<()> { use kv_core::StoreExt; let store = kv_mem::MemStore::open(kv_mem::MemConfig::new())?;
+    /// store.create("jobs/1", "worker-7").await?;
+    /// assert!(store.create("jobs/1", "worker-8").await.unwrap_err().is_conflict());
+    /// # Ok(()) }
+    /// ```
+    fn create(&self, key: impl IntoKey, value: impl IntoValue) -> impl Pending<Version> {
         put_if(self, key, value.into(), Precondition::Absent)
     }
 
     /// Puts a permanent value if the key exists; else `NotFound`.
-    fn replace<K>(
-        &self,
-        key: K,
-        value: impl Into<Bytes> + Send,
-    ) -> impl Future<Output = Result<Version>> + Send
-    where
-        K: TryInto<Key, Error: Into<Error>> + Send,
-    {
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> kv_core::Result<()> { use kv_core::StoreExt; let store = kv_mem::MemStore::open(kv_mem::MemConfig::new())?;
+    /// assert!(store.replace("config/limit", "20").await.is_err());
+    /// # Ok(()) }
+    /// ```
+    fn replace(&self, key: impl IntoKey, value: impl IntoValue) -> impl Pending<Version> {
         put_if(self, key, value.into(), Precondition::Present)
     }
 
     /// Puts a permanent value if the key is still at `version`; else `PreconditionFailed`.
-    fn compare_and_set<K>(
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> kv_core::Result<()> { use kv_core::StoreExt; let store = kv_mem::MemStore::open(kv_mem::MemConfig::new())?;
+    /// let first = store.put("config/limit", "10").await?;
+    /// let second = store.compare_and_set("config/limit", first, "20").await?;
+    /// assert!(store.compare_and_set("config/limit", first, "30").await.is_err());
+    /// assert_eq!(store.get("config/limit").await?.unwrap().version, second);
+    /// # Ok(()) }
+    /// ```
+    fn compare_and_set(
         &self,
-        key: K,
+        key: impl IntoKey,
         version: Version,
-        value: impl Into<Bytes> + Send,
-    ) -> impl Future<Output = Result<Version>> + Send
-    where
-        K: TryInto<Key, Error: Into<Error>> + Send,
-    {
+        value: impl IntoValue,
+    ) -> impl Pending<Version> {
         put_if(self, key, value.into(), Precondition::At(version))
     }
 
     /// Puts a permanent value if the key's value is `expected`; else `PreconditionFailed`.
-    fn compare_value_and_set<K>(
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> kv_core::Result<()> { use kv_core::StoreExt; let store = kv_mem::MemStore::open(kv_mem::MemConfig::new())?;
+    /// store.put("leader", "node-1").await?;
+    /// store.compare_value_and_set("leader", "node-1", "node-2").await?;
+    /// # Ok(()) }
+    /// ```
+    fn compare_value_and_set(
         &self,
-        key: K,
-        expected: impl Into<Bytes> + Send,
-        value: impl Into<Bytes> + Send,
-    ) -> impl Future<Output = Result<Version>> + Send
-    where
-        K: TryInto<Key, Error: Into<Error>> + Send,
-    {
+        key: impl IntoKey,
+        expected: impl IntoValue,
+        value: impl IntoValue,
+    ) -> impl Pending<Version> {
         put_if(self, key, value.into(), Precondition::Value(expected.into()))
     }
 
@@ -108,60 +158,36 @@ pub trait StoreExt: Store {
     /// was granted. Putting again begins it anew.
     ///
     /// ```
-    /// # use kv_mem::{MemConfig, MemStore};
-    /// # #[tokio::main(flavor = "current_thread")]
-    /// # async fn main() -> kv_core::Result<()> {
-    /// # use kv_core::StoreExt;
-    /// # let store = MemStore::open(MemConfig::new())?;
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> kv_core::Result<()> { use kv_core::StoreExt; let store = kv_mem::MemStore::open(kv_mem::MemConfig::new())?;
     /// use std::time::Duration;
     ///
     /// let put = store.put_ttl("services/web/1", "10.0.0.7:80", Duration::from_secs(30)).await?;
     /// assert_eq!(put.granted_ttl, Some(Duration::from_secs(30)));
     /// # Ok(()) }
     /// ```
-    fn put_ttl<K>(
-        &self,
-        key: K,
-        value: impl Into<Bytes> + Send,
-        ttl: Duration,
-    ) -> impl Future<Output = Result<PutResult>> + Send
-    where
-        K: TryInto<Key, Error: Into<Error>> + Send,
-    {
+    fn put_ttl(&self, key: impl IntoKey, value: impl IntoValue, ttl: Duration) -> impl Pending<PutResult> {
         let value = value.into();
         async move {
-            let key = to_key(key, Operation::Put)?;
-            self.put_with(&key, value, PutOptions::default().with_expiry(Expiry::Ttl(ttl))).await
+            let key = key.into_key(Operation::Put)?;
+            self.put_opts(&key, value, PutOptions::default().with_expiry(Expiry::Ttl(ttl))).await
         }
     }
 
     /// Puts a value that lives as long as the session of this store handle, whether the key exists or not.
     ///
     /// ```
-    /// # use kv_mem::{MemConfig, MemStore};
-    /// # #[tokio::main(flavor = "current_thread")]
-    /// # async fn main() -> kv_core::Result<()> {
-    /// # use kv_core::StoreExt;
-    /// # let store = MemStore::open(MemConfig::new())?;
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> kv_core::Result<()> { use kv_core::StoreExt; let store = kv_mem::MemStore::open(kv_mem::MemConfig::new())?;
     /// use kv_core::Store;
-    ///
     /// store.put_session("services/web/1", "10.0.0.7:80").await?;
     /// store.close().await?; // The entry is gone.
     /// # Ok(()) }
     /// ```
-    fn put_session<K>(
-        &self,
-        key: K,
-        value: impl Into<Bytes> + Send,
-    ) -> impl Future<Output = Result<Version>> + Send
-    where
-        K: TryInto<Key, Error: Into<Error>> + Send,
-    {
+    fn put_session(&self, key: impl IntoKey, value: impl IntoValue) -> impl Pending<Version> {
         let value = value.into();
         async move {
-            let key = to_key(key, Operation::Put)?;
+            let key = key.into_key(Operation::Put)?;
             let options = PutOptions::default().with_expiry(Expiry::Session);
-            Ok(self.put_with(&key, value, options).await?.version)
+            Ok(self.put_opts(&key, value, options).await?.version)
         }
     }
 
@@ -169,25 +195,17 @@ pub trait StoreExt: Store {
     /// alone; `NotFound` if there is none. The entry gets a new version.
     ///
     /// ```
-    /// # use kv_mem::{MemConfig, MemStore};
-    /// # #[tokio::main(flavor = "current_thread")]
-    /// # async fn main() -> kv_core::Result<()> {
-    /// # use kv_core::StoreExt;
-    /// # let store = MemStore::open(MemConfig::new())?;
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> kv_core::Result<()> { use kv_core::StoreExt; let store = kv_mem::MemStore::open(kv_mem::MemConfig::new())?;
     /// use std::time::Duration;
     /// use kv_core::Expiry;
-    ///
     /// let minute = Duration::from_secs(60);
     /// store.put_ttl("services/web/1", "10.0.0.7:80", minute).await?;
     /// store.touch("services/web/1", Expiry::Ttl(minute)).await?;
     /// assert_eq!(store.get("services/web/1").await?.unwrap().text()?, "10.0.0.7:80");
     /// # Ok(()) }
     /// ```
-    fn touch<K>(&self, key: K, expiry: Expiry) -> impl Future<Output = Result<Version>> + Send
-    where
-        K: TryInto<Key, Error: Into<Error>> + Send,
-    {
-        async move { update::touch(self, &to_key(key, Operation::Put)?, expiry).await }
+    fn touch(&self, key: impl IntoKey, expiry: Expiry) -> impl Pending<Version> {
+        async move { update::touch(self, &key.into_key(Operation::Put)?, expiry).await }
     }
 
     /// Puts a value if the key is still at `version`, or still absent for `None`; else
@@ -197,29 +215,22 @@ pub trait StoreExt: Store {
     /// entry that expires, and costs a read.
     ///
     /// ```
-    /// # use kv_mem::{MemConfig, MemStore};
-    /// # #[tokio::main(flavor = "current_thread")]
-    /// # async fn main() -> kv_core::Result<()> {
-    /// # use kv_core::StoreExt;
-    /// # let store = MemStore::open(MemConfig::new())?;
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> kv_core::Result<()> { use kv_core::StoreExt; let store = kv_mem::MemStore::open(kv_mem::MemConfig::new())?;
     /// let first = store.put_if_unchanged("config/limit", None, "10").await?;
     /// store.put_if_unchanged("config/limit", Some(first), "20").await?;
     /// let late = store.put_if_unchanged("config/limit", Some(first), "30").await;
     /// assert!(late.unwrap_err().is_conflict());
     /// # Ok(()) }
     /// ```
-    fn put_if_unchanged<K>(
+    fn put_if_unchanged(
         &self,
-        key: K,
+        key: impl IntoKey,
         version: Option<Version>,
-        value: impl Into<Bytes> + Send,
-    ) -> impl Future<Output = Result<Version>> + Send
-    where
-        K: TryInto<Key, Error: Into<Error>> + Send,
-    {
+        value: impl IntoValue,
+    ) -> impl Pending<Version> {
         let value = value.into();
         async move {
-            let key = to_key(key, Operation::Put)?;
+            let key = key.into_key(Operation::Put)?;
             update::put_if_unchanged(self, &key, version, value, &UpdateOptions::default()).await
         }
     }
@@ -233,11 +244,7 @@ pub trait StoreExt: Store {
     /// [`settle`](Self::settle).
     ///
     /// ```
-    /// # use kv_mem::{MemConfig, MemStore};
-    /// # #[tokio::main(flavor = "current_thread")]
-    /// # async fn main() -> kv_core::Result<()> {
-    /// # use kv_core::StoreExt;
-    /// # let store = MemStore::open(MemConfig::new())?;
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> kv_core::Result<()> { use kv_core::StoreExt; let store = kv_mem::MemStore::open(kv_mem::MemConfig::new())?;
     /// let count = |entry: Option<&kv_core::Entry>| {
     ///     let before: u64 = entry.and_then(|entry| entry.text().ok()?.parse().ok()).unwrap_or(0);
     ///     Some((before + 1).to_string().into())
@@ -248,9 +255,8 @@ pub trait StoreExt: Store {
     /// assert_eq!(store.get("visits").await?.unwrap().text()?, "3");
     /// # Ok(()) }
     /// ```
-    fn update<K, F>(&self, key: K, change: F) -> impl Future<Output = Result<Option<Version>>> + Send
+    fn update<F>(&self, key: impl IntoKey, change: F) -> impl Pending<Option<Version>>
     where
-        K: TryInto<Key, Error: Into<Error>> + Send,
         F: FnMut(Option<&Entry>) -> Option<Bytes> + Send,
     {
         self.update_with(key, UpdateOptions::default(), change)
@@ -259,30 +265,24 @@ pub trait StoreExt: Store {
     /// Like [`update`](Self::update), with a fence, a bound of attempts or a deadline of each request.
     ///
     /// ```
-    /// # use kv_mem::{MemConfig, MemStore};
-    /// # #[tokio::main(flavor = "current_thread")]
-    /// # async fn main() -> kv_core::Result<()> {
-    /// # use kv_core::StoreExt;
-    /// # let store = MemStore::open(MemConfig::new())?;
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> kv_core::Result<()> { use kv_core::StoreExt; let store = kv_mem::MemStore::open(kv_mem::MemConfig::new())?;
     /// use kv_core::UpdateOptions;
-    ///
     /// let guard = store.lock("visits").await?;
     /// let options = UpdateOptions::default().with_fence(guard.fence()).with_attempts(1);
     /// assert_eq!(store.update_with("visits", options, |_| None).await?, None);
     /// guard.unlock().await?;
     /// # Ok(()) }
     /// ```
-    fn update_with<K, F>(
+    fn update_with<F>(
         &self,
-        key: K,
+        key: impl IntoKey,
         options: UpdateOptions,
         change: F,
-    ) -> impl Future<Output = Result<Option<Version>>> + Send
+    ) -> impl Pending<Option<Version>>
     where
-        K: TryInto<Key, Error: Into<Error>> + Send,
         F: FnMut(Option<&Entry>) -> Option<Bytes> + Send,
     {
-        async move { update::update(self, &to_key(key, Operation::Put)?, &options, change).await }
+        async move { update::update(self, &key.into_key(Operation::Put)?, &options, change).await }
     }
 
     /// Decides what became of a [`put_if_unchanged`](Self::put_if_unchanged) with this version and value
@@ -293,13 +293,8 @@ pub trait StoreExt: Store {
     /// matters, write on top of a version. For writes without a condition nothing can decide it.
     ///
     /// ```
-    /// # use kv_mem::{MemConfig, MemStore};
-    /// # #[tokio::main(flavor = "current_thread")]
-    /// # async fn main() -> kv_core::Result<()> {
-    /// # use kv_core::StoreExt;
-    /// # let store = MemStore::open(MemConfig::new())?;
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> kv_core::Result<()> { use kv_core::StoreExt; let store = kv_mem::MemStore::open(kv_mem::MemConfig::new())?;
     /// use kv_core::{Settled, Version};
-    ///
     /// let version = store.put("a", "old").await?;
     /// // The answer to put_if_unchanged("a", Some(version), "new") was lost on its way:
     /// match store.settle("a", Some(version), "new").await? {
@@ -309,149 +304,218 @@ pub trait StoreExt: Store {
     /// }
     /// # Ok(()) }
     /// ```
-    fn settle<K>(
+    fn settle(
         &self,
-        key: K,
+        key: impl IntoKey,
         version: Option<Version>,
-        value: impl Into<Bytes> + Send,
-    ) -> impl Future<Output = Result<Settled>> + Send
-    where
-        K: TryInto<Key, Error: Into<Error>> + Send,
-    {
+        value: impl IntoValue,
+    ) -> impl Pending<Settled> {
         let value = value.into();
-        async move { update::settle(self, &to_key(key, Operation::Put)?, version, value).await }
+        async move { update::settle(self, &key.into_key(Operation::Put)?, version, value).await }
     }
 
     /// Deletes `key` and tells whether it existed.
-    fn delete<K>(&self, key: K) -> impl Future<Output = Result<bool>> + Send
-    where
-        K: TryInto<Key, Error: Into<Error>> + Send,
-    {
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> kv_core::Result<()> { use kv_core::StoreExt; let store = kv_mem::MemStore::open(kv_mem::MemConfig::new())?;
+    /// store.put("jobs/1", "done").await?;
+    /// assert!(store.delete("jobs/1").await?);
+    /// assert!(!store.delete("jobs/1").await?);
+    /// # Ok(()) }
+    /// ```
+    fn delete(&self, key: impl IntoKey) -> impl Pending<bool> {
         async move {
-            let key = to_key(key, Operation::Delete)?;
-            Ok(self.delete_with(&key, DeleteOptions::default()).await?.existed)
+            let key = key.into_key(Operation::Delete)?;
+            Ok(self.delete_opts(&key, DeleteOptions::default()).await?.existed)
         }
     }
 
+    /// Like [`delete`](Self::delete), with options: a precondition, the previous entry, a fence, a deadline.
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> kv_core::Result<()> { use kv_core::StoreExt; let store = kv_mem::MemStore::open(kv_mem::MemConfig::new())?;
+    /// use kv_core::DeleteOptions;
+    /// store.put("jobs/1", "done").await?;
+    /// let deleted = store.delete_with("jobs/1", DeleteOptions::default().with_previous()).await?;
+    /// assert_eq!(deleted.previous.unwrap().text()?, "done");
+    /// # Ok(()) }
+    /// ```
+    fn delete_with(&self, key: impl IntoKey, options: DeleteOptions) -> impl Pending<DeleteResult> {
+        async move { self.delete_opts(&key.into_key(Operation::Delete)?, options).await }
+    }
+
     /// Deletes `key` if it is still at `version`; else `PreconditionFailed`.
-    fn compare_and_delete<K>(&self, key: K, version: Version) -> impl Future<Output = Result<()>> + Send
-    where
-        K: TryInto<Key, Error: Into<Error>> + Send,
-    {
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> kv_core::Result<()> { use kv_core::StoreExt; let store = kv_mem::MemStore::open(kv_mem::MemConfig::new())?;
+    /// let version = store.put("jobs/1", "done").await?;
+    /// store.compare_and_delete("jobs/1", version).await?;
+    /// # Ok(()) }
+    /// ```
+    fn compare_and_delete(&self, key: impl IntoKey, version: Version) -> impl Pending<()> {
         async move {
-            let key = to_key(key, Operation::Delete)?;
+            let key = key.into_key(Operation::Delete)?;
             let options = DeleteOptions::default().with_precondition(Precondition::At(version));
-            self.delete_with(&key, options).await.map(drop)
+            self.delete_opts(&key, options).await.map(drop)
         }
     }
 
     /// Deletes `key` if its value is `expected`; else `PreconditionFailed`.
     ///
     /// ```
-    /// # use kv_mem::{MemConfig, MemStore};
-    /// # #[tokio::main(flavor = "current_thread")]
-    /// # async fn main() -> kv_core::Result<()> {
-    /// # use kv_core::StoreExt;
-    /// # let store = MemStore::open(MemConfig::new())?;
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> kv_core::Result<()> { use kv_core::StoreExt; let store = kv_mem::MemStore::open(kv_mem::MemConfig::new())?;
     /// store.put("leader", "node-1").await?;
     /// assert!(store.compare_value_and_delete("leader", "node-2").await.is_err());
     /// store.compare_value_and_delete("leader", "node-1").await?;
     /// # Ok(()) }
     /// ```
-    fn compare_value_and_delete<K>(
-        &self,
-        key: K,
-        expected: impl Into<Bytes> + Send,
-    ) -> impl Future<Output = Result<()>> + Send
-    where
-        K: TryInto<Key, Error: Into<Error>> + Send,
-    {
+    fn compare_value_and_delete(&self, key: impl IntoKey, expected: impl IntoValue) -> impl Pending<()> {
         let expected = expected.into();
         async move {
-            let key = to_key(key, Operation::Delete)?;
+            let key = key.into_key(Operation::Delete)?;
             let options = DeleteOptions::default().with_precondition(Precondition::Value(expected));
-            self.delete_with(&key, options).await.map(drop)
+            self.delete_opts(&key, options).await.map(drop)
         }
     }
 
     /// The entries strictly below `prefix`, as a stream in key order.
-    fn list<P>(&self, prefix: P) -> impl Future<Output = Result<Listing>> + Send
-    where
-        P: TryInto<Prefix, Error: Into<Error>> + Send,
-    {
-        async move { self.list_with(&to_prefix(prefix, Operation::List)?, ListOptions::default()).await }
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> kv_core::Result<()> { use kv_core::StoreExt; let store = kv_mem::MemStore::open(kv_mem::MemConfig::new())?;
+    /// store.put("config/limit", "10").await?;
+    /// let mut listing = store.list("config").await?;
+    /// while let Some(item) = listing.next().await {
+    ///     println!("{}", item?.path());
+    /// }
+    /// # Ok(()) }
+    /// ```
+    fn list(&self, prefix: impl IntoPrefix) -> impl Pending<Listing> {
+        async move { self.list_opts(&prefix.into_prefix(Operation::List)?, ListOptions::default()).await }
+    }
+
+    /// Like [`list`](Self::list), with options: a range, a limit, keys only, one level only, expiries.
+    fn list_with(&self, prefix: impl IntoPrefix, options: ListOptions) -> impl Pending<Listing> {
+        async move { self.list_opts(&prefix.into_prefix(Operation::List)?, options).await }
     }
 
     /// The entries strictly below `prefix`, all in memory.
-    fn entries<P>(&self, prefix: P) -> impl Future<Output = Result<Vec<Entry>>> + Send
-    where
-        P: TryInto<Prefix, Error: Into<Error>> + Send,
-    {
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> kv_core::Result<()> { use kv_core::StoreExt; let store = kv_mem::MemStore::open(kv_mem::MemConfig::new())?;
+    /// store.put("config/limit", "10").await?;
+    /// for entry in store.entries("config").await? {
+    ///     println!("{} = {}", entry.key, entry.text()?);
+    /// }
+    /// # Ok(()) }
+    /// ```
+    fn entries(&self, prefix: impl IntoPrefix) -> impl Pending<Vec<Entry>> {
         async move { self.list(prefix).await?.entries().await }
     }
 
-    /// The keys strictly below `prefix`, all in memory.
-    fn keys<P>(&self, prefix: P) -> impl Future<Output = Result<Vec<Key>>> + Send
-    where
-        P: TryInto<Prefix, Error: Into<Error>> + Send,
-    {
+    /// Like [`entries`](Self::entries), with options. `InvalidArgument` for a list of keys only, which has
+    /// no entries: see [`keys`](Self::keys).
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> kv_core::Result<()> { use kv_core::StoreExt; let store = kv_mem::MemStore::open(kv_mem::MemConfig::new())?;
+    /// use kv_core::ListOptions;
+    /// for n in 0..9 {
+    ///     store.put(format!("queue/{n}"), "job").await?;
+    /// }
+    /// let first = store.entries_with("queue", ListOptions::default().with_limit(2)).await?;
+    /// assert_eq!(first[1].key.name(), "1");
+    /// # Ok(()) }
+    /// ```
+    fn entries_with(&self, prefix: impl IntoPrefix, options: ListOptions) -> impl Pending<Vec<Entry>> {
         async move {
-            let prefix = to_prefix(prefix, Operation::List)?;
-            let mut listing = self.list_with(&prefix, ListOptions::default().with_keys_only()).await?;
-            let mut keys = Vec::new();
-            while let Some(item) = listing.next().await {
-                keys.extend(item?.key().cloned());
-            }
-            Ok(keys)
+            let prefix = prefix.into_prefix(Operation::List)?;
+            options.refuse_keys_only(&prefix)?;
+            self.list_opts(&prefix, options).await?.entries().await
         }
+    }
+
+    /// The keys strictly below `prefix`, all in memory.
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> kv_core::Result<()> { use kv_core::StoreExt; let store = kv_mem::MemStore::open(kv_mem::MemConfig::new())?;
+    /// store.put("config/limit", "10").await?;
+    /// assert_eq!(store.keys("config").await?[0].as_str(), "config/limit");
+    /// # Ok(()) }
+    /// ```
+    fn keys(&self, prefix: impl IntoPrefix) -> impl Pending<Vec<Key>> {
+        async move { steps::keys(self, &prefix.into_prefix(Operation::List)?).await }
     }
 
     /// What lies directly below `prefix`: entries, and prefixes for what lies deeper.
-    fn children<P>(&self, prefix: P) -> impl Future<Output = Result<Vec<ListItem>>> + Send
-    where
-        P: TryInto<Prefix, Error: Into<Error>> + Send,
-    {
-        async move {
-            let prefix = to_prefix(prefix, Operation::List)?;
-            let mut listing = self.list_with(&prefix, ListOptions::default().with_one_level()).await?;
-            let mut items = Vec::new();
-            while let Some(item) = listing.next().await {
-                items.push(item?);
-            }
-            Ok(items)
-        }
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> kv_core::Result<()> { use kv_core::StoreExt; let store = kv_mem::MemStore::open(kv_mem::MemConfig::new())?;
+    /// store.put("a/1", "x").await?;
+    /// store.put("a/b/2", "x").await?;
+    /// let children = store.children("a").await?;
+    /// assert!(children[0].key().is_some() && children[1].key().is_none());
+    /// # Ok(()) }
+    /// ```
+    fn children(&self, prefix: impl IntoPrefix) -> impl Pending<Vec<ListItem>> {
+        async move { steps::children(self, &prefix.into_prefix(Operation::List)?).await }
+    }
+
+    /// The names directly below `prefix`, each once, whether an entry has it, others lie below it, or both.
+    /// Values are not read.
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> kv_core::Result<()> { use kv_core::StoreExt; let store = kv_mem::MemStore::open(kv_mem::MemConfig::new())?;
+    /// for key in ["a/1", "a/b", "a/b/2"] {
+    ///     store.put(key, "x").await?;
+    /// }
+    /// assert_eq!(store.child_names("a").await?, ["1", "b"]);
+    /// # Ok(()) }
+    /// ```
+    fn child_names(&self, prefix: impl IntoPrefix) -> impl Pending<Vec<String>> {
+        async move { steps::child_names(self, &prefix.into_prefix(Operation::List)?).await }
     }
 
     /// Deletes everything strictly below `prefix` and returns how many entries went.
-    fn delete_tree<P>(&self, prefix: P) -> impl Future<Output = Result<u64>> + Send
-    where
-        P: TryInto<Prefix, Error: Into<Error>> + Send,
-    {
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> kv_core::Result<()> { use kv_core::StoreExt; let store = kv_mem::MemStore::open(kv_mem::MemConfig::new())?;
+    /// store.put("jobs/1", "x").await?;
+    /// assert_eq!(store.delete_tree("jobs").await?, 1);
+    /// # Ok(()) }
+    /// ```
+    fn delete_tree(&self, prefix: impl IntoPrefix) -> impl Pending<u64> {
         async move {
-            let prefix = to_prefix(prefix, Operation::DeleteTree)?;
-            self.delete_tree_with(&prefix, DeleteTreeOptions::default()).await
+            let prefix = prefix.into_prefix(Operation::DeleteTree)?;
+            self.delete_tree_opts(&prefix, DeleteTreeOptions::default()).await
         }
     }
 
+    /// Like [`delete_tree`](Self::delete_tree), with options.
+    fn delete_tree_with(&self, prefix: impl IntoPrefix, options: DeleteTreeOptions) -> impl Pending<u64> {
+        async move { self.delete_tree_opts(&prefix.into_prefix(Operation::DeleteTree)?, options).await }
+    }
+
     /// Watches everything strictly below `prefix`, from now on.
-    fn watch<P>(&self, prefix: P) -> impl Future<Output = Result<Watch>> + Send
-    where
-        P: TryInto<Prefix, Error: Into<Error>> + Send,
-    {
+    /// The key `prefix` itself is not watched: see [`watch_tree`](Self::watch_tree).
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> kv_core::Result<()> { use kv_core::StoreExt; let store = kv_mem::MemStore::open(kv_mem::MemConfig::new())?;
+    /// let mut watch = store.watch("config").await?;
+    /// store.put("config/limit", "10").await?;
+    /// let event = watch.next().await.unwrap()?;
+    /// assert!(event.is_create());
+    /// # Ok(()) }
+    /// ```
+    fn watch(&self, prefix: impl IntoPrefix) -> impl Pending<Watch> {
         async move {
-            let prefix = to_prefix(prefix, Operation::Watch)?;
-            self.watch_with(prefix.into(), WatchOptions::default()).await
+            let prefix = prefix.into_prefix(Operation::Watch)?;
+            self.watch_opts(prefix.into(), WatchOptions::default()).await
         }
     }
 
     /// Watches `key` and everything below it, from now on.
     ///
     /// ```
-    /// # use kv_mem::{MemConfig, MemStore};
-    /// # #[tokio::main(flavor = "current_thread")]
-    /// # async fn main() -> kv_core::Result<()> {
-    /// # use kv_core::StoreExt;
-    /// # let store = MemStore::open(MemConfig::new())?;
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> kv_core::Result<()> { use kv_core::StoreExt; let store = kv_mem::MemStore::open(kv_mem::MemConfig::new())?;
     /// let mut watch = store.watch_tree("config").await?;
     /// store.put("config", "v2").await?;
     /// store.put("config/limit", "10").await?;
@@ -461,97 +525,117 @@ pub trait StoreExt: Store {
     /// }
     /// # Ok(()) }
     /// ```
-    fn watch_tree<K>(&self, key: K) -> impl Future<Output = Result<Watch>> + Send
-    where
-        K: TryInto<Key, Error: Into<Error>> + Send,
-    {
+    fn watch_tree(&self, key: impl IntoKey) -> impl Pending<Watch> {
         async move {
-            let key = to_key(key, Operation::Watch)?;
-            self.watch_with(WatchTarget::Tree(key), WatchOptions::default()).await
+            let key = key.into_key(Operation::Watch)?;
+            self.watch_opts(WatchTarget::Tree(key), WatchOptions::default()).await
         }
     }
 
     /// Watches one key, from now on.
-    fn watch_key<K>(&self, key: K) -> impl Future<Output = Result<Watch>> + Send
-    where
-        K: TryInto<Key, Error: Into<Error>> + Send,
-    {
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> kv_core::Result<()> { use kv_core::StoreExt; let store = kv_mem::MemStore::open(kv_mem::MemConfig::new())?;
+    /// let mut watch = store.watch_key("config/limit").await?;
+    /// store.put("config/limit", "10").await?;
+    /// assert!(watch.next().await.unwrap()?.version().is_some());
+    /// # Ok(()) }
+    /// ```
+    fn watch_key(&self, key: impl IntoKey) -> impl Pending<Watch> {
         async move {
-            let key = to_key(key, Operation::Watch)?;
-            self.watch_with(key.into(), WatchOptions::default()).await
+            let key = key.into_key(Operation::Watch)?;
+            self.watch_opts(key.into(), WatchOptions::default()).await
         }
     }
 
-    /// Calls back for each event until the callback breaks, the watch fails or the future is dropped.
-    fn watch_each<F>(
+    /// Watches a key, what lies below a prefix, or both, with options: where it begins, a filter.
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> kv_core::Result<()> { use kv_core::StoreExt; let store = kv_mem::MemStore::open(kv_mem::MemConfig::new())?;
+    /// use kv_core::{Key, WatchEvent, WatchOptions, WatchTarget};
+    /// let target = WatchTarget::tree(Key::new("config")?);
+    /// let mut watch = store.watch_with(target, WatchOptions::default().with_initial()).await?;
+    /// assert_eq!(watch.next().await.unwrap()?, WatchEvent::Synced);
+    /// # Ok(()) }
+    /// ```
+    fn watch_with(
         &self,
-        target: WatchTarget,
+        target: impl Into<WatchTarget> + Send,
         options: WatchOptions,
-        callback: F,
-    ) -> impl Future<Output = Result<()>> + Send
+    ) -> impl Pending<Watch> {
+        let target = target.into();
+        async move { self.watch_opts(target, options).await }
+    }
+
+    /// Calls back for each event until the callback breaks, the watch fails or the future is dropped.
+    fn watch_each<F>(&self, target: WatchTarget, options: WatchOptions, callback: F) -> impl Pending<()>
     where
         F: FnMut(WatchEvent) -> ControlFlow<()> + Send,
     {
-        async move { self.watch_with(target, options).await?.for_each(callback).await }
+        async move { self.watch_opts(target, options).await?.for_each(callback).await }
     }
 
     /// Waits until what is stored under `key` satisfies `wanted`, and returns it. Looks at the
     /// present state first. States that were there only for a moment can be missed.
-    fn wait_for<K, F>(&self, key: K, mut wanted: F) -> impl Future<Output = Result<Option<Entry>>> + Send
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> kv_core::Result<()> { use kv_core::StoreExt; let store = kv_mem::MemStore::open(kv_mem::MemConfig::new())?;
+    /// store.put("state", "ready").await?;
+    /// let ready = |entry: Option<&kv_core::Entry>| entry.is_some_and(|entry| entry.value == "ready");
+    /// assert!(store.wait_for("state", ready).await?.is_some());
+    /// # Ok(()) }
+    /// ```
+    fn wait_for<F>(&self, key: impl IntoKey, wanted: F) -> impl Pending<Option<Entry>>
     where
-        K: TryInto<Key, Error: Into<Error>> + Send,
         F: FnMut(Option<&Entry>) -> bool + Send,
     {
-        async move {
-            let key = to_key(key, Operation::Watch)?;
-            let options = WatchOptions::default().with_initial();
-            let mut watch = self.watch_with(WatchTarget::key(&key), options).await?;
-            let mut state = WatchState::new();
-            while let Some(event) = watch.next().await {
-                state.apply(event?);
-                let entry = state.get(&key);
-                if state.is_complete() && wanted(entry) {
-                    return Ok(entry.cloned());
-                }
-            }
-            Err(ended_silently())
-        }
+        async move { steps::wait_for(self, &key.into_key(Operation::Watch)?, wanted).await }
     }
 
     /// Waits until `key` is at another version than `known` (`None`: absent) and returns what is
     /// there then.
-    fn wait_for_change<K>(
-        &self,
-        key: K,
-        known: Option<Version>,
-    ) -> impl Future<Output = Result<Option<Entry>>> + Send
-    where
-        K: TryInto<Key, Error: Into<Error>> + Send,
-    {
+    fn wait_for_change(&self, key: impl IntoKey, known: Option<Version>) -> impl Pending<Option<Entry>> {
         self.wait_for(key, move |entry| entry.map(|entry| entry.version) != known)
     }
 
     /// Waits for the lock named `key`, however long it takes.
-    fn lock<K>(&self, key: K) -> impl Future<Output = Result<LockGuard>> + Send
-    where
-        K: TryInto<Key, Error: Into<Error>> + Send,
-    {
-        async move { self.lock_with(&to_key(key, Operation::Lock)?, LockOptions::default()).await }
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> kv_core::Result<()> { use kv_core::StoreExt; let store = kv_mem::MemStore::open(kv_mem::MemConfig::new())?;
+    /// let guard = store.lock("jobs/nightly").await?;
+    /// assert!(guard.is_held());
+    /// guard.unlock().await?;
+    /// # Ok(()) }
+    /// ```
+    fn lock(&self, key: impl IntoKey) -> impl Pending<LockGuard> {
+        async move { self.lock_opts(&key.into_key(Operation::Lock)?, LockOptions::default()).await }
+    }
+
+    /// Like [`lock`](Self::lock), with options: an owner value, a time to live, how long to wait.
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> kv_core::Result<()> { use kv_core::StoreExt; let store = kv_mem::MemStore::open(kv_mem::MemConfig::new())?;
+    /// use kv_core::{LockOptions, LockWait};
+    /// let options = LockOptions::default().with_owner("worker-7").with_wait(LockWait::Try);
+    /// let guard = store.lock_with("jobs/nightly", options).await?;
+    /// assert_eq!(store.lock_holder("jobs/nightly").await?.unwrap().token, guard.token());
+    /// # Ok(()) }
+    /// ```
+    fn lock_with(&self, key: impl IntoKey, options: LockOptions) -> impl Pending<LockGuard> {
+        async move { self.lock_opts(&key.into_key(Operation::Lock)?, options).await }
     }
 
     /// Takes the lock named `key` if it is free, else `None`.
-    fn try_lock<K>(&self, key: K) -> impl Future<Output = Result<Option<LockGuard>>> + Send
-    where
-        K: TryInto<Key, Error: Into<Error>> + Send,
-    {
-        async move {
-            let key = to_key(key, Operation::Lock)?;
-            match self.lock_with(&key, LockOptions::default().with_wait(LockWait::Try)).await {
-                Ok(guard) => Ok(Some(guard)),
-                Err(error) if *error.kind() == ErrorKind::Locked => Ok(None),
-                Err(error) => Err(error),
-            }
-        }
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> kv_core::Result<()> { use kv_core::StoreExt; let store = kv_mem::MemStore::open(kv_mem::MemConfig::new())?;
+    /// let guard = store.try_lock("jobs/nightly").await?;
+    /// assert!(guard.is_some());
+    /// assert!(store.try_lock("jobs/nightly").await?.is_none());
+    /// # Ok(()) }
+    /// ```
+    fn try_lock(&self, key: impl IntoKey) -> impl Pending<Option<LockGuard>> {
+        async move { steps::try_lock(self, &key.into_key(Operation::Lock)?).await }
     }
 
     /// Runs `work` while holding the lock named `key`, and releases it afterwards.
@@ -565,54 +649,41 @@ pub trait StoreExt: Store {
     ///
     /// ```
     /// use kv_core::{Fence, LockOptions, PutOptions, Result, Store, StoreExt};
-    ///
     /// # #[allow(dead_code)]
     /// async fn count(store: &dyn Store) -> Result<()> {
     ///     let write = |fence: Fence| async move {
     ///         let options = PutOptions::default().with_fence(fence);
-    ///         store.put_with(&"counter".parse()?, "1".into(), options).await
+    ///         store.put_with("counter", "1", options).await
     ///     };
     ///     store.with_lock("counter", LockOptions::default(), write).await??;
     ///     Ok(())
     /// }
     /// ```
-    fn with_lock<K, T, F, W>(
-        &self,
-        key: K,
-        options: LockOptions,
-        work: F,
-    ) -> impl Future<Output = Result<T>> + Send
+    fn with_lock<T, F, W>(&self, key: impl IntoKey, options: LockOptions, work: F) -> impl Pending<T>
     where
-        K: TryInto<Key, Error: Into<Error>> + Send,
         F: FnOnce(Fence) -> W + Send,
         W: Future<Output = T> + Send,
         T: Send,
     {
-        async move {
-            let key = to_key(key, Operation::Lock)?;
-            let guard = self.lock_with(&key, options).await?;
-            let done = {
-                let mut work = pin!(work(guard.fence()));
-                let mut lost = pin!(guard.lost());
-                std::future::poll_fn(|cx| {
-                    // The loss is looked at first: work must not go on after it.
-                    if let Poll::Ready(loss) = lost.as_mut().poll(cx) {
-                        return Poll::Ready(Err(loss));
-                    }
-                    work.as_mut().poll(cx).map(Ok)
-                })
-                .await
-            };
-            match done {
-                Ok(value) => match guard.unlock().await {
-                    Err(error) if matches!(error.kind(), ErrorKind::NotHeld { .. }) => Err(error),
-                    _ => Ok(value),
-                },
-                Err(loss) => {
-                    Err(Error::not_held(loss).with_operation(Operation::Lock).with_key(key.as_str()))
-                }
-            }
-        }
+        async move { steps::with_lock(self, &key.into_key(Operation::Lock)?, options, work).await }
+    }
+
+    /// Who holds the lock named `key` now, by the server's account; `None` if nobody does.
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> kv_core::Result<()> { use kv_core::StoreExt; let store = kv_mem::MemStore::open(kv_mem::MemConfig::new())?;
+    /// let guard = store.lock("jobs/nightly").await?;
+    /// let holder = store.lock_holder("jobs/nightly").await?.unwrap();
+    /// assert_eq!(holder.token, guard.token());
+    /// # Ok(()) }
+    /// ```
+    fn lock_holder(&self, key: impl IntoKey) -> impl Pending<Option<LockHolder>> {
+        self.lock_holder_with(key, CallOptions::default())
+    }
+
+    /// Like [`lock_holder`](Self::lock_holder), with options.
+    fn lock_holder_with(&self, key: impl IntoKey, options: CallOptions) -> impl Pending<Option<LockHolder>> {
+        async move { self.lock_holder_opts(&key.into_key(Operation::LockHolder)?, options).await }
     }
 
     /// Follows who holds the lock named `key`: the present holder first, then each change.
@@ -624,7 +695,6 @@ pub trait StoreExt: Store {
     ///
     /// ```
     /// use kv_core::{Result, Store, StoreExt};
-    ///
     /// # #[allow(dead_code)]
     /// async fn follow(store: &dyn Store) -> Result<()> {
     ///     let mut holders = store.watch_lock("jobs/nightly").await?;
@@ -637,12 +707,9 @@ pub trait StoreExt: Store {
     ///     Ok(())
     /// }
     /// ```
-    fn watch_lock<K>(&self, key: K) -> impl Future<Output = Result<LockChanges>> + Send
-    where
-        K: TryInto<Key, Error: Into<Error>> + Send,
-    {
+    fn watch_lock(&self, key: impl IntoKey) -> impl Pending<LockChanges> {
         async move {
-            let key = to_key(key, Operation::WatchLock)?;
+            let key = key.into_key(Operation::WatchLock)?;
             lock_view(self, Operation::WatchLock)?.watch_lock_with(&key, LockWatchOptions::default()).await
         }
     }
@@ -650,12 +717,9 @@ pub trait StoreExt: Store {
     /// Lists the locks named strictly below `prefix` that are held or waited for.
     ///
     /// `Unsupported` where the store cannot see locks.
-    fn locks<P>(&self, prefix: P) -> impl Future<Output = Result<LockListing>> + Send
-    where
-        P: TryInto<Prefix, Error: Into<Error>> + Send,
-    {
+    fn locks(&self, prefix: impl IntoPrefix) -> impl Pending<LockListing> {
         async move {
-            let prefix = to_prefix(prefix, Operation::Locks)?;
+            let prefix = prefix.into_prefix(Operation::Locks)?;
             lock_view(self, Operation::Locks)?.locks_with(&prefix, LocksOptions::default()).await
         }
     }
@@ -663,21 +727,28 @@ pub trait StoreExt: Store {
     /// Ends the hold of the lock named `key` that has this token, and tells whether it was still held.
     ///
     /// For an operator who knows that the holder is stuck: see
-    /// [`LockView::break_lock_with`](crate::LockView::break_lock_with). `Unsupported` where the store
+    /// [`LockView::break_lock_with`](crate::implement::LockView::break_lock_with). `Unsupported` where the store
     /// cannot see locks.
-    fn break_lock<K>(&self, key: K, token: FencingToken) -> impl Future<Output = Result<bool>> + Send
-    where
-        K: TryInto<Key, Error: Into<Error>> + Send,
-    {
+    fn break_lock(&self, key: impl IntoKey, token: FencingToken) -> impl Pending<bool> {
         async move {
-            let key = to_key(key, Operation::BreakLock)?;
+            let key = key.into_key(Operation::BreakLock)?;
             let view = lock_view(self, Operation::BreakLock)?;
             view.break_lock_with(&key, token, BreakLockOptions::default()).await
         }
     }
 
     /// Carries out a transaction; `Unsupported` where the store has none.
-    fn transact(&self, txn: Txn) -> impl Future<Output = Result<TxnResult>> + Send {
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> kv_core::Result<()> { use kv_core::StoreExt; let store = kv_mem::MemStore::open(kv_mem::MemConfig::new())?;
+    /// use kv_core::{Condition, Txn, TxnOp};
+    /// store.put("queue/1", "job").await?;
+    /// let take = Txn::when([Condition::present("queue/1"), Condition::absent("taken/1")])
+    ///     .then([TxnOp::delete("queue/1"), TxnOp::put("taken/1", "worker-7")]);
+    /// assert!(store.transact(take).await?.succeeded);
+    /// # Ok(()) }
+    /// ```
+    fn transact(&self, txn: Txn) -> impl Pending<TxnResult> {
         async move {
             match self.as_transact() {
                 Some(power) => power.transact_with(txn).await,
@@ -686,6 +757,23 @@ pub trait StoreExt: Store {
                     .with_backend(self.capabilities().backend)),
             }
         }
+    }
+
+    /// What runs behind this store: product and version.
+    fn server(&self) -> impl Pending<ServerInfo> {
+        async move { self.server_opts(CallOptions::default()).await }
+    }
+
+    /// Closes the handle: see [`Store::close_opts`]. Every clone of it is closed too.
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> kv_core::Result<()> { use kv_core::StoreExt; let store = kv_mem::MemStore::open(kv_mem::MemConfig::new())?;
+    /// store.close().await?;
+    /// assert_eq!(*store.get("a").await.unwrap_err().kind(), kv_core::ErrorKind::Closed);
+    /// # Ok(()) }
+    /// ```
+    fn close(&self) -> impl Pending<()> {
+        async move { self.close_opts(CallOptions::default()).await }
     }
 }
 
@@ -697,23 +785,13 @@ fn lock_view<S: Store + ?Sized>(store: &S, operation: Operation) -> Result<&dyn 
     })
 }
 
-async fn put_if<S, K>(store: &S, key: K, value: Bytes, precondition: Precondition) -> Result<Version>
-where
-    S: Store + ?Sized,
-    K: TryInto<Key, Error: Into<Error>> + Send,
-{
-    let key = to_key(key, Operation::Put)?;
+async fn put_if<S: Store + ?Sized>(
+    store: &S,
+    key: impl IntoKey,
+    value: Bytes,
+    precondition: Precondition,
+) -> Result<Version> {
+    let key = key.into_key(Operation::Put)?;
     let options = PutOptions::default().with_precondition(precondition);
-    Ok(store.put_with(&key, value, options).await?.version)
-}
-
-pub(crate) fn to_key<K: TryInto<Key, Error: Into<Error>>>(key: K, operation: Operation) -> Result<Key> {
-    key.try_into().map_err(|error| error.into().with_operation(operation))
-}
-
-pub(crate) fn to_prefix<P: TryInto<Prefix, Error: Into<Error>>>(
-    prefix: P,
-    operation: Operation,
-) -> Result<Prefix> {
-    prefix.try_into().map_err(|error| error.into().with_operation(operation))
+    Ok(store.put_opts(&key, value, options).await?.version)
 }

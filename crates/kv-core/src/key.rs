@@ -4,7 +4,7 @@ use std::borrow::{Borrow, Cow};
 use std::fmt;
 use std::sync::Arc;
 
-use crate::error::{Error, ErrorKind};
+use crate::error::{Error, ErrorKind, Operation};
 
 /// The longest canonical key, in bytes of UTF-8.
 pub const MAX_KEY_BYTES: usize = 512;
@@ -333,6 +333,40 @@ impl From<Key> for Prefix {
 impl From<&Key> for Prefix {
     fn from(key: &Key) -> Self {
         key.as_prefix()
+    }
+}
+
+/// What the methods of [`StoreExt`](crate::StoreExt) and transactions take as a key: a [`Key`], a reference
+/// to one, or text that is checked. Not to be implemented by hand.
+pub trait IntoKey: Send {
+    /// The key, for this operation.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::InvalidKey`], naming the operation.
+    fn into_key(self, operation: Operation) -> Result<Key, Error>;
+}
+
+impl<K: TryInto<Key, Error: Into<Error>> + Send> IntoKey for K {
+    fn into_key(self, operation: Operation) -> Result<Key, Error> {
+        self.try_into().map_err(|error| error.into().with_operation(operation))
+    }
+}
+
+/// What the methods of [`StoreExt`](crate::StoreExt) take as a prefix: a [`Prefix`], a [`Key`] that others
+/// lie below, a reference to either, or text that is checked. Not to be implemented by hand.
+pub trait IntoPrefix: Send {
+    /// The prefix, for this operation.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::InvalidKey`], naming the operation.
+    fn into_prefix(self, operation: Operation) -> Result<Prefix, Error>;
+}
+
+impl<P: TryInto<Prefix, Error: Into<Error>> + Send> IntoPrefix for P {
+    fn into_prefix(self, operation: Operation) -> Result<Prefix, Error> {
+        self.try_into().map_err(|error| error.into().with_operation(operation))
     }
 }
 

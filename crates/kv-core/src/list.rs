@@ -14,8 +14,21 @@ use crate::stream::{Items, Map};
 use crate::version::Version;
 
 /// One item of a [`Listing`].
+///
+/// There are no others, so a `match` that forgets the keys of a list of keys only does not compile:
+///
+/// ```compile_fail,E0004
+/// fn size(item: kv_core::ListItem) -> usize {
+///     match item {
+///         kv_core::ListItem::Entry(entry) => entry.value.len(),
+///         kv_core::ListItem::Prefix(_) => 0,
+///     }
+/// }
+/// ```
+///
+/// Who needs only the entries or the keys calls [`entries`](crate::StoreExt::entries) or
+/// [`keys`](crate::StoreExt::keys) and matches nothing.
 #[derive(Clone, Debug, PartialEq, Eq)]
-#[non_exhaustive]
 pub enum ListItem {
     /// An entry.
     Entry(Entry),

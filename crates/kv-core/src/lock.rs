@@ -8,8 +8,10 @@ use async_trait::async_trait;
 use bytes::Bytes;
 
 use crate::error::Result;
+use crate::fence::Fence;
 use crate::key::Key;
 use crate::lock_loss::LockLoss;
+use crate::timeout::timeout_setter;
 use crate::version::FencingToken;
 
 /// How long to wait for a lock.
@@ -73,63 +75,7 @@ impl LockOptions {
         self
     }
 
-    /// The same with a deadline for each request, in place of the store's default.
-    #[must_use]
-    pub fn with_timeout(mut self, timeout: Duration) -> Self {
-        self.timeout = Some(timeout);
-        self
-    }
-}
-
-/// What proves to the backend that a lock is still held, for writes that depend on it.
-///
-/// Cloneable and cheap; it does not keep the lock. A write that carries it is applied only while that
-/// very acquisition holds, by the server's account.
-#[derive(Clone, PartialEq, Eq)]
-pub struct Fence {
-    key: Key,
-    token: FencingToken,
-    record: Arc<str>,
-}
-
-impl Fence {
-    /// For store authors: the fence of this acquisition. `record` is the backend's own name for it
-    /// (a lock key, a session, a node path) and is meaningless to anybody else.
-    pub fn new(key: Key, token: FencingToken, record: impl Into<Arc<str>>) -> Self {
-        Self { key, token, record: record.into() }
-    }
-
-    /// For layers that show keys under other names: the same fence with this name of the lock.
-    #[must_use]
-    pub fn with_key(mut self, key: Key) -> Self {
-        self.key = key;
-        self
-    }
-
-    /// The lock's key.
-    #[must_use]
-    pub fn key(&self) -> &Key {
-        &self.key
-    }
-
-    /// The number of the acquisition.
-    #[must_use]
-    pub fn token(&self) -> FencingToken {
-        self.token
-    }
-
-    /// For store authors: the backend's own name for the acquisition.
-    #[must_use]
-    pub fn record(&self) -> &str {
-        &self.record
-    }
-}
-
-impl fmt::Debug for Fence {
-    // The record can be a session id, with which a stranger could release the lock.
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Fence").field("key", &self.key).field("token", &self.token).finish_non_exhaustive()
-    }
+    timeout_setter!();
 }
 
 /// Who holds a lock.
@@ -213,6 +159,17 @@ impl Hold for LockGuard {
 }
 
 /// A lock that is held. Dropping it releases the lock in the background.
+///
+/// A guard that nobody keeps is a warning of the compiler, as the lock is free again at once:
+///
+/// ```compile_fail
+/// #![deny(unused_must_use)]
+/// async fn work(store: &dyn kv_core::Store) -> kv_core::Result<()> {
+///     kv_core::StoreExt::lock(store, "jobs/nightly").await?;
+///     // … not protected at all.
+///     Ok(())
+/// }
+/// ```
 ///
 /// The guard tells what this process knows, which another process cannot wait for: see
 /// [`fence`](Self::fence) for what protects a resource.

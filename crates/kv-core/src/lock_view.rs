@@ -11,7 +11,7 @@ use futures_core::Stream;
 use crate::error::Result;
 use crate::key::{Key, Prefix};
 use crate::lock::LockHolder;
-use crate::options::timeout_setter;
+use crate::timeout::timeout_setter;
 use crate::version::FencingToken;
 
 /// The power to see locks: reached by [`Store::as_lock_view`](crate::Store::as_lock_view).

@@ -5,8 +5,10 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-use crate::key::Key;
-use crate::lock::Fence;
+use crate::error::{Error, Operation, Result};
+use crate::fence::Fence;
+use crate::key::{Key, Prefix};
+use crate::timeout::timeout_setter;
 use crate::version::Version;
 
 /// How fresh a read must be.
@@ -55,20 +57,6 @@ pub enum Expiry {
     /// With the session of the store handle that put it.
     Session,
 }
-
-/// The setter every options struct shares.
-macro_rules! timeout_setter {
-    () => {
-        /// The same with a deadline of its own, in place of the store's default: for the whole call,
-        /// or, where a call waits or streams, for each request it makes.
-        #[must_use]
-        pub fn with_timeout(mut self, timeout: Duration) -> Self {
-            self.timeout = Some(timeout);
-            self
-        }
-    };
-}
-pub(crate) use timeout_setter;
 
 /// Options of a call that has none but its deadline.
 ///
@@ -359,6 +347,16 @@ impl ListOptions {
     pub fn with_consistency(mut self, consistency: Consistency) -> Self {
         self.consistency = consistency;
         self
+    }
+
+    /// Refuses options under which no item is an entry.
+    pub(crate) fn refuse_keys_only(&self, prefix: &Prefix) -> Result<()> {
+        if !self.keys_only {
+            return Ok(());
+        }
+        Err(Error::invalid_argument("a list of keys only has no entries")
+            .with_operation(Operation::List)
+            .with_key(prefix.as_str()))
     }
 
     /// Whether `key` lies within the range.

@@ -16,7 +16,8 @@ use crate::list::Listing;
 use crate::lock::{LockGuard, LockHolder, LockOptions};
 use crate::lock_view::LockView;
 use crate::options::{
-    DeleteOptions, DeleteResult, DeleteTreeOptions, GetOptions, ListOptions, PutOptions, PutResult,
+    CallOptions, DeleteOptions, DeleteResult, DeleteTreeOptions, GetOptions, ListOptions, PutOptions,
+    PutResult,
 };
 use crate::session::{SessionState, SessionStates};
 use crate::text::escaped;
@@ -43,8 +44,10 @@ impl ServerInfo {
 
 /// A key-value store: one handle on one namespace of one backend.
 ///
-/// Applications call the short forms in [`StoreExt`](crate::StoreExt), which are the same on every
-/// backend because they are written once, on top of these methods. Everything a backend promises is
+/// Applications call the methods of [`StoreExt`](crate::StoreExt), which take keys as text and are the
+/// same on every backend because they are written once, on top of these. Those here, whose names end in
+/// `_opts`, are what a store implements and a layer hands on. A method that is added later has a default,
+/// so that it breaks neither. Everything a backend promises is
 /// in its [`Capabilities`]; everything common to all is said here.
 ///
 /// - **Writes are linearizable per key.** Reads are where
@@ -61,7 +64,7 @@ impl ServerInfo {
 /// # Errors
 ///
 /// Any method can fail with `Timeout`, `Unavailable`, `Unauthenticated`, `PermissionDenied`,
-/// `Overloaded`, `Protocol`, `Corrupt`, `Internal`, and with `Closed` after [`close`](Self::close).
+/// `Overloaded`, `Protocol`, `Corrupt`, `Internal`, and with `Closed` after [`close`](Self::close_opts).
 /// What else a method can fail with is said there.
 #[async_trait]
 pub trait Store: fmt::Debug + Send + Sync + 'static {
@@ -73,7 +76,7 @@ pub trait Store: fmt::Debug + Send + Sync + 'static {
     /// # Errors
     ///
     /// `Unsupported` for stale reads where there are none.
-    async fn get_with(&self, key: &Key, options: GetOptions) -> Result<Option<Entry>>;
+    async fn get_opts(&self, key: &Key, options: GetOptions) -> Result<Option<Entry>>;
 
     /// Puts a value and returns the version it got: greater than any version `key` ever had, also
     /// when the value is the same.
@@ -87,7 +90,7 @@ pub trait Store: fmt::Debug + Send + Sync + 'static {
     /// seen after the refusal; `TooLarge`; `TtlOutOfRange`; `InvalidKey` for a key that is a lock's
     /// record; `Unsupported` for an expiry or a fence this store cannot do; `NotHeld` for a fence
     /// whose lock is lost; `NoSpace`.
-    async fn put_with(&self, key: &Key, value: Bytes, options: PutOptions) -> Result<PutResult>;
+    async fn put_opts(&self, key: &Key, value: Bytes, options: PutOptions) -> Result<PutResult>;
 
     /// Deletes `key`. That it was absent is no error without a precondition, and is told.
     ///
@@ -95,8 +98,8 @@ pub trait Store: fmt::Debug + Send + Sync + 'static {
     ///
     /// # Errors
     ///
-    /// As for [`put_with`](Self::put_with).
-    async fn delete_with(&self, key: &Key, options: DeleteOptions) -> Result<DeleteResult>;
+    /// As for [`put_opts`](Self::put_opts).
+    async fn delete_opts(&self, key: &Key, options: DeleteOptions) -> Result<DeleteResult>;
 
     /// The entries strictly below `prefix`, in byte order of the key, as a stream. Empty if there is
     /// nothing.
@@ -104,7 +107,7 @@ pub trait Store: fmt::Debug + Send + Sync + 'static {
     /// # Errors
     ///
     /// `Unsupported` for stale reads where there are none. The stream itself ends after an error.
-    async fn list_with(&self, prefix: &Prefix, options: ListOptions) -> Result<Listing>;
+    async fn list_opts(&self, prefix: &Prefix, options: ListOptions) -> Result<Listing>;
 
     /// Deletes every record strictly below `prefix`, lock records and foreign names included (their
     /// holders see the loss), and returns how many entries went.
@@ -112,7 +115,7 @@ pub trait Store: fmt::Debug + Send + Sync + 'static {
     /// A lock on the key `prefix` itself has its record below it and goes too; the entry under the
     /// key `prefix` stays. All or nothing where
     /// [`DeleteTreeAtomic`](crate::Guarantee::DeleteTreeAtomic) is declared.
-    async fn delete_tree_with(&self, prefix: &Prefix, options: DeleteTreeOptions) -> Result<u64>;
+    async fn delete_tree_opts(&self, prefix: &Prefix, options: DeleteTreeOptions) -> Result<u64>;
 
     /// Watches a key or a prefix, existing or not. When it returns, the watch has begun: every later
     /// change is delivered or covered by a `Resync`.
@@ -124,7 +127,7 @@ pub trait Store: fmt::Debug + Send + Sync + 'static {
     ///
     /// `Compacted` if the changes since the start version are gone. The stream ends after an error,
     /// and only so.
-    async fn watch_with(&self, target: WatchTarget, options: WatchOptions) -> Result<Watch>;
+    async fn watch_opts(&self, target: WatchTarget, options: WatchOptions) -> Result<Watch>;
 
     /// Waits for the lock named `key` and returns its guard. The entry under `key` is not touched.
     ///
@@ -134,10 +137,10 @@ pub trait Store: fmt::Debug + Send + Sync + 'static {
     /// # Errors
     ///
     /// `Locked` when the wait is over; `TtlOutOfRange`.
-    async fn lock_with(&self, key: &Key, options: LockOptions) -> Result<LockGuard>;
+    async fn lock_opts(&self, key: &Key, options: LockOptions) -> Result<LockGuard>;
 
     /// Who holds the lock named `key` now, by the server's account.
-    async fn lock_holder(&self, key: &Key) -> Result<Option<LockHolder>>;
+    async fn lock_holder_opts(&self, key: &Key, options: CallOptions) -> Result<Option<LockHolder>>;
 
     /// How the session of this handle stands, as far as this process can know now.
     fn session(&self) -> SessionState;
@@ -146,16 +149,18 @@ pub trait Store: fmt::Debug + Send + Sync + 'static {
     fn session_states(&self) -> SessionStates;
 
     /// What runs behind this store.
-    async fn server(&self) -> Result<ServerInfo>;
+    async fn server_opts(&self, options: CallOptions) -> Result<ServerInfo>;
 
     /// Releases locks, session keys, watches, tasks and sockets. Idempotent; afterwards every call
     /// is `Closed` and every watch ends with it.
+    ///
+    /// It ends within its timeout, whether the backend answers or not.
     ///
     /// # Errors
     ///
     /// If the backend could not be told: everything local is released all the same, and what is left
     /// on the server goes within [`Limits::session_bound`](crate::Limits::session_bound).
-    async fn close(&self) -> Result<()>;
+    async fn close_opts(&self, options: CallOptions) -> Result<()>;
 
     /// The power to change several keys at once, where the store has it.
     fn as_transact(&self) -> Option<&dyn Transact> {
@@ -200,7 +205,7 @@ impl<S: Store + ?Sized> Store for Arc<S> {
         (**self).capabilities()
     }
 
-    fn get_with<'a, 'key, 'async_trait>(
+    fn get_opts<'a, 'key, 'async_trait>(
         &'a self,
         key: &'key Key,
         options: GetOptions,
@@ -209,10 +214,10 @@ impl<S: Store + ?Sized> Store for Arc<S> {
         'a: 'async_trait,
         'key: 'async_trait,
     {
-        (**self).get_with(key, options)
+        (**self).get_opts(key, options)
     }
 
-    fn put_with<'a, 'key, 'async_trait>(
+    fn put_opts<'a, 'key, 'async_trait>(
         &'a self,
         key: &'key Key,
         value: Bytes,
@@ -222,10 +227,10 @@ impl<S: Store + ?Sized> Store for Arc<S> {
         'a: 'async_trait,
         'key: 'async_trait,
     {
-        (**self).put_with(key, value, options)
+        (**self).put_opts(key, value, options)
     }
 
-    fn delete_with<'a, 'key, 'async_trait>(
+    fn delete_opts<'a, 'key, 'async_trait>(
         &'a self,
         key: &'key Key,
         options: DeleteOptions,
@@ -234,27 +239,27 @@ impl<S: Store + ?Sized> Store for Arc<S> {
         'a: 'async_trait,
         'key: 'async_trait,
     {
-        (**self).delete_with(key, options)
+        (**self).delete_opts(key, options)
     }
 
-    async fn list_with(&self, prefix: &Prefix, options: ListOptions) -> Result<Listing> {
-        (**self).list_with(prefix, options).await
+    async fn list_opts(&self, prefix: &Prefix, options: ListOptions) -> Result<Listing> {
+        (**self).list_opts(prefix, options).await
     }
 
-    async fn delete_tree_with(&self, prefix: &Prefix, options: DeleteTreeOptions) -> Result<u64> {
-        (**self).delete_tree_with(prefix, options).await
+    async fn delete_tree_opts(&self, prefix: &Prefix, options: DeleteTreeOptions) -> Result<u64> {
+        (**self).delete_tree_opts(prefix, options).await
     }
 
-    async fn watch_with(&self, target: WatchTarget, options: WatchOptions) -> Result<Watch> {
-        (**self).watch_with(target, options).await
+    async fn watch_opts(&self, target: WatchTarget, options: WatchOptions) -> Result<Watch> {
+        (**self).watch_opts(target, options).await
     }
 
-    async fn lock_with(&self, key: &Key, options: LockOptions) -> Result<LockGuard> {
-        (**self).lock_with(key, options).await
+    async fn lock_opts(&self, key: &Key, options: LockOptions) -> Result<LockGuard> {
+        (**self).lock_opts(key, options).await
     }
 
-    async fn lock_holder(&self, key: &Key) -> Result<Option<LockHolder>> {
-        (**self).lock_holder(key).await
+    async fn lock_holder_opts(&self, key: &Key, options: CallOptions) -> Result<Option<LockHolder>> {
+        (**self).lock_holder_opts(key, options).await
     }
 
     fn session(&self) -> SessionState {
@@ -265,12 +270,12 @@ impl<S: Store + ?Sized> Store for Arc<S> {
         (**self).session_states()
     }
 
-    async fn server(&self) -> Result<ServerInfo> {
-        (**self).server().await
+    async fn server_opts(&self, options: CallOptions) -> Result<ServerInfo> {
+        (**self).server_opts(options).await
     }
 
-    async fn close(&self) -> Result<()> {
-        (**self).close().await
+    async fn close_opts(&self, options: CallOptions) -> Result<()> {
+        (**self).close_opts(options).await
     }
 
     fn as_transact(&self) -> Option<&dyn Transact> {

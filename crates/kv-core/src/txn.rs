@@ -9,9 +9,10 @@ use bytes::Bytes;
 use crate::capabilities::Limits;
 use crate::entry::Entry;
 use crate::error::{Error, Measured, Operation, Result};
-use crate::key::Key;
-use crate::lock::Fence;
+use crate::fence::Fence;
+use crate::key::{IntoKey, Key};
 use crate::options::{DeleteResult, Expiry, PutResult};
+use crate::timeout::timeout_setter;
 use crate::version::Version;
 
 /// How a condition compares what is stored with what is given: stored on the left.
@@ -67,28 +68,28 @@ pub struct Condition {
 
 impl Condition {
     /// The key does not exist.
-    pub fn absent(key: impl Into<Key>) -> Self {
-        Self { key: key.into(), test: Test::Absent }
+    pub fn absent(key: impl IntoKey) -> Result<Self> {
+        Ok(Self { key: key.into_key(Operation::Transact)?, test: Test::Absent })
     }
 
     /// The key exists.
-    pub fn present(key: impl Into<Key>) -> Self {
-        Self { key: key.into(), test: Test::Present }
+    pub fn present(key: impl IntoKey) -> Result<Self> {
+        Ok(Self { key: key.into_key(Operation::Transact)?, test: Test::Present })
     }
 
     /// The key's version compares so.
-    pub fn version(key: impl Into<Key>, compare: Compare, version: Version) -> Self {
-        Self { key: key.into(), test: Test::Version(compare, version) }
+    pub fn version(key: impl IntoKey, compare: Compare, version: Version) -> Result<Self> {
+        Ok(Self { key: key.into_key(Operation::Transact)?, test: Test::Version(compare, version) })
     }
 
     /// The version the key was created with compares so.
-    pub fn created(key: impl Into<Key>, compare: Compare, version: Version) -> Self {
-        Self { key: key.into(), test: Test::Created(compare, version) }
+    pub fn created(key: impl IntoKey, compare: Compare, version: Version) -> Result<Self> {
+        Ok(Self { key: key.into_key(Operation::Transact)?, test: Test::Created(compare, version) })
     }
 
     /// The key's value compares so.
-    pub fn value(key: impl Into<Key>, compare: Compare, value: impl Into<Bytes>) -> Self {
-        Self { key: key.into(), test: Test::Value(compare, value.into()) }
+    pub fn value(key: impl IntoKey, compare: Compare, value: impl Into<Bytes>) -> Result<Self> {
+        Ok(Self { key: key.into_key(Operation::Transact)?, test: Test::Value(compare, value.into()) })
     }
 
     /// Whether it holds for what is stored under its key.
@@ -141,23 +142,23 @@ pub enum TxnOp {
 
 impl TxnOp {
     /// Puts a permanent value.
-    pub fn put(key: impl Into<Key>, value: impl Into<Bytes>) -> Self {
+    pub fn put(key: impl IntoKey, value: impl Into<Bytes>) -> Result<Self> {
         Self::put_expiring(key, value, Expiry::Never)
     }
 
     /// Puts a value that goes by itself.
-    pub fn put_expiring(key: impl Into<Key>, value: impl Into<Bytes>, expiry: Expiry) -> Self {
-        Self::Put { key: key.into(), value: value.into(), expiry }
+    pub fn put_expiring(key: impl IntoKey, value: impl Into<Bytes>, expiry: Expiry) -> Result<Self> {
+        Ok(Self::Put { key: key.into_key(Operation::Transact)?, value: value.into(), expiry })
     }
 
     /// Deletes a key.
-    pub fn delete(key: impl Into<Key>) -> Self {
-        Self::Delete { key: key.into() }
+    pub fn delete(key: impl IntoKey) -> Result<Self> {
+        Ok(Self::Delete { key: key.into_key(Operation::Transact)? })
     }
 
     /// Reads a key.
-    pub fn get(key: impl Into<Key>) -> Self {
-        Self::Get { key: key.into() }
+    pub fn get(key: impl IntoKey) -> Result<Self> {
+        Ok(Self::Get { key: key.into_key(Operation::Transact)? })
     }
 
     /// The key it is about.
@@ -177,15 +178,16 @@ impl TxnOp {
 
 /// A transaction: if all conditions hold, the `then` branch is carried out, else the `or_else` branch.
 ///
-/// ```
-/// use kv_core::{Condition, Key, Txn, TxnOp};
+/// It takes conditions and operations as they are, or as the results of their constructors: a text that is
+/// no key makes the transaction `InvalidKey` when it is given to a store, before any I/O.
 ///
-/// let (from, to): (Key, Key) = ("queue/1".parse()?, "taken/1".parse()?);
-/// let take = Txn::when([Condition::present(&from), Condition::absent(&to)])
-///     .then([TxnOp::delete(&from), TxnOp::put(&to, "worker-7")])
-///     .or_else([TxnOp::get(&to)]);
+/// ```
+/// use kv_core::{Condition, Txn, TxnOp};
+///
+/// let take = Txn::when([Condition::present("queue/1"), Condition::absent("taken/1")])
+///     .then([TxnOp::delete("queue/1"), TxnOp::put("taken/1", "worker-7")])
+///     .or_else([TxnOp::get("taken/1")]);
 /// assert_eq!(take.conditions.len(), 2);
-/// # Ok::<(), kv_core::Error>(())
 /// ```
 #[derive(Clone, Debug, Default)]
 #[non_exhaustive]
@@ -200,12 +202,52 @@ pub struct Txn {
     pub fence: Option<Fence>,
     /// Deadline of the call, in place of the store's default.
     pub timeout: Option<Duration>,
+    /// The first text that was given as a key and is none.
+    invalid: Option<Error>,
+}
+
+/// A part of a transaction, or why there is none: what [`Txn`] takes. Not to be implemented by hand.
+pub trait IntoPart<T> {
+    /// The part.
+    ///
+    /// # Errors
+    ///
+    /// What its constructor failed with.
+    fn into_part(self) -> Result<T>;
+}
+
+impl<T> IntoPart<T> for T {
+    fn into_part(self) -> Result<T> {
+        Ok(self)
+    }
+}
+
+impl<T> IntoPart<T> for Result<T> {
+    fn into_part(self) -> Result<T> {
+        self
+    }
 }
 
 impl Txn {
     /// A transaction with these conditions.
-    pub fn when(conditions: impl IntoIterator<Item = Condition>) -> Self {
-        Self { conditions: conditions.into_iter().collect(), ..Self::default() }
+    pub fn when(conditions: impl IntoIterator<Item: IntoPart<Condition>>) -> Self {
+        let mut txn = Self::default();
+        txn.conditions = txn.parts(conditions);
+        txn
+    }
+
+    /// The parts that there are. Why one is missing is noted.
+    fn parts<T>(&mut self, parts: impl IntoIterator<Item: IntoPart<T>>) -> Vec<T> {
+        let mut known = Vec::new();
+        for part in parts {
+            match part.into_part() {
+                Ok(part) => known.push(part),
+                Err(error) => {
+                    self.invalid.get_or_insert(error);
+                }
+            }
+        }
+        known
     }
 
     /// A transaction without conditions.
@@ -216,14 +258,16 @@ impl Txn {
 
     /// The same with these operations for the case that all conditions hold.
     #[must_use]
-    pub fn then(mut self, ops: impl IntoIterator<Item = TxnOp>) -> Self {
+    pub fn then(mut self, ops: impl IntoIterator<Item: IntoPart<TxnOp>>) -> Self {
+        let ops = self.parts(ops);
         self.then.extend(ops);
         self
     }
 
     /// The same with these operations for the case that a condition does not hold.
     #[must_use]
-    pub fn or_else(mut self, ops: impl IntoIterator<Item = TxnOp>) -> Self {
+    pub fn or_else(mut self, ops: impl IntoIterator<Item: IntoPart<TxnOp>>) -> Self {
+        let ops = self.parts(ops);
         self.or_else.extend(ops);
         self
     }
@@ -235,12 +279,7 @@ impl Txn {
         self
     }
 
-    /// The same with a deadline of its own, in place of the store's default.
-    #[must_use]
-    pub fn with_timeout(mut self, timeout: Duration) -> Self {
-        self.timeout = Some(timeout);
-        self
-    }
+    timeout_setter!();
 
     /// What counts against [`Limits::max_txn_ops`]: the conditions plus the larger branch.
     #[must_use]
@@ -274,14 +313,17 @@ impl Txn {
         conditions + branch(&self.then).max(branch(&self.or_else))
     }
 
-    /// Checks limits, the sizes of values and of values that are compared, and that no key is written
+    /// Checks that each key is one, limits, the sizes of values and of values that are compared, and that no key is written
     /// twice in one branch. Part of
     /// [`Capabilities::admit_transact`](crate::Capabilities::admit_transact).
     ///
     /// # Errors
     ///
-    /// `TooLarge` or `InvalidArgument`.
+    /// `InvalidKey`, `TooLarge` or `InvalidArgument`.
     pub fn check(&self, limits: &Limits) -> Result<()> {
+        if let Some(invalid) = &self.invalid {
+            return Err(invalid.clone());
+        }
         let refuse = |error: Error| error.with_operation(Operation::Transact);
         for (size, max, of) in [
             (self.op_count(), limits.max_txn_ops, Measured::TxnOps),
@@ -326,7 +368,17 @@ pub enum TxnOutcome {
     Get(Option<Entry>),
 }
 
-/// What came of a transaction.
+/// What came of a transaction: which branch ran. A transaction whose conditions do not hold is no error, so
+/// look at [`succeeded`](Self::succeeded). Not looking is a warning of the compiler:
+///
+/// ```compile_fail
+/// #![deny(unused_must_use)]
+/// async fn take(store: &dyn kv_core::Store, txn: kv_core::Txn) -> kv_core::Result<()> {
+///     kv_core::StoreExt::transact(store, txn).await?;
+///     Ok(())
+/// }
+/// ```
+#[must_use = "a transaction whose conditions do not hold is no error: look at `succeeded`"]
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct TxnResult {
@@ -338,7 +390,6 @@ pub struct TxnResult {
 
 impl TxnResult {
     /// A result.
-    #[must_use]
     pub fn new(succeeded: bool, outcomes: Vec<TxnOutcome>) -> Self {
         Self { succeeded, outcomes }
     }

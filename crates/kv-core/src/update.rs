@@ -6,11 +6,12 @@ use bytes::Bytes;
 
 use crate::entry::{Entry, EntryExpiry};
 use crate::error::{Error, ErrorKind, Operation, Result};
+use crate::fence::Fence;
 use crate::key::Key;
-use crate::lock::Fence;
-use crate::options::{Expiry, GetOptions, Precondition, PutOptions, timeout_setter};
+use crate::options::{Expiry, GetOptions, Precondition, PutOptions};
 use crate::power::Power;
 use crate::store::Store;
+use crate::timeout::timeout_setter;
 use crate::version::Version;
 
 /// Options of [`StoreExt::update_with`](crate::StoreExt::update_with).
@@ -52,6 +53,7 @@ impl UpdateOptions {
 
 /// What became of a conditional write whose outcome was unknown:
 /// [`StoreExt::settle`](crate::StoreExt::settle).
+#[must_use = "it says whether the write was applied"]
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Settled {
@@ -59,7 +61,7 @@ pub enum Settled {
     /// it can be a second time, if somebody deleted in between what the first attempt had put.
     Applied(Version),
     /// The key changed since: by the write whose outcome was unknown, or by somebody else. This is what
-    /// is there.
+    /// is there. If nobody else writes this value, the write was applied.
     Undecided {
         /// The entry; `None`: the key is absent.
         current: Option<Entry>,
@@ -85,7 +87,7 @@ pub(crate) async fn put_if_unchanged<S: Store + ?Sized>(
     if let Some(version) = version {
         put.expiry = kept(store, key, version, options).await?;
     }
-    Ok(store.put_with(key, value, put).await?.version)
+    Ok(store.put_opts(key, value, put).await?.version)
 }
 
 /// The expiry with which a put over the entry at `version` keeps it as it is.
@@ -102,7 +104,7 @@ async fn kept<S: Store + ?Sized>(
     // version it stays as it is.
     let mut get = GetOptions::default().with_expiry();
     get.timeout = options.timeout;
-    match store.get_with(key, get).await? {
+    match store.get_opts(key, get).await? {
         Some(entry) if entry.version == version && entry.expiry != Some(EntryExpiry::Never) => {
             Err(Error::lacks(Power::KeepExpiry)
                 .with_detail("the key expires, and this store cannot write it without changing that")
@@ -124,7 +126,7 @@ pub(crate) async fn update<S: Store + ?Sized>(
     let mut attempt = 1;
     loop {
         let get = GetOptions { timeout: options.timeout, ..GetOptions::default() };
-        let entry = store.get_with(key, get).await?;
+        let entry = store.get_opts(key, get).await?;
         let Some(value) = change(entry.as_ref()) else { return Ok(None) };
         let version = entry.map(|entry| entry.version);
         match put_if_unchanged(store, key, version, value, options).await {
@@ -142,7 +144,7 @@ pub(crate) async fn update<S: Store + ?Sized>(
 pub(crate) async fn touch<S: Store + ?Sized>(store: &S, key: &Key, expiry: Expiry) -> Result<Version> {
     let mut attempt = 1;
     loop {
-        let Some(entry) = store.get_with(key, GetOptions::default()).await? else {
+        let Some(entry) = store.get_opts(key, GetOptions::default()).await? else {
             return Err(Error::new(ErrorKind::NotFound)
                 .with_operation(Operation::Put)
                 .with_backend(store.capabilities().backend)
@@ -150,7 +152,7 @@ pub(crate) async fn touch<S: Store + ?Sized>(store: &S, key: &Key, expiry: Expir
         };
         let put =
             PutOptions::default().with_precondition(Precondition::At(entry.version)).with_expiry(expiry);
-        match store.put_with(key, entry.value, put).await {
+        match store.put_opts(key, entry.value, put).await {
             Err(error) if error.is_conflict() && attempt < UpdateOptions::default().attempts => attempt += 1,
             done => return done.map(|done| done.version),
         }
@@ -166,7 +168,7 @@ pub(crate) async fn settle<S: Store + ?Sized>(
     match put_if_unchanged(store, key, version, value, &UpdateOptions::default()).await {
         Ok(version) => Ok(Settled::Applied(version)),
         Err(error) if error.is_conflict() => {
-            let current = store.get_with(key, GetOptions::default()).await?;
+            let current = store.get_opts(key, GetOptions::default()).await?;
             Ok(Settled::Undecided { current })
         }
         Err(error) => Err(error),

@@ -46,7 +46,7 @@ fn an_option_needs_its_power() {
     let fenced = PutOptions::default().with_fence(fence());
     let delete = DeleteOptions::default().with_fence(fence());
     let value = Bytes::from_static(b"v");
-    let txn = |op: TxnOp| Txn::always().or_else([op]);
+    let txn = |op: kv_core::Result<TxnOp>| Txn::always().or_else([op]);
     let expiring = |expiry| txn(TxnOp::put_expiring(key(), "v", expiry));
 
     type Ask<'a> = Box<dyn Fn(&Capabilities) -> kv_core::Result<()> + 'a>;

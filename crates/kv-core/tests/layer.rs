@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use kv_core::implement::Hold;
 use kv_core::*;
 use kv_mem::{MemConfig, MemStore};
 
@@ -90,30 +91,30 @@ impl Store for Below {
     fn capabilities(&self) -> &Capabilities {
         &self.capabilities
     }
-    async fn get_with(&self, key: &Key, options: GetOptions) -> Result<Option<Entry>> {
+    async fn get_opts(&self, key: &Key, options: GetOptions) -> Result<Option<Entry>> {
         self.capabilities.admit_get(key, &options)?;
         let found =
-            self.inner.get_with(&self.down(key)?, options).await.map_err(|error| self.error(error))?;
+            self.inner.get_opts(&self.down(key)?, options).await.map_err(|error| self.error(error))?;
         Ok(found.map(|entry| self.entry(entry)))
     }
-    async fn put_with(&self, key: &Key, value: Bytes, mut options: PutOptions) -> Result<PutResult> {
+    async fn put_opts(&self, key: &Key, value: Bytes, mut options: PutOptions) -> Result<PutResult> {
         self.capabilities.admit_put(key, &value, &options)?;
         if let Some(fence) = options.fence.take() {
             let key = self.down(fence.key())?;
             options.fence = Some(fence.with_key(key));
         }
-        self.inner.put_with(&self.down(key)?, value, options).await.map_err(|error| self.error(error))
+        self.inner.put_opts(&self.down(key)?, value, options).await.map_err(|error| self.error(error))
     }
-    async fn delete_with(&self, key: &Key, options: DeleteOptions) -> Result<DeleteResult> {
+    async fn delete_opts(&self, key: &Key, options: DeleteOptions) -> Result<DeleteResult> {
         self.capabilities.admit_delete(key, &options)?;
         let mut deleted =
-            self.inner.delete_with(&self.down(key)?, options).await.map_err(|error| self.error(error))?;
+            self.inner.delete_opts(&self.down(key)?, options).await.map_err(|error| self.error(error))?;
         deleted.previous = deleted.previous.map(|entry| self.entry(entry));
         Ok(deleted)
     }
-    async fn list_with(&self, prefix: &Prefix, options: ListOptions) -> Result<Listing> {
+    async fn list_opts(&self, prefix: &Prefix, options: ListOptions) -> Result<Listing> {
         self.capabilities.admit_list(prefix.as_str(), &options)?;
-        let listing = self.inner.list_with(&self.down_prefix(prefix)?, options).await?;
+        let listing = self.inner.list_opts(&self.down_prefix(prefix)?, options).await?;
         let this = self.clone();
         Ok(listing.map_items(move |item| match item {
             Ok(ListItem::Entry(entry)) => Ok(ListItem::Entry(this.entry(entry))),
@@ -122,10 +123,10 @@ impl Store for Below {
             Err(error) => Err(this.error(error)),
         }))
     }
-    async fn delete_tree_with(&self, prefix: &Prefix, options: DeleteTreeOptions) -> Result<u64> {
-        self.inner.delete_tree_with(&self.down_prefix(prefix)?, options).await
+    async fn delete_tree_opts(&self, prefix: &Prefix, options: DeleteTreeOptions) -> Result<u64> {
+        self.inner.delete_tree_opts(&self.down_prefix(prefix)?, options).await
     }
-    async fn watch_with(&self, target: WatchTarget, options: WatchOptions) -> Result<Watch> {
+    async fn watch_opts(&self, target: WatchTarget, options: WatchOptions) -> Result<Watch> {
         self.capabilities.admit_watch(&target, &options)?;
         let target = match target {
             WatchTarget::Key(key) => WatchTarget::key(self.down(&key)?),
@@ -133,7 +134,7 @@ impl Store for Below {
             WatchTarget::Tree(key) => WatchTarget::tree(self.down(&key)?),
             _ => return Err(Error::unsupported("this kind of watch")),
         };
-        let watch = self.inner.watch_with(target, options).await?;
+        let watch = self.inner.watch_opts(target, options).await?;
         let this = self.clone();
         Ok(watch.map_events(move |event| match event {
             Ok(WatchEvent::Put(entry)) => Ok(WatchEvent::Put(this.entry(entry))),
@@ -145,13 +146,13 @@ impl Store for Below {
             other => other,
         }))
     }
-    async fn lock_with(&self, key: &Key, options: LockOptions) -> Result<LockGuard> {
+    async fn lock_opts(&self, key: &Key, options: LockOptions) -> Result<LockGuard> {
         self.capabilities.admit_lock(key, &options)?;
-        let guard = self.inner.lock_with(&self.down(key)?, options).await?;
+        let guard = self.inner.lock_opts(&self.down(key)?, options).await?;
         Ok(LockGuard::new(Held(guard, self.clone())))
     }
-    async fn lock_holder(&self, key: &Key) -> Result<Option<LockHolder>> {
-        self.inner.lock_holder(&self.down(key)?).await
+    async fn lock_holder_opts(&self, key: &Key, options: CallOptions) -> Result<Option<LockHolder>> {
+        self.inner.lock_holder_opts(&self.down(key)?, options).await
     }
     fn session(&self) -> SessionState {
         self.inner.session()
@@ -159,11 +160,11 @@ impl Store for Below {
     fn session_states(&self) -> SessionStates {
         self.inner.session_states()
     }
-    async fn server(&self) -> Result<ServerInfo> {
-        self.inner.server().await
+    async fn server_opts(&self, options: CallOptions) -> Result<ServerInfo> {
+        self.inner.server_opts(options).await
     }
-    async fn close(&self) -> Result<()> {
-        self.inner.close().await
+    async fn close_opts(&self, options: CallOptions) -> Result<()> {
+        self.inner.close_opts(options).await
     }
 }
 
@@ -188,8 +189,8 @@ async fn a_layer_maps_entries_items_events_errors_and_guards() {
     let guard = below.lock("job").await.unwrap();
     assert_eq!(guard.key().as_str(), "job");
     let fenced = PutOptions::default().with_fence(guard.fence());
-    below.put_with(&"a".parse().unwrap(), "3".into(), fenced).await.unwrap();
-    assert!(inner.lock_holder(&"app/job".parse().unwrap()).await.unwrap().is_some());
+    below.put_with("a", "3", fenced).await.unwrap();
+    assert!(inner.lock_holder("app/job").await.unwrap().is_some());
     drop(guard);
     assert!(inner.try_lock("app/job").await.unwrap().is_some(), "dropping the layer's guard releases it");
 }
@@ -206,7 +207,7 @@ async fn a_layer_that_forgets_a_power_loses_it() {
 async fn a_keys_only_list_has_no_entries() {
     let (_, below) = stores(&[]);
     below.put("a", "1").await.unwrap();
-    let listing = below.list_with(&Prefix::root(), ListOptions::default().with_keys_only()).await.unwrap();
+    let listing = below.list_with("", ListOptions::default().with_keys_only()).await.unwrap();
     let error = listing.entries().await.unwrap_err();
     assert!(matches!(error.kind(), ErrorKind::InvalidArgument { .. }), "{error}");
 }
@@ -219,11 +220,7 @@ async fn an_update_keeps_the_expiry_or_is_refused() {
         below.put_ttl("t", "0", hour).await.unwrap();
         below.put("p", "0").await.unwrap();
         let updated = below.update("t", |_| Some("1".into())).await;
-        let found = inner
-            .get_with(&"app/t".parse().unwrap(), GetOptions::default().with_expiry())
-            .await
-            .unwrap()
-            .unwrap();
+        let found = inner.get_with("app/t", GetOptions::default().with_expiry()).await.unwrap().unwrap();
         assert!(matches!(found.expiry, Some(EntryExpiry::Ttl { granted, .. }) if granted == hour));
         if lacks.is_empty() {
             assert_eq!((updated.unwrap(), found.value), (Some(found.version), "1".into()));
@@ -295,7 +292,7 @@ async fn touching_changes_the_expiry_and_nothing_else() {
     assert_eq!(below.touch("t", Expiry::Never).await.unwrap_err().kind(), &ErrorKind::NotFound);
     below.put_session("t", "x").await.unwrap();
     below.touch("t", Expiry::Never).await.unwrap();
-    let found = below.get_with(&"t".parse().unwrap(), GetOptions::default().with_expiry()).await.unwrap();
+    let found = below.get_with("t", GetOptions::default().with_expiry()).await.unwrap();
     let found = found.unwrap();
     assert_eq!((found.text().unwrap(), found.expiry), ("x", Some(EntryExpiry::Never)));
     below.compare_value_and_delete("t", "y").await.unwrap_err();

@@ -22,17 +22,18 @@ fn an_absent_key_is_neither_empty_nor_zero() {
             Condition::value(key("k"), compare, ""),
             Condition::value(key("k"), compare, "x"),
         ] {
+            let condition = condition.unwrap();
             assert_eq!(condition.holds(None), compare == Compare::NotEqual, "{condition:?}");
         }
     }
-    assert!(Condition::absent(key("k")).holds(None));
-    assert!(!Condition::present(key("k")).holds(None));
+    assert!(Condition::absent("k").unwrap().holds(None));
+    assert!(!Condition::present("k").unwrap().holds(None));
 }
 
 #[test]
 fn what_is_stored_stands_on_the_left() {
     let entry = stored("m", 5);
-    let holds = |condition: Condition| condition.holds(Some(&entry));
+    let holds = |condition: kv_core::Result<Condition>| condition.unwrap().holds(Some(&entry));
     assert!(holds(Condition::version(key("k"), Compare::Less, Version::new(6))));
     assert!(!holds(Condition::version(key("k"), Compare::Greater, Version::new(6))));
     assert!(holds(Condition::created(key("k"), Compare::Equal, Version::new(1))));
@@ -77,4 +78,20 @@ fn a_key_is_written_once_per_branch() {
         .then([TxnOp::get(key("a")), TxnOp::put(key("a"), "1"), TxnOp::get(key("a"))])
         .or_else([TxnOp::delete(key("a"))]);
     assert!(each.check(&limits).is_ok());
+}
+
+#[test]
+fn a_text_that_is_no_key_is_told_before_any_io() {
+    let limits = Limits::default();
+    for txn in [
+        Txn::when([Condition::present("a/../b")]),
+        Txn::always().then([TxnOp::get("a"), TxnOp::delete("")]),
+        Txn::always().or_else([TxnOp::put("a\u{7}", "x")]),
+    ] {
+        let error = txn.check(&limits).unwrap_err();
+        assert!(matches!(error.kind(), ErrorKind::InvalidKey { .. }), "{error}");
+        assert_eq!(error.operation(), Some(kv_core::Operation::Transact));
+    }
+    let from_both = Txn::when([Condition::absent("a").unwrap()]).then(vec![TxnOp::get(key("a"))]);
+    assert!(from_both.check(&limits).is_ok());
 }

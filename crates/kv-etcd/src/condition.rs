@@ -149,7 +149,7 @@ mod tests {
                     Entry::new(key.clone(), found.value.clone(), version, created)
                 });
                 for test in &tests {
-                    let mut condition = Condition::present(&key);
+                    let mut condition = Condition::present(&key).unwrap();
                     condition.test = test.clone();
                     let encoded = match term(name, test).unwrap() {
                         None => true,

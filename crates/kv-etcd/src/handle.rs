@@ -102,11 +102,12 @@ impl Handle {
     }
 
     /// Waits until everything is released.
-    pub(crate) async fn closed(&self) -> Result<()> {
+    pub(crate) async fn closed(&self, timeout: Option<Duration>) -> Result<()> {
         let mut closed = self.closed.subscribe();
         let ended = async { Ok(closed.wait_for(Option::is_some).await.ok().and_then(|left| *left)) };
         // The task that closes takes the timeout at most, unless its runtime is gone and it with that.
-        match Deadline::after(self.timeout.saturating_mul(2)).run(ended).await? {
+        let most = timeout.unwrap_or_else(|| self.timeout.saturating_mul(2));
+        match Deadline::after(most).run(ended).await? {
             Some(Left(Some(0))) => Ok(()),
             left => Err(Error::new(ErrorKind::Unavailable).with_detail(format!(
                 "{} leases could not be revoked: what lives by them goes when they end",

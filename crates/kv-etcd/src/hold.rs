@@ -5,8 +5,9 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use kv_backend::HoldState;
+use kv_core::implement::Hold;
 use kv_core::text::escape;
-use kv_core::{Error, ErrorKind, Fence, Hold, LockLoss, Result};
+use kv_core::{Error, ErrorKind, Fence, LockLoss, Result};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 

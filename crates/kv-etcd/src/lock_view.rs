@@ -1,9 +1,10 @@
 //! Seeing locks: they are the records that all programs on the cluster share.
 
 use async_trait::async_trait;
+use kv_core::implement::LockView;
 use kv_core::{
-    BreakLockOptions, FencingToken, Key, LockChanges, LockListing, LockView, LockWatchOptions, LocksOptions,
-    Operation, Prefix, Result,
+    BreakLockOptions, FencingToken, Key, LockChanges, LockListing, LockWatchOptions, LocksOptions, Operation,
+    Prefix, Result,
 };
 
 use crate::lock;

@@ -7,11 +7,13 @@ use std::time::Duration;
 use async_trait::async_trait;
 use bytes::Bytes;
 use kv_backend::Deadline;
+use kv_core::implement::{LockView, Transact};
 use kv_core::{
-    AccessControl, Capabilities, Cluster, Consistency, DeleteOptions, DeleteResult, DeleteTreeOptions, Entry,
-    Error, Expiry, ExpiryBound, GetOptions, Guarantee, History, Key, Limits, ListOptions, Listing, LockGuard,
-    LockHolder, LockOptions, LockView, Operation, Power, Prefix, PutOptions, PutResult, Result, ServerInfo,
-    SessionState, SessionStates, Storage, Store, Transact, Txn, TxnResult, Watch, WatchOptions, WatchTarget,
+    AccessControl, CallOptions, Capabilities, Cluster, Consistency, DeleteOptions, DeleteResult,
+    DeleteTreeOptions, Entry, Error, Expiry, ExpiryBound, GetOptions, Guarantee, History, Key, Limits,
+    ListOptions, Listing, LockGuard, LockHolder, LockOptions, Operation, Power, Prefix, PutOptions,
+    PutResult, Result, ServerInfo, SessionState, SessionStates, Storage, Store, Txn, TxnResult, Watch,
+    WatchOptions, WatchTarget,
 };
 
 use crate::client::{Check, Done, Range, Read, Record, Step, Tree};
@@ -326,19 +328,19 @@ impl Store for EtcdStore {
         &self.core.capabilities
     }
 
-    async fn get_with(&self, key: &Key, options: GetOptions) -> Result<Option<Entry>> {
+    async fn get_opts(&self, key: &Key, options: GetOptions) -> Result<Option<Entry>> {
         self.get(key, options).await.map_err(about(Operation::Get, key.as_str()))
     }
 
-    async fn put_with(&self, key: &Key, value: Bytes, options: PutOptions) -> Result<PutResult> {
+    async fn put_opts(&self, key: &Key, value: Bytes, options: PutOptions) -> Result<PutResult> {
         self.put(key, value, options).await.map_err(about(Operation::Put, key.as_str()))
     }
 
-    async fn delete_with(&self, key: &Key, options: DeleteOptions) -> Result<DeleteResult> {
+    async fn delete_opts(&self, key: &Key, options: DeleteOptions) -> Result<DeleteResult> {
         self.delete(key, options).await.map_err(about(Operation::Delete, key.as_str()))
     }
 
-    async fn list_with(&self, prefix: &Prefix, options: ListOptions) -> Result<Listing> {
+    async fn list_opts(&self, prefix: &Prefix, options: ListOptions) -> Result<Listing> {
         self.core.capabilities.admit_list(prefix.as_str(), &options)?;
         let listed = match self.core.check_open() {
             Ok(()) => list::list(&self.core, prefix, options, 0).await,
@@ -347,12 +349,12 @@ impl Store for EtcdStore {
         listed.map_err(about(Operation::List, prefix.as_str()))
     }
 
-    async fn delete_tree_with(&self, prefix: &Prefix, options: DeleteTreeOptions) -> Result<u64> {
+    async fn delete_tree_opts(&self, prefix: &Prefix, options: DeleteTreeOptions) -> Result<u64> {
         self.core.capabilities.admit_delete_tree(prefix.as_str(), &options)?;
         self.delete_tree(prefix, options).await.map_err(about(Operation::DeleteTree, prefix.as_str()))
     }
 
-    async fn watch_with(&self, target: WatchTarget, options: WatchOptions) -> Result<Watch> {
+    async fn watch_opts(&self, target: WatchTarget, options: WatchOptions) -> Result<Watch> {
         self.core.capabilities.admit_watch(&target, &options)?;
         let path = target.path().to_owned();
         let watched = match self.core.check_open() {
@@ -362,13 +364,15 @@ impl Store for EtcdStore {
         watched.map_err(about(Operation::Watch, &path))
     }
 
-    async fn lock_with(&self, key: &Key, options: LockOptions) -> Result<LockGuard> {
+    async fn lock_opts(&self, key: &Key, options: LockOptions) -> Result<LockGuard> {
         self.core.capabilities.admit_lock(key, &options)?;
         lock::lock(&self.core, key, options).await.map_err(about(Operation::Lock, key.as_str()))
     }
 
-    async fn lock_holder(&self, key: &Key) -> Result<Option<LockHolder>> {
-        lock::holder(&self.core, key).await.map_err(about(Operation::LockHolder, key.as_str()))
+    async fn lock_holder_opts(&self, key: &Key, options: CallOptions) -> Result<Option<LockHolder>> {
+        lock::holder(&self.core, key, options.timeout)
+            .await
+            .map_err(about(Operation::LockHolder, key.as_str()))
     }
 
     fn session(&self) -> SessionState {
@@ -379,9 +383,9 @@ impl Store for EtcdStore {
         self.core.session.cell.states()
     }
 
-    async fn server(&self) -> Result<ServerInfo> {
+    async fn server_opts(&self, options: CallOptions) -> Result<ServerInfo> {
         let version = match self.core.check_open() {
-            Ok(()) => self.core.client.version(self.core.deadline(None)).await,
+            Ok(()) => self.core.client.version(self.core.deadline(options.timeout)).await,
             Err(error) => Err(error),
         };
         let version =
@@ -389,9 +393,9 @@ impl Store for EtcdStore {
         Ok(ServerInfo::new(BACKEND, version))
     }
 
-    async fn close(&self) -> Result<()> {
+    async fn close_opts(&self, options: CallOptions) -> Result<()> {
         self.core.close();
-        let closed = self.core.closed().await;
+        let closed = self.core.closed(options.timeout).await;
         closed.map_err(|error| error.with_operation(Operation::Close).with_backend(BACKEND))
     }
 

@@ -109,7 +109,7 @@ fn branch(done: TreeDone) -> Result<TreeDone> {
     }
 }
 
-/// See [`kv_core::Transact::transact`].
+/// See [`kv_core::implement::Transact::transact`].
 pub(crate) async fn transact(core: &Arc<Handle>, txn: Txn) -> Result<TxnResult> {
     core.capabilities.admit_transact(&txn)?;
     core.check_open()?;

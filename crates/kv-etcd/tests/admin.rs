@@ -295,7 +295,7 @@ async fn rights_are_strictly_below_a_prefix_and_add_up() {
     assert!(admin.revoke("alice", Access::Read, "app").await.unwrap());
     assert!(!admin.revoke("alice", Access::Read, "app").await.unwrap());
     is_denied(alice.get("app/x").await);
-    alice.put_with(&key("app/x"), "blind".into(), PutOptions::default()).await.unwrap();
+    alice.put_with(&key("app/x"), "blind", PutOptions::default()).await.unwrap();
     assert!(admin.revoke("alice", Access::ReadWrite, "app").await.unwrap());
     is_denied(alice.put("app/x", "w").await);
     assert!(admin.user("alice").await.unwrap().unwrap().rights.is_empty());

@@ -146,7 +146,7 @@ async fn what_a_frozen_leader_revokes_when_it_goes_on_is_told_as_lost() {
         for at in 0..16 {
             let store = open(&url).await;
             let session = PutOptions::default().with_expiry(Expiry::Session);
-            store.put_with(&key(&format!("s/{at}")), "1".into(), session).await.unwrap();
+            store.put_with(&key(&format!("s/{at}")), "1", session).await.unwrap();
             let guard = store.lock(format!("l/{at}")).await.unwrap();
             holders.push((store, guard));
         }

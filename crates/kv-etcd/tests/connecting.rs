@@ -10,7 +10,7 @@ use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
 use common::scripted::{Reply, Scripted, StatusAnswer, header, one};
-use kv_etcd::kv_core::{Error, ErrorKind, Store, StoreExt, StoreUrl};
+use kv_etcd::kv_core::{Error, ErrorKind, StoreExt, StoreUrl};
 use kv_etcd::{EtcdConfig, EtcdStore};
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair, date_time_ymd};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};

@@ -37,7 +37,7 @@ async fn a_paused_server_costs_time_and_nothing_else() {
     let store = open(&url(&cluster, &cluster.endpoints(), &namespace(), "?timeout=1s")).await;
     assert!(is_healthy(&store).await);
     let session = PutOptions::default().with_expiry(Expiry::Session);
-    store.put_with(&key("session"), "1".into(), session).await.unwrap();
+    store.put_with(&key("session"), "1", session).await.unwrap();
     let guard = store.lock("l").await.unwrap();
     let mut watch = store.watch("w").await.unwrap();
     let mut versions = vec![store.put("w/a", "before").await.unwrap()];
@@ -146,7 +146,7 @@ async fn increment(store: EtcdStore, acked: Arc<AtomicU64>, stop: Arc<AtomicBool
         let Ok(Some(entry)) = store.get("counter").await else { continue };
         let number: u64 = std::str::from_utf8(&entry.value).unwrap().parse().unwrap();
         let put = PutOptions::default().with_precondition(Precondition::At(entry.version));
-        match store.put_with(&key("counter"), (number + 1).to_string().into(), put).await {
+        match store.put_with(&key("counter"), (number + 1).to_string(), put).await {
             Ok(_) => drop(acked.fetch_add(1, Ordering::Relaxed)),
             Err(error) if error.applied() == Applied::Unknown => unsure += 1,
             Err(error) => assert!(error.is_conflict() || error.is_transient(), "{error}"),
@@ -291,7 +291,7 @@ async fn a_holder_that_is_cut_off_knows_before_its_rival_acquires() {
     let rival = open(&url(&cluster, &cluster.endpoints(), &namespace, "")).await;
     let holder = open(&url(&cluster, &[proxy.endpoint()], &namespace, "?timeout=2s&session_ttl=3s")).await;
     let session = PutOptions::default().with_expiry(Expiry::Session);
-    holder.put_with(&key("s"), "1".into(), session).await.unwrap();
+    holder.put_with(&key("s"), "1", session).await.unwrap();
     let ttl = LockOptions::default().with_ttl(3 * SECOND);
     let guard = holder.lock_with(&key("l"), ttl).await.unwrap();
     let waiting = tokio::spawn({
@@ -317,10 +317,10 @@ async fn a_holder_that_is_cut_off_knows_before_its_rival_acquires() {
     proxy.set(Mode::Forward).await;
     until("the handle works again", 20 * SECOND, || is_healthy(&holder)).await;
     let late = PutOptions::default().with_fence(guard.fence());
-    let error = holder.put_with(&key("f"), "x".into(), late).await.unwrap_err();
+    let error = holder.put_with(&key("f"), "x", late).await.unwrap_err();
     assert!(matches!(error.kind(), ErrorKind::NotHeld { .. }));
     let session = PutOptions::default().with_expiry(Expiry::Session);
-    holder.put_with(&key("s"), "2".into(), session).await.unwrap();
+    holder.put_with(&key("s"), "2", session).await.unwrap();
     assert_eq!(holder.session(), SessionState::Held);
     assert!(second.is_held());
 }
@@ -380,7 +380,7 @@ async fn a_full_database_can_be_read_and_emptied() {
     assert_eq!(error.kind(), &ErrorKind::NoSpace, "{error}");
     assert_eq!(store.get("small").await.unwrap(), None);
     let session = PutOptions::default().with_expiry(Expiry::Session);
-    let error = store.put_with(&key("s"), "1".into(), session).await.unwrap_err();
+    let error = store.put_with(&key("s"), "1", session).await.unwrap_err();
     assert_eq!(error.kind(), &ErrorKind::NoSpace, "{error}");
     let error = store.lock("l").await.unwrap_err();
     assert_eq!(error.kind(), &ErrorKind::NoSpace, "{error}");

@@ -111,7 +111,7 @@ async fn a_list_takes_nothing_outside_disordered_or_doubled() {
     };
     all_nonsense("list", "Range", encoded(answers.clone()), list).await;
     let watch = |store: EtcdStore| async move {
-        let target = Prefix::new("p").unwrap().into();
+        let target = Prefix::new("p").unwrap();
         let mut watch = store.watch_with(target, WatchOptions::default().with_initial()).await?;
         loop {
             if watch.next().await.expect("it says why it ends")? == WatchEvent::Synced {
@@ -247,7 +247,7 @@ async fn a_lease_takes_no_impossible_answer() {
     .await;
     let store = server.store("?session_ttl=3s").await;
     let session = PutOptions::default().with_expiry(Expiry::Session);
-    store.put_with(&key("k"), "v".into(), session).await.unwrap();
+    store.put_with(&key("k"), "v", session).await.unwrap();
     let lost = || async { store.session() == kv_etcd::kv_core::SessionState::Lost };
     common::until("it is not renewed", 5 * SECOND, lost).await;
 }

@@ -9,8 +9,8 @@ use std::time::Duration;
 use common::{etcdctl, key, leases, namespace, open, start, until, url};
 use kv_etcd::EtcdStore;
 use kv_etcd::kv_core::{
-    Compare, Condition, EntryExpiry, ErrorKind, Expiry, GetOptions, Precondition, PutOptions, Store,
-    StoreExt, Txn, TxnOp, TxnOutcome, Version,
+    Compare, Condition, EntryExpiry, ErrorKind, Expiry, GetOptions, Precondition, PutOptions, StoreExt, Txn,
+    TxnOp, TxnOutcome, Version,
 };
 use kv_testkit::Cluster;
 
@@ -26,7 +26,7 @@ fn ttl(ttl: Duration) -> PutOptions {
 }
 
 fn keeping(path: &str, value: impl Into<kv_etcd::kv_core::Bytes>) -> TxnOp {
-    TxnOp::put_expiring(key(path), value, Expiry::Keep)
+    TxnOp::put_expiring(key(path), value, Expiry::Keep).unwrap()
 }
 
 /// The lease a key lives by, as the server tells it; 0 for none.
@@ -48,7 +48,7 @@ async fn keeping_an_expiry_takes_one_round_trip() {
     // A lock that is held makes requests of its own, so another handle holds it.
     let (store, other) = (open(&url).await, open(&url).await);
     let k = key("k");
-    let mut version = store.put_with(&k, "1".into(), ttl(HOUR)).await.unwrap().version;
+    let mut version = store.put_with(&k, "1", ttl(HOUR)).await.unwrap().version;
     let granted = lease(&cluster, &namespace, "k").await;
     let guard = other.lock("l").await.unwrap();
     let mut before = store.requests();
@@ -76,7 +76,7 @@ async fn keeping_an_expiry_takes_one_round_trip() {
             if is_fenced {
                 options = options.with_fence(guard.fence());
             }
-            match store.put_with(&k, "1".into(), options).await {
+            match store.put_with(&k, "1", options).await {
                 Ok(put) => {
                     assert!(holds, "{what}");
                     assert!(put.version > version && put.granted_ttl.is_none(), "{what}: {put:?}");
@@ -92,12 +92,12 @@ async fn keeping_an_expiry_takes_one_round_trip() {
         let options = keep().with_precondition(precondition);
         store.delete("absent").await.unwrap();
         cost("delete", 1);
-        store.put_with(&key("absent"), "x".into(), options).await.unwrap();
+        store.put_with(&key("absent"), "x", options).await.unwrap();
         cost("on an absent key", 1);
     }
     for precondition in [Precondition::Present, Precondition::At(version), Precondition::Value("x".into())] {
         let options = keep().with_precondition(precondition);
-        let error = store.put_with(&key("none"), "x".into(), options).await.unwrap_err();
+        let error = store.put_with(&key("none"), "x", options).await.unwrap_err();
         assert!(matches!(
             error.kind(),
             ErrorKind::NotFound | ErrorKind::PreconditionFailed { current: None }
@@ -107,20 +107,20 @@ async fn keeping_an_expiry_takes_one_round_trip() {
 
     // What is large is not sent for both cases.
     let large = || vec![b'v'; 1 << 20];
-    store.put_with(&k, large().into(), keep()).await.unwrap();
+    store.put_with(&k, large(), keep()).await.unwrap();
     cost("a large value on a key that exists", 1);
-    store.put_with(&key("large"), large().into(), keep()).await.unwrap();
+    store.put_with(&key("large"), large(), keep()).await.unwrap();
     cost("a large value on an absent key", 2);
-    store.put_with(&key("large"), large().into(), keep().with_fence(guard.fence())).await.unwrap();
+    store.put_with(&key("large"), large(), keep().with_fence(guard.fence())).await.unwrap();
     cost("a large value under a fence", 1);
-    store.transact(Txn::always().then([keeping("k", large())])).await.unwrap();
+    let _ = store.transact(Txn::always().then([keeping("k", large())])).await.unwrap();
     cost("a large value in a transaction: which keys exist is asked first", 2);
 
     store.update("k", |entry| entry.map(|_| "updated".into())).await.unwrap().unwrap();
     cost("update", 2);
     let fence = guard.fence();
     guard.unlock().await.unwrap();
-    let error = store.put_with(&k, "lost".into(), keep().with_fence(fence)).await.unwrap_err();
+    let error = store.put_with(&k, "lost", keep().with_fence(fence)).await.unwrap_err();
     assert!(matches!(error.kind(), ErrorKind::NotHeld { .. }));
     cost("a lost fence", 1);
     assert_eq!(value(&store, "k").await.unwrap(), "updated");
@@ -138,32 +138,32 @@ async fn a_kept_expiry_is_the_same_lease_whoever_granted_it() {
     let has = async |what: &str, count: usize| {
         until(what, 10 * SECOND, || async { leases(&cluster).await == count }).await;
     };
-    one.put_with(&k, "1".into(), ttl(HOUR)).await.unwrap();
+    one.put_with(&k, "1", ttl(HOUR)).await.unwrap();
     let first = lease(&cluster, &namespace, "k").await;
     for (store, next) in [(&two, "2"), (&one, "3"), (&two, "4")] {
-        store.put_with(&k, next.into(), keep()).await.unwrap();
+        store.put_with(&k, next, keep()).await.unwrap();
         assert_eq!((lease(&cluster, &namespace, "k").await, leases(&cluster).await), (first, 1), "{next}");
     }
     // The handle that granted it still revokes it when its key stops using it.
-    one.put_with(&k, "5".into(), ttl(HOUR)).await.unwrap();
+    one.put_with(&k, "5", ttl(HOUR)).await.unwrap();
     has("the lease before is gone", 1).await;
-    one.put_with(&k, "6".into(), keep()).await.unwrap();
+    one.put_with(&k, "6", keep()).await.unwrap();
     assert_ne!(lease(&cluster, &namespace, "k").await, first);
     one.put("k", "7").await.unwrap();
     has("a put for good leaves none", 0).await;
-    one.put_with(&k, "8".into(), keep()).await.unwrap();
+    one.put_with(&k, "8", keep()).await.unwrap();
     assert_eq!(lease(&cluster, &namespace, "k").await, 0, "it had none");
 
     // One that a native tool attached.
     let granted = etcdctl(&cluster, "lease grant 600").await;
     let foreign = granted.split_whitespace().nth(1).unwrap();
     etcdctl(&cluster, &format!("put --lease={foreign} {namespace}/k native")).await;
-    one.put_with(&k, "9".into(), keep()).await.unwrap();
+    one.put_with(&k, "9", keep()).await.unwrap();
     assert_eq!(lease(&cluster, &namespace, "k").await, i64::from_str_radix(foreign, 16).unwrap());
 
     // The session of a handle, kept by another one.
-    one.put_with(&k, "10".into(), PutOptions::default().with_expiry(Expiry::Session)).await.unwrap();
-    two.put_with(&k, "11".into(), keep()).await.unwrap();
+    one.put_with(&k, "10", PutOptions::default().with_expiry(Expiry::Session)).await.unwrap();
+    two.put_with(&k, "11", keep()).await.unwrap();
     let found = two.get_with(&k, GetOptions::default().with_expiry()).await.unwrap().unwrap();
     assert_eq!((found.value, found.expiry), ("11".into(), Some(EntryExpiry::Session)));
     one.close().await.unwrap();
@@ -175,7 +175,7 @@ async fn a_transaction_keeps_expiries_in_one_round_trip_where_that_fits() {
     let Some(cluster) = start(1).await else { return };
     let namespace = namespace();
     let store = open(&url(&cluster, &cluster.endpoints(), &namespace, "")).await;
-    let version = store.put_with(&key("a"), "1".into(), ttl(HOUR)).await.unwrap().version;
+    let version = store.put_with(&key("a"), "1", ttl(HOUR)).await.unwrap().version;
     let granted = lease(&cluster, &namespace, "a").await;
     let guard = store.lock("l").await.unwrap();
     let differs = Condition::value(key("a"), Compare::NotEqual, "never");
@@ -236,7 +236,7 @@ async fn a_transaction_of_as_many_kept_expiries_as_the_server_takes_asks_first()
         paths.iter().take(count).map(|path| keeping(path, value)).collect::<Vec<_>>()
     };
     let before = store.requests();
-    store.transact(Txn::always().then(puts(128, "then"))).await.unwrap();
+    let _ = store.transact(Txn::always().then(puts(128, "then"))).await.unwrap();
     assert_eq!(store.requests() - before, 2);
     check("then").await;
 
@@ -265,19 +265,19 @@ async fn a_large_value_keeps_the_expiry_of_a_key_that_comes_and_goes() {
     let (store, other) = (open(&url).await, open(&url).await);
     let moving = tokio::spawn(async move {
         for _ in 0..60 {
-            other.put_with(&key("k"), "short".into(), ttl(HOUR)).await.unwrap();
+            other.put_with(&key("k"), "short", ttl(HOUR)).await.unwrap();
             other.delete("k").await.unwrap();
         }
-        other.put_with(&key("k"), "short".into(), ttl(HOUR)).await.unwrap();
+        other.put_with(&key("k"), "short", ttl(HOUR)).await.unwrap();
     });
     let large = vec![b'v'; 64 << 10];
     let mut rounds = 0;
     while !moving.is_finished() {
-        store.put_with(&key("k"), large.clone().into(), keep()).await.unwrap();
+        store.put_with(&key("k"), large.clone(), keep()).await.unwrap();
         rounds += 1;
     }
     moving.await.unwrap();
     assert!(rounds > 3, "{rounds}");
-    store.put_with(&key("k"), large.into(), keep()).await.unwrap();
+    store.put_with(&key("k"), large, keep()).await.unwrap();
     assert_ne!(lease(&cluster, &namespace, "k").await, 0);
 }

@@ -10,8 +10,8 @@ use std::time::{Duration, Instant};
 use common::{etcdctl, is_healthy, key, namespace, next, open, start, until, url};
 use kv_etcd::EtcdStore;
 use kv_etcd::kv_core::{
-    Applied, Compare, Condition, ErrorKind, ListOptions, Listing, LockOptions, Prefix, Store, StoreExt,
-    Stream, Txn, TxnOp, Watch, WatchEvent, WatchOptions, WatchTarget,
+    Applied, Compare, Condition, ErrorKind, ListOptions, Listing, LockOptions, Prefix, StoreExt, Stream, Txn,
+    TxnOp, Watch, WatchEvent, WatchOptions, WatchTarget,
 };
 use kv_testkit::{Cluster, Mode, Proxy, is_nightly};
 
@@ -31,7 +31,7 @@ async fn put_all(store: &EtcdStore, paths: impl Iterator<Item = String>, value: 
     let paths: Vec<_> = paths.collect();
     for paths in paths.chunks(100) {
         let ops = paths.iter().map(|path| TxnOp::put(key(path), value.to_vec()));
-        store.transact(Txn::always().then(ops)).await.unwrap();
+        let _ = store.transact(Txn::always().then(ops)).await.unwrap();
     }
 }
 

@@ -23,7 +23,7 @@ async fn entries(store: &EtcdStore, path: &str, options: ListOptions) -> Vec<Ent
 
 async fn put(store: &EtcdStore, path: &str, expiry: Expiry) {
     let options = PutOptions::default().with_expiry(expiry);
-    store.put_with(&key(path), path.to_owned().into(), options).await.unwrap();
+    store.put_with(&key(path), path.to_owned(), options).await.unwrap();
 }
 
 fn granted(entry: &Entry) -> Duration {

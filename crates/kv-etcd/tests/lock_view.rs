@@ -9,8 +9,7 @@ use std::time::Duration;
 use common::{etcdctl, key, namespace, open, start, until, url};
 use kv_etcd::EtcdStore;
 use kv_etcd::kv_core::{
-    ErrorKind, FencingToken, LockChanges, LockGuard, LockHolder, LockLoss, LockOptions, LockState, Store,
-    StoreExt,
+    ErrorKind, FencingToken, LockChanges, LockGuard, LockHolder, LockLoss, LockOptions, LockState, StoreExt,
 };
 use kv_testkit::{Cluster, Mode, Proxy};
 

@@ -8,16 +8,14 @@ use std::time::{Duration, Instant};
 
 use common::{etcdctl, key, leases, namespace, open, start, until, url};
 use kv_etcd::EtcdStore;
-use kv_etcd::kv_core::{
-    ErrorKind, Fence, LockGuard, LockLoss, LockOptions, LockWait, PutOptions, Store, StoreExt,
-};
+use kv_etcd::kv_core::{ErrorKind, Fence, LockGuard, LockLoss, LockOptions, LockWait, PutOptions, StoreExt};
 use kv_testkit::{Cluster, Mode, Proxy};
 
 const SECOND: Duration = Duration::from_secs(1);
 
 async fn fenced(store: &EtcdStore, fence: Fence) -> Result<(), ErrorKind> {
     let options = PutOptions::default().with_fence(fence);
-    let put = store.put_with(&key("fenced"), "x".into(), options).await;
+    let put = store.put_with(&key("fenced"), "x", options).await;
     put.map(drop).map_err(|error| error.kind().clone())
 }
 

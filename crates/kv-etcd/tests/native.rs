@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use common::{etcdctl, key, namespace, open, start, until, url};
 use kv_etcd::EtcdStore;
-use kv_etcd::kv_core::{LockOptions, PutOptions, Store, StoreExt};
+use kv_etcd::kv_core::{LockOptions, PutOptions, StoreExt};
 use kv_testkit::{Mode, Proxy, is_nightly};
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -88,7 +88,7 @@ async fn a_counter_under_locks_of_both_kinds_misses_nothing() {
                 // Not a compare-and-set: the lock alone keeps the others away.
                 let next = number(&store).await + 1;
                 let fenced = PutOptions::default().with_fence(guard.fence());
-                store.put_with(&key("counter"), next.to_string().into(), fenced).await.unwrap();
+                store.put_with(&key("counter"), next.to_string(), fenced).await.unwrap();
                 guard.unlock().await.unwrap();
             }
         })

@@ -10,9 +10,7 @@ use std::sync::{Arc, LazyLock, Mutex};
 use std::time::Duration;
 
 use common::{etcdctl, key, next, until};
-use kv_etcd::kv_core::{
-    Applied, Error, ErrorKind, LockOptions, PutOptions, Store, StoreExt, StoreUrl, WatchEvent,
-};
+use kv_etcd::kv_core::{Applied, Error, ErrorKind, LockOptions, PutOptions, StoreExt, StoreUrl, WatchEvent};
 use kv_etcd::{EtcdConfig, EtcdStore};
 use kv_testkit::{Cluster, Proxy, require_or_skip};
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
@@ -233,7 +231,7 @@ async fn rights_that_are_withdrawn_end_what_needs_them() {
     assert_eq!(ended.kind(), &ErrorKind::PermissionDenied, "{ended}");
     assert!(watch.next().await.is_none());
     let fenced = PutOptions::default().with_fence(guard.fence());
-    let error = store.put_with(&key("k"), "v".into(), fenced).await.unwrap_err();
+    let error = store.put_with(&key("k"), "v", fenced).await.unwrap_err();
     assert_eq!(error.kind(), &ErrorKind::PermissionDenied, "{error}");
     let lost = tokio::time::timeout(15 * SECOND, guard.lost()).await.unwrap();
     assert_eq!(lost, kv_etcd::kv_core::LockLoss::PermissionDenied);

@@ -38,7 +38,7 @@ async fn each_operation_takes_the_round_trips_it_promises() {
         Precondition::Value("1".into()),
     ] {
         let options = PutOptions::default().with_precondition(precondition);
-        let _ = store.put_with(&a, "1".into(), options).await;
+        let _ = store.put_with(&a, "1", options).await;
         cost("put with a precondition", 1);
     }
     let options = DeleteOptions::default().with_previous();
@@ -50,13 +50,13 @@ async fn each_operation_takes_the_round_trips_it_promises() {
     assert!(store.transact(txn).await.unwrap().succeeded);
     cost("transaction", 1);
     let options = PutOptions::default().with_expiry(Expiry::Ttl(60 * SECOND));
-    store.put_with(&a, "1".into(), options).await.unwrap();
+    store.put_with(&a, "1", options).await.unwrap();
     cost("put with a time to live", 2);
     store.get_with(&a, GetOptions::default().with_expiry()).await.unwrap().unwrap();
     cost("get with expiry", 2);
     let many = (0..300).map(|n| TxnOp::put(key(&format!("many/{n}")), "x")).collect::<Vec<_>>();
     for some in many.chunks(100) {
-        store.transact(Txn::when([]).then(some.to_vec())).await.unwrap();
+        let _ = store.transact(Txn::always().then(some.to_vec())).await.unwrap();
     }
     cost("three transactions", 3);
     assert_eq!(store.keys("many").await.unwrap().len(), 300);
@@ -175,19 +175,19 @@ async fn expiry_follows_the_last_put() {
     let store = server.store().await;
     let k = key("k");
     let put = |ttl| PutOptions::default().with_expiry(Expiry::Ttl(ttl));
-    let granted = store.put_with(&k, "1".into(), put(2500 * SECOND / 1000)).await.unwrap().granted_ttl;
+    let granted = store.put_with(&k, "1", put(2500 * SECOND / 1000)).await.unwrap().granted_ttl;
     assert_eq!(granted, Some(3 * SECOND));
-    store.put_with(&k, "2".into(), put(60 * SECOND)).await.unwrap();
+    store.put_with(&k, "2", put(60 * SECOND)).await.unwrap();
     let entry = store.get_with(&k, GetOptions::default().with_expiry()).await.unwrap().unwrap();
     assert!(matches!(entry.expiry, Some(EntryExpiry::Ttl { granted, .. }) if granted == 60 * SECOND));
     store.put("k", "3").await.unwrap();
     tokio::time::sleep(4 * SECOND).await;
     let entry = store.get_with(&k, GetOptions::default().with_expiry()).await.unwrap().unwrap();
     assert_eq!((entry.value, entry.expiry), ("3".into(), Some(EntryExpiry::Never)));
-    let error = store.put_with(&k, "4".into(), put(SECOND)).await.unwrap_err();
+    let error = store.put_with(&k, "4", put(SECOND)).await.unwrap_err();
     assert!(matches!(error.kind(), ErrorKind::TtlOutOfRange { .. }));
 
-    store.put_with(&k, "5".into(), put(2 * SECOND)).await.unwrap();
+    store.put_with(&k, "5", put(2 * SECOND)).await.unwrap();
     let get = || async { store.get("k").await.unwrap().is_none() };
     until("the key expires", 5 * SECOND, get).await;
 }
@@ -199,7 +199,7 @@ async fn session_keys_live_as_long_as_the_handle() {
     let (one, two) = (server.open(&namespace, "?session_ttl=2s").await, server.open(&namespace, "").await);
     assert_eq!(one.session(), SessionState::Idle);
     let session = PutOptions::default().with_expiry(Expiry::Session);
-    one.put_with(&key("s"), "1".into(), session).await.unwrap();
+    one.put_with(&key("s"), "1", session).await.unwrap();
     assert_eq!(one.session(), SessionState::Held);
     for store in [&one, &two] {
         let before = store.requests();
@@ -234,7 +234,7 @@ async fn locks_queue_fence_and_leave_no_trace() {
     assert!(waiting.is_err());
 
     let fenced = || PutOptions::default().with_fence(first.fence());
-    one.put_with(&key("f"), "1".into(), fenced()).await.unwrap();
+    one.put_with(&key("f"), "1", fenced()).await.unwrap();
     let record = format!("l/{}", first.fence().record().rsplit('/').next().unwrap());
     for refused in [
         two.put(record.as_str(), "x").await.map(|_| ()),
@@ -269,7 +269,7 @@ async fn locks_queue_fence_and_leave_no_trace() {
     assert!(second.token() > fence.token());
     let stale = PutOptions::default().with_fence(fence.clone());
     assert!(matches!(
-        one.put_with(&key("f"), "2".into(), stale).await.unwrap_err().kind(),
+        one.put_with(&key("f"), "2", stale).await.unwrap_err().kind(),
         ErrorKind::NotHeld { .. }
     ));
     let txn = Txn::always().then([TxnOp::put(key("f"), "2")]).with_fence(fence);
@@ -297,8 +297,8 @@ async fn a_transaction_beyond_the_limit_is_refused_before_anything_is_sent() {
     let store = server.store().await;
     let puts = |count: usize| (0..count).map(|at| TxnOp::put(key(&format!("{at}")), "v"));
     let conditions = |count: usize| (0..count).map(|at| Condition::absent(key(&format!("c/{at}"))));
-    store.transact(Txn::always().then(puts(128))).await.unwrap();
-    store.transact(Txn::when(conditions(64)).then(puts(64))).await.unwrap();
+    let _ = store.transact(Txn::always().then(puts(128))).await.unwrap();
+    let _ = store.transact(Txn::when(conditions(64)).then(puts(64))).await.unwrap();
     let before = store.requests();
     for txn in [
         Txn::always().then(puts(129)),
@@ -358,7 +358,10 @@ async fn a_transaction_that_asks_first_is_isolated() {
     let moving = tokio::spawn(async move {
         for at in 0..200 {
             let (from, to) = (key(&format!("c/{:02}", at % 12)), key(&format!("c/{:02}", (at + 1) % 12)));
-            other.transact(Txn::always().then([TxnOp::put(from, "y"), TxnOp::put(to, "x")])).await.unwrap();
+            let _ = other
+                .transact(Txn::always().then([TxnOp::put(from, "y"), TxnOp::put(to, "x")]))
+                .await
+                .unwrap();
         }
     });
     let mut rounds = 0;
@@ -383,12 +386,12 @@ async fn a_large_tree_is_counted_to_its_end() {
     let (store, other) = (server.open(&namespace, "").await, server.open(&namespace, "").await);
     for at in 0..402 {
         let ops = (0..100).map(|op| TxnOp::put(key(&format!("t/{at:03}/{op:02}")), "v"));
-        store.transact(Txn::always().then(ops)).await.unwrap();
+        let _ = store.transact(Txn::always().then(ops)).await.unwrap();
     }
     // Behind what is looked at in one request.
     let guard = other.lock("t/z").await.unwrap();
     let ttl = PutOptions::default().with_expiry(Expiry::Ttl(3600 * SECOND));
-    store.put_with(&key("t/zz"), "v".into(), ttl).await.unwrap();
+    store.put_with(&key("t/zz"), "v", ttl).await.unwrap();
     assert_eq!(store.delete_tree("t").await.unwrap(), 40_201);
     assert_eq!(tokio::time::timeout(SECOND, guard.lost()).await.unwrap(), LockLoss::Removed);
     if let Some(cluster) = &server.cluster {

@@ -6,12 +6,13 @@ use std::fmt;
 
 use async_trait::async_trait;
 use bytes::Bytes;
+use kv_core::implement::{LockView, Transact};
 use kv_core::{
-    AccessControl, BreakLockOptions, Capabilities, Cluster, DeleteOptions, DeleteResult, DeleteTreeOptions,
-    Entry, Error, FencingToken, GetOptions, History, Key, ListOptions, Listing, LockChanges, LockGuard,
-    LockHolder, LockListing, LockOptions, LockView, LockWatchOptions, LocksOptions, Operation, Power, Prefix,
-    PutOptions, PutResult, Result, ServerInfo, SessionState, SessionStates, Storage, Store, Transact, Txn,
-    TxnResult, Watch, WatchOptions, WatchTarget,
+    AccessControl, BreakLockOptions, CallOptions, Capabilities, Cluster, DeleteOptions, DeleteResult,
+    DeleteTreeOptions, Entry, Error, FencingToken, GetOptions, History, Key, ListOptions, Listing,
+    LockChanges, LockGuard, LockHolder, LockListing, LockOptions, LockWatchOptions, LocksOptions, Operation,
+    Power, Prefix, PutOptions, PutResult, Result, ServerInfo, SessionState, SessionStates, Storage, Store,
+    Txn, TxnResult, Watch, WatchOptions, WatchTarget,
 };
 
 use crate::policy::{Call, Policy, Target};
@@ -78,46 +79,46 @@ impl<P: Policy, S: Store> Store for Layered<P, S> {
         &self.capabilities
     }
 
-    async fn get_with(&self, key: &Key, options: GetOptions) -> Result<Option<Entry>> {
-        let next = || self.inner.get_with(key, options.clone());
+    async fn get_opts(&self, key: &Key, options: GetOptions) -> Result<Option<Entry>> {
+        let next = || self.inner.get_opts(key, options.clone());
         self.policy.around(self.call(Operation::Get, Target::Key(key)), &next).await
     }
 
-    async fn put_with(&self, key: &Key, value: Bytes, options: PutOptions) -> Result<PutResult> {
-        let next = || self.inner.put_with(key, value.clone(), options.clone());
+    async fn put_opts(&self, key: &Key, value: Bytes, options: PutOptions) -> Result<PutResult> {
+        let next = || self.inner.put_opts(key, value.clone(), options.clone());
         self.policy.around(self.call(Operation::Put, Target::Key(key)), &next).await
     }
 
-    async fn delete_with(&self, key: &Key, options: DeleteOptions) -> Result<DeleteResult> {
-        let next = || self.inner.delete_with(key, options.clone());
+    async fn delete_opts(&self, key: &Key, options: DeleteOptions) -> Result<DeleteResult> {
+        let next = || self.inner.delete_opts(key, options.clone());
         self.policy.around(self.call(Operation::Delete, Target::Key(key)), &next).await
     }
 
-    async fn list_with(&self, prefix: &Prefix, options: ListOptions) -> Result<Listing> {
-        let next = || self.inner.list_with(prefix, options.clone());
+    async fn list_opts(&self, prefix: &Prefix, options: ListOptions) -> Result<Listing> {
+        let next = || self.inner.list_opts(prefix, options.clone());
         let call = self.call(Operation::List, Target::Prefix(prefix));
         Ok(self.policy.listing(self.policy.around(call, &next).await?))
     }
 
-    async fn delete_tree_with(&self, prefix: &Prefix, options: DeleteTreeOptions) -> Result<u64> {
-        let next = || self.inner.delete_tree_with(prefix, options.clone());
+    async fn delete_tree_opts(&self, prefix: &Prefix, options: DeleteTreeOptions) -> Result<u64> {
+        let next = || self.inner.delete_tree_opts(prefix, options.clone());
         self.policy.around(self.call(Operation::DeleteTree, Target::Prefix(prefix)), &next).await
     }
 
-    async fn watch_with(&self, target: WatchTarget, options: WatchOptions) -> Result<Watch> {
-        let next = || self.inner.watch_with(target.clone(), options.clone());
+    async fn watch_opts(&self, target: WatchTarget, options: WatchOptions) -> Result<Watch> {
+        let next = || self.inner.watch_opts(target.clone(), options.clone());
         let call = self.call(Operation::Watch, Target::Watch(&target));
         Ok(self.policy.watch(self.policy.around(call, &next).await?))
     }
 
-    async fn lock_with(&self, key: &Key, options: LockOptions) -> Result<LockGuard> {
-        let next = || self.inner.lock_with(key, options.clone());
+    async fn lock_opts(&self, key: &Key, options: LockOptions) -> Result<LockGuard> {
+        let next = || self.inner.lock_opts(key, options.clone());
         let call = self.call(Operation::Lock, Target::Key(key));
         Ok(self.policy.guard(self.policy.around(call, &next).await?))
     }
 
-    async fn lock_holder(&self, key: &Key) -> Result<Option<LockHolder>> {
-        let next = || self.inner.lock_holder(key);
+    async fn lock_holder_opts(&self, key: &Key, options: CallOptions) -> Result<Option<LockHolder>> {
+        let next = || self.inner.lock_holder_opts(key, options.clone());
         self.policy.around(self.call(Operation::LockHolder, Target::Key(key)), &next).await
     }
 
@@ -129,13 +130,13 @@ impl<P: Policy, S: Store> Store for Layered<P, S> {
         self.inner.session_states()
     }
 
-    async fn server(&self) -> Result<ServerInfo> {
-        let next = || self.inner.server();
+    async fn server_opts(&self, options: CallOptions) -> Result<ServerInfo> {
+        let next = || self.inner.server_opts(options.clone());
         self.policy.around(self.call(Operation::Server, Target::Store), &next).await
     }
 
-    async fn close(&self) -> Result<()> {
-        let next = || self.inner.close();
+    async fn close_opts(&self, options: CallOptions) -> Result<()> {
+        let next = || self.inner.close_opts(options.clone());
         self.policy.around(self.call(Operation::Close, Target::Store), &next).await
     }
 

@@ -57,11 +57,11 @@ async fn every_operation_passes_once() {
     store.delete_tree("a").await.unwrap();
     drop(store.watch("a").await.unwrap());
     let guard = store.lock("l").await.unwrap();
-    store.lock_holder(&"l".parse().unwrap()).await.unwrap();
+    store.lock_holder("l").await.unwrap();
     drop(store.watch_lock("l").await.unwrap());
     drop(store.locks("").await.unwrap());
     assert!(store.break_lock("l", guard.token()).await.unwrap());
-    store
+    let _ = store
         .transact(Txn::always().then([TxnOp::put("t".parse::<kv_core::Key>().unwrap(), "x")]))
         .await
         .unwrap();

@@ -287,7 +287,7 @@ async fn audit_writes_a_line_for_each_write_and_no_value() {
     let txn = Txn::when([Condition::absent(key("c"))])
         .then([TxnOp::put(key("c"), "s3cret"), TxnOp::get(key("read"))])
         .or_else([TxnOp::delete(key("b"))]);
-    store.transact(txn).await.unwrap();
+    let _ = store.transact(txn).await.unwrap();
     store.lock("l").await.unwrap().unlock().await.unwrap();
     assert!(!lines.lock().iter().any(|line| line.contains("s3cret") || line.contains('\n')));
     let line = |operation: &str, keys: &[&str], outcome: &str, error: Option<&str>| {

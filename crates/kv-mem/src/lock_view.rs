@@ -2,9 +2,10 @@
 
 use async_trait::async_trait;
 use kv_backend::{LockAccess, list_table, watch_in_table};
+use kv_core::implement::LockView;
 use kv_core::{
-    BreakLockOptions, FencingToken, Key, LockChanges, LockListing, LockView, LockWatchOptions, LocksOptions,
-    Operation, Prefix, Result,
+    BreakLockOptions, FencingToken, Key, LockChanges, LockListing, LockWatchOptions, LocksOptions, Operation,
+    Prefix, Result,
 };
 
 use crate::name::native;

@@ -10,11 +10,12 @@ use async_trait::async_trait;
 use kv_backend::{
     HandleId, LockAccess, LockRequest, Namespace, SessionCell, State, check_precondition, lock_in_table,
 };
+use kv_core::implement::{LockView, Transact};
 use kv_core::{
-    Bytes, Capabilities, DeleteCause, DeleteOptions, DeleteResult, DeleteTreeOptions, Driver, Entry, Error,
-    ErrorKind, ExpiryBound, GetOptions, Guarantee, History, Key, Limits, ListOptions, Listing, LockGuard,
-    LockHolder, LockOptions, LockView, Operation, Power, Precondition, Prefix, PutOptions, PutResult, Result,
-    ServerInfo, SessionState, SessionStates, Store, Transact, Version, Watch, WatchOptions, WatchTarget,
+    Bytes, CallOptions, Capabilities, DeleteCause, DeleteOptions, DeleteResult, DeleteTreeOptions, Driver,
+    Entry, Error, ErrorKind, ExpiryBound, GetOptions, Guarantee, History, Key, Limits, ListOptions, Listing,
+    LockGuard, LockHolder, LockOptions, Operation, Power, Precondition, Prefix, PutOptions, PutResult,
+    Result, ServerInfo, SessionState, SessionStates, Store, Version, Watch, WatchOptions, WatchTarget,
 };
 
 use tokio::task::consume_budget;
@@ -254,25 +255,25 @@ impl Store for MemStore {
     // No call has to wait for anything: each gives way by itself, or a busy task would keep the others
     // of its thread from ever running.
 
-    async fn get_with(&self, key: &Key, options: GetOptions) -> Result<Option<Entry>> {
+    async fn get_opts(&self, key: &Key, options: GetOptions) -> Result<Option<Entry>> {
         self.capabilities.admit_get(key, &options)?;
         consume_budget().await;
         self.get_now(key, &options).map_err(|error| about(error, Operation::Get, key.as_str()))
     }
 
-    async fn put_with(&self, key: &Key, value: Bytes, options: PutOptions) -> Result<PutResult> {
+    async fn put_opts(&self, key: &Key, value: Bytes, options: PutOptions) -> Result<PutResult> {
         self.capabilities.admit_put(key, &value, &options)?;
         consume_budget().await;
         self.put_now(key, value, &options).map_err(|error| about(error, Operation::Put, key.as_str()))
     }
 
-    async fn delete_with(&self, key: &Key, options: DeleteOptions) -> Result<DeleteResult> {
+    async fn delete_opts(&self, key: &Key, options: DeleteOptions) -> Result<DeleteResult> {
         self.capabilities.admit_delete(key, &options)?;
         consume_budget().await;
         self.delete_now(key, &options).map_err(|error| about(error, Operation::Delete, key.as_str()))
     }
 
-    async fn list_with(&self, prefix: &Prefix, options: ListOptions) -> Result<Listing> {
+    async fn list_opts(&self, prefix: &Prefix, options: ListOptions) -> Result<Listing> {
         self.capabilities.admit_list(prefix.as_str(), &options)?;
         consume_budget().await;
         self.check_open().map_err(|error| about(error, Operation::List, prefix.as_str()))?;
@@ -281,20 +282,20 @@ impl Store for MemStore {
         Ok(Listing::new(Some(as_of), items))
     }
 
-    async fn delete_tree_with(&self, prefix: &Prefix, options: DeleteTreeOptions) -> Result<u64> {
+    async fn delete_tree_opts(&self, prefix: &Prefix, options: DeleteTreeOptions) -> Result<u64> {
         self.capabilities.admit_delete_tree(prefix.as_str(), &options)?;
         consume_budget().await;
         self.delete_tree_now(prefix).map_err(|error| about(error, Operation::DeleteTree, prefix.as_str()))
     }
 
-    async fn watch_with(&self, target: WatchTarget, options: WatchOptions) -> Result<Watch> {
+    async fn watch_opts(&self, target: WatchTarget, options: WatchOptions) -> Result<Watch> {
         self.capabilities.admit_watch(&target, &options)?;
         self.database.keep_sweeping();
         let state = Arc::clone(&self.state);
         self.database.hub.watch(self.id, &self.namespace, state, target, options).await
     }
 
-    async fn lock_with(&self, key: &Key, options: LockOptions) -> Result<LockGuard> {
+    async fn lock_opts(&self, key: &Key, options: LockOptions) -> Result<LockGuard> {
         self.capabilities.admit_lock(key, &options)?;
         let locking = async {
             consume_budget().await;
@@ -310,7 +311,7 @@ impl Store for MemStore {
         locking.await.map_err(|error| about(error, Operation::Lock, key.as_str()))
     }
 
-    async fn lock_holder(&self, key: &Key) -> Result<Option<LockHolder>> {
+    async fn lock_holder_opts(&self, key: &Key, _: CallOptions) -> Result<Option<LockHolder>> {
         self.check_open().map_err(|error| about(error, Operation::LockHolder, key.as_str()))?;
         Ok(self.locks.with_locks(|locks, _| locks.holder(&native(&self.namespace, key))))
     }
@@ -323,12 +324,12 @@ impl Store for MemStore {
         self.session.states()
     }
 
-    async fn server(&self) -> Result<ServerInfo> {
+    async fn server_opts(&self, _: CallOptions) -> Result<ServerInfo> {
         self.check_open().map_err(|error| error.with_operation(Operation::Server).with_backend(BACKEND))?;
         Ok(ServerInfo::new("kv-mem", env!("CARGO_PKG_VERSION")))
     }
 
-    async fn close(&self) -> Result<()> {
+    async fn close_opts(&self, _: CallOptions) -> Result<()> {
         self.close_now();
         Ok(())
     }

@@ -1,8 +1,9 @@
 //! Transactions: one step under the store's lock.
 
 use async_trait::async_trait;
+use kv_core::implement::Transact;
 use kv_core::{
-    DeleteCause, DeleteResult, Error, Operation, Result, Store, Transact, Txn, TxnOp, TxnOutcome, TxnResult,
+    DeleteCause, DeleteResult, Error, Operation, Result, Store, Txn, TxnOp, TxnOutcome, TxnResult,
 };
 
 use crate::name::native;

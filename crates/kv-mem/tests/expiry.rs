@@ -8,8 +8,8 @@ use std::time::Duration;
 
 use common::{drain, fresh, key, open};
 use kv_mem::kv_core::{
-    EntryExpiry, Expiry, GetOptions, ListOptions, LockLoss, LockOptions, Precondition, PutOptions, Store,
-    StoreExt, Txn, TxnOp,
+    EntryExpiry, Expiry, GetOptions, ListOptions, LockLoss, LockOptions, Precondition, PutOptions, StoreExt,
+    Txn, TxnOp,
 };
 use kv_mem::{ManualClock, MemConfig, MemStore, Timestamp};
 use tokio::time::Instant;
@@ -18,7 +18,7 @@ const MS: Duration = Duration::from_millis(1);
 
 async fn put_for(store: &MemStore, name: &str, ttl: Duration) {
     let options = PutOptions::default().with_expiry(Expiry::Ttl(ttl));
-    let result = store.put_with(&key(name), "x".into(), options).await.unwrap();
+    let result = store.put_with(&key(name), "x", options).await.unwrap();
     assert_eq!(result.granted_ttl, Some(ttl));
 }
 
@@ -67,7 +67,7 @@ async fn keys_go_in_the_order_of_their_times_each_with_a_version() {
     let last = store.put("end", "").await.unwrap();
     assert_eq!(last.get(), from.get() + 4);
     let options = kv_mem::kv_core::WatchOptions::default().with_from(from);
-    let mut watch = store.watch_with(common::prefix("").into(), options).await.unwrap();
+    let mut watch = store.watch_with(common::prefix(""), options).await.unwrap();
     assert_eq!(drain(&mut watch), ["-a Expired", "-b Expired", "-c Expired", "+end="]);
 }
 
@@ -106,7 +106,7 @@ async fn what_has_expired_is_absent_to_every_call() {
     store.create("a/create", "new").await.unwrap();
     assert!(store.replace("a/update", "new").await.is_err());
     let present = PutOptions::default().with_precondition(Precondition::Value("x".into()));
-    assert!(store.put_with(&key("a/update"), "new".into(), present).await.is_err());
+    assert!(store.put_with(&key("a/update"), "new", present).await.is_err());
     assert!(!store.delete("a/delete").await.unwrap());
     let get = Txn::always().then([TxnOp::get(key("a/txn"))]);
     let result = store.transact(get).await.unwrap();

@@ -65,7 +65,7 @@ async fn dropping_a_store_in_full_use_frees_everything() {
         store.put_with(&name, traced.value(), PutOptions::default()).await.unwrap();
     }
     let options = WatchOptions::default().with_initial();
-    let reading = store.watch_with(common::prefix("").into(), options).await.unwrap();
+    let reading = store.watch_with(common::prefix(""), options).await.unwrap();
     let listing = store.list("").await.unwrap();
     let ttl = PutOptions::default().with_expiry(Expiry::Ttl(Duration::from_secs(60)));
     store.put_with(&key("ttl"), traced.value(), ttl).await.unwrap();
@@ -102,7 +102,7 @@ fn a_stream_that_is_read_to_its_end_keeps_nothing() {
         }
         let mut listing = store.list("").await.unwrap();
         let options = WatchOptions::default().with_initial();
-        let mut watch = store.watch_with(common::prefix("").into(), options).await.unwrap();
+        let mut watch = store.watch_with(common::prefix(""), options).await.unwrap();
         store.delete_tree("").await.unwrap();
         assert_eq!(traced.alive(), 300);
         let mut count = 0;
@@ -126,10 +126,10 @@ async fn a_dropped_handle_takes_along_what_is_its_own_and_nothing_else() {
     let (going, staying) = (handle(), handle());
     let mut watch = staying.watch("").await.unwrap();
     going.put("kept", "x").await.unwrap();
-    going.put_with(&key("s/1"), "x".into(), session()).await.unwrap();
-    going.put_with(&key("s/2"), "x".into(), session()).await.unwrap();
-    staying.put_with(&key("s/2"), "taken over".into(), session()).await.unwrap();
-    staying.put_with(&key("s/3"), "x".into(), session()).await.unwrap();
+    going.put_with(&key("s/1"), "x", session()).await.unwrap();
+    going.put_with(&key("s/2"), "x", session()).await.unwrap();
+    staying.put_with(&key("s/2"), "taken over", session()).await.unwrap();
+    staying.put_with(&key("s/3"), "x", session()).await.unwrap();
     let lost = going.lock("l").await.unwrap();
     let mut ending = going.watch("").await.unwrap();
     drain(&mut watch);
@@ -171,17 +171,17 @@ async fn the_data_of_a_name_goes_with_its_last_handle() {
 async fn after_close_every_call_is_refused() {
     let store = fresh();
     let mut states = store.session_states();
-    store.put_with(&key("a"), "x".into(), session()).await.unwrap();
+    store.put_with(&key("a"), "x", session()).await.unwrap();
     store.close().await.unwrap();
     store.close().await.unwrap();
     let (a, root) = (key("a"), common::prefix(""));
     let refused = [
         store.get_with(&a, GetOptions::default()).await.err(),
-        store.put_with(&a, "x".into(), PutOptions::default()).await.err(),
+        store.put_with(&a, "x", PutOptions::default()).await.err(),
         store.delete_with(&a, DeleteOptions::default()).await.err(),
         store.list_with(&root, ListOptions::default()).await.err(),
         store.delete_tree_with(&root, DeleteTreeOptions::default()).await.err(),
-        store.watch_with(root.into(), WatchOptions::default()).await.err(),
+        store.watch_with(root, WatchOptions::default()).await.err(),
         store.lock_with(&a, LockOptions::default()).await.err(),
         store.lock_holder(&a).await.err(),
         store.transact(Txn::always()).await.err(),

@@ -116,7 +116,7 @@ async fn a_list_is_one_version_while_writers_go_on() {
                 let value = number.to_be_bytes().to_vec();
                 let txn =
                     Txn::always().then([TxnOp::put(key("a"), value.clone()), TxnOp::put(key("z"), value)]);
-                store.transact(txn).await.unwrap();
+                assert!(store.transact(txn).await.unwrap().succeeded);
                 tokio::task::yield_now().await;
             }
         }

@@ -12,8 +12,7 @@ use std::time::Duration;
 
 use common::{Wakes, fresh, key, open, seeded};
 use kv_mem::kv_core::{
-    ErrorKind, FencingToken, LockGuard, LockLoss, LockOptions, LockWait, Prefix, PutOptions, Result, Store,
-    StoreExt,
+    ErrorKind, FencingToken, LockGuard, LockLoss, LockOptions, LockWait, Prefix, PutOptions, Result, StoreExt,
 };
 use kv_mem::{MemConfig, MemStore};
 
@@ -128,8 +127,8 @@ async fn a_fence_of_another_store_is_refused() {
     let (guard, twin) = (store.lock("l").await.unwrap(), other.lock("l").await.unwrap());
     assert_eq!(guard.token(), twin.token());
     let fenced = |guard: &LockGuard| PutOptions::default().with_fence(guard.fence());
-    store.put_with(&key("a"), "x".into(), fenced(&guard)).await.unwrap();
-    let error = store.put_with(&key("a"), "y".into(), fenced(&twin)).await.unwrap_err();
+    store.put_with(&key("a"), "x", fenced(&guard)).await.unwrap();
+    let error = store.put_with(&key("a"), "y", fenced(&twin)).await.unwrap_err();
     assert!(matches!(error.kind(), ErrorKind::NotHeld { .. }));
     assert_eq!(store.get("a").await.unwrap().unwrap().value, "x");
 }
@@ -173,10 +172,10 @@ async fn a_fence_is_of_its_own_namespace_s_lock() {
     let (of_one, of_other) = (one.lock("l").await.unwrap(), other.lock("l").await.unwrap());
     for (fence, writer) in [(of_one.fence(), &other), (of_other.fence(), &one)] {
         let options = || PutOptions::default().with_fence(fence.clone());
-        writer.put_with(&key("k"), "x".into(), options()).await.unwrap();
+        writer.put_with(&key("k"), "x", options()).await.unwrap();
     }
     let fence = of_one.fence();
     of_one.unlock().await.unwrap();
-    let late = other.put_with(&key("k"), "x".into(), PutOptions::default().with_fence(fence)).await;
+    let late = other.put_with(&key("k"), "x", PutOptions::default().with_fence(fence)).await;
     assert!(matches!(late.unwrap_err().kind(), ErrorKind::NotHeld { .. }));
 }

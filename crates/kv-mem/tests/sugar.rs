@@ -9,9 +9,10 @@ use std::time::Duration;
 
 use common::{fresh, key, prefix, show};
 use kv_mem::MemStore;
+use kv_mem::kv_core::implement::Transact;
 use kv_mem::kv_core::{
-    Condition, ErrorKind, LockLoss, LockOptions, LockWait, PutOptions, Store, StoreExt, Transact, Txn, TxnOp,
-    WatchFilter, WatchOptions,
+    Condition, ErrorKind, LockLoss, LockOptions, LockWait, PutOptions, StoreExt, Txn, TxnOp, WatchFilter,
+    WatchOptions,
 };
 
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -41,7 +42,7 @@ async fn work_is_done_under_its_lock_and_the_lock_is_free_afterwards() {
         let store = Arc::clone(&store);
         async move {
             assert!(store.try_lock("l").await.unwrap().is_none(), "nobody else has the lock meanwhile");
-            store.put_with(&key("a"), "x".into(), PutOptions::default().with_fence(fence)).await
+            store.put_with(&key("a"), "x", PutOptions::default().with_fence(fence)).await
         }
     };
     let version = store.with_lock("l", LockOptions::default(), write).await.unwrap().unwrap().version;

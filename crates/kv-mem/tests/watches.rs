@@ -11,7 +11,7 @@ use std::task::Waker;
 use std::time::{Duration, Instant};
 
 use common::{Wakes, drain, fresh, key, open, poll, seeded, show};
-use kv_mem::kv_core::{Key, Store, StoreExt, Version, WatchEvent, WatchOptions, WatchTarget};
+use kv_mem::kv_core::{Key, StoreExt, Version, WatchEvent, WatchOptions, WatchTarget};
 use kv_mem::{MemConfig, MemStore};
 
 const MANY: usize = 10_000;
@@ -156,7 +156,7 @@ fn the_state_and_the_changes_after_it_fit_together() {
             store.put(format!("a/{number:04}"), "old").await.unwrap();
         }
         let options = WatchOptions::default().with_initial();
-        let mut watch = store.watch_with(common::prefix("a").into(), options).await.unwrap();
+        let mut watch = store.watch_with(common::prefix("a"), options).await.unwrap();
         for _ in 0..200 {
             assert!(show(poll(&mut watch, Waker::noop()).unwrap()).ends_with("=old"));
         }
@@ -179,7 +179,7 @@ fn a_watch_of_another_namespace_sees_the_same_keys_by_its_own_names() {
         let mut watches = Vec::new();
         for store in [&root, &app, &inner] {
             let options = WatchOptions::default().with_initial();
-            let mut watch = store.watch_with(common::prefix("").into(), options).await.unwrap();
+            let mut watch = store.watch_with(common::prefix(""), options).await.unwrap();
             assert_eq!(drain(&mut watch), ["synced"]);
             watches.push(watch);
         }

@@ -2,7 +2,9 @@
 
 use std::sync::Arc;
 
-use kv_core::{Error, ErrorKind, Operation, Result, Store, Watch, WatchEvent, WatchOptions, WatchTarget};
+use kv_core::{
+    Error, ErrorKind, Operation, Result, Store, StoreExt, Watch, WatchEvent, WatchOptions, WatchTarget,
+};
 use tokio::time::Instant;
 
 use crate::pace::{Pauses, passes};

@@ -7,11 +7,12 @@ use std::time::Duration;
 use async_trait::async_trait;
 use bytes::Bytes;
 use kv_backend::{Clock, Deadline, HandleId, LockRequest, Namespace, SessionCell, lock_in_table, within};
+use kv_core::implement::{LockView, Transact};
 use kv_core::{
-    Capabilities, DeleteOptions, DeleteResult, DeleteTreeOptions, Entry, Error, ErrorKind, Expiry,
-    ExpiryBound, GetOptions, Guarantee, History, Key, Limits, ListOptions, Listing, LockGuard, LockHolder,
-    LockOptions, LockView, Operation, Power, Prefix, PutOptions, PutResult, Result, ServerInfo, SessionState,
-    SessionStates, Store, Transact, Version, Watch, WatchOptions, WatchTarget,
+    CallOptions, Capabilities, DeleteOptions, DeleteResult, DeleteTreeOptions, Entry, Error, ErrorKind,
+    Expiry, ExpiryBound, GetOptions, Guarantee, History, Key, Limits, ListOptions, Listing, LockGuard,
+    LockHolder, LockOptions, Operation, Power, Prefix, PutOptions, PutResult, Result, ServerInfo,
+    SessionState, SessionStates, Store, Version, Watch, WatchOptions, WatchTarget,
 };
 use parking_lot::RwLock;
 
@@ -219,7 +220,7 @@ impl Store for SledStore {
         &self.handle.capabilities
     }
 
-    async fn get_with(&self, key: &Key, options: GetOptions) -> Result<Option<Entry>> {
+    async fn get_opts(&self, key: &Key, options: GetOptions) -> Result<Option<Entry>> {
         self.handle.capabilities.admit_get(key, &options)?;
         let fail = |error: Error| self.decorate(error, Operation::Get, Some(key.as_str()));
         let open = self.open_handle(Operation::Get)?;
@@ -238,7 +239,7 @@ impl Store for SledStore {
         Ok(Some(entry))
     }
 
-    async fn put_with(&self, key: &Key, value: Bytes, options: PutOptions) -> Result<PutResult> {
+    async fn put_opts(&self, key: &Key, value: Bytes, options: PutOptions) -> Result<PutResult> {
         self.handle.capabilities.admit_put(key, &value, &options)?;
         let fail = |error: Error| self.decorate(error, Operation::Put, Some(key.as_str()));
         let open = self.open_handle(Operation::Put)?;
@@ -255,7 +256,7 @@ impl Store for SledStore {
         }
     }
 
-    async fn delete_with(&self, key: &Key, options: DeleteOptions) -> Result<DeleteResult> {
+    async fn delete_opts(&self, key: &Key, options: DeleteOptions) -> Result<DeleteResult> {
         self.handle.capabilities.admit_delete(key, &options)?;
         let fail = |error: Error| self.decorate(error, Operation::Delete, Some(key.as_str()));
         let open = self.open_handle(Operation::Delete)?;
@@ -271,7 +272,7 @@ impl Store for SledStore {
         }
     }
 
-    async fn list_with(&self, prefix: &Prefix, options: ListOptions) -> Result<Listing> {
+    async fn list_opts(&self, prefix: &Prefix, options: ListOptions) -> Result<Listing> {
         self.handle.capabilities.admit_list(prefix.as_str(), &options)?;
         let open = self.open_handle(Operation::List)?;
         let timeout = options.timeout.unwrap_or(self.handle.timeout);
@@ -289,7 +290,7 @@ impl Store for SledStore {
         ))
     }
 
-    async fn delete_tree_with(&self, prefix: &Prefix, options: DeleteTreeOptions) -> Result<u64> {
+    async fn delete_tree_opts(&self, prefix: &Prefix, options: DeleteTreeOptions) -> Result<u64> {
         self.handle.capabilities.admit_delete_tree(prefix.as_str(), &options)?;
         let fail = |error: Error| self.decorate(error, Operation::DeleteTree, Some(prefix.as_str()));
         let open = self.open_handle(Operation::DeleteTree)?;
@@ -300,7 +301,7 @@ impl Store for SledStore {
         }
     }
 
-    async fn watch_with(&self, target: WatchTarget, options: WatchOptions) -> Result<Watch> {
+    async fn watch_opts(&self, target: WatchTarget, options: WatchOptions) -> Result<Watch> {
         self.handle.capabilities.admit_watch(&target, &options)?;
         let fail = |error: Error| self.decorate(error, Operation::Watch, Some(target.path()));
         let open = self.open_handle(Operation::Watch)?;
@@ -311,7 +312,7 @@ impl Store for SledStore {
         within(timeout, watch).await.map_err(fail)
     }
 
-    async fn lock_with(&self, key: &Key, options: LockOptions) -> Result<LockGuard> {
+    async fn lock_opts(&self, key: &Key, options: LockOptions) -> Result<LockGuard> {
         self.handle.capabilities.admit_lock(key, &options)?;
         let fail = |error: Error| self.decorate(error, Operation::Lock, Some(key.as_str()));
         let open = self.open_handle(Operation::Lock)?;
@@ -326,7 +327,7 @@ impl Store for SledStore {
         lock_in_table(&self.handle.locks, key, request, options.wait).await.map_err(fail)
     }
 
-    async fn lock_holder(&self, key: &Key) -> Result<Option<LockHolder>> {
+    async fn lock_holder_opts(&self, key: &Key, _: CallOptions) -> Result<Option<LockHolder>> {
         let open = self.open_handle(Operation::LockHolder)?;
         Ok(open.database.locks().holder(&open.name(key).native))
     }
@@ -339,19 +340,19 @@ impl Store for SledStore {
         self.handle.session.states()
     }
 
-    async fn server(&self) -> Result<ServerInfo> {
+    async fn server_opts(&self, _: CallOptions) -> Result<ServerInfo> {
         self.open_handle(Operation::Server)?;
         Ok(ServerInfo::new("sled", "0.34.7"))
     }
 
-    async fn close(&self) -> Result<()> {
+    async fn close_opts(&self, options: CallOptions) -> Result<()> {
         let fail = |error: Error| self.decorate(error, Operation::Close, None);
         let Some(database) = self.handle.take() else { return Ok(()) };
         let ended = database.end_session(self.handle.id);
         let mut closed = database.closed();
         let weak = Arc::downgrade(&database);
         drop(database);
-        within(self.handle.timeout, async {
+        within(options.timeout.unwrap_or(self.handle.timeout), async {
             let ended = ended.await.unwrap_or_else(|_| Err(Error::new(ErrorKind::Internal)));
             if weak.strong_count() == 0 {
                 // The last one out waits until the directory is free. An error says that it is.

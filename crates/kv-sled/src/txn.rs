@@ -3,9 +3,10 @@
 use async_trait::async_trait;
 use bytes::Bytes;
 use kv_backend::check_precondition;
+use kv_core::implement::Transact;
 use kv_core::{
-    Condition, DeleteCause, DeleteResult, Error, Operation, Precondition, PutResult, Result, Store, Transact,
-    Txn, TxnOp, TxnOutcome, TxnResult, Version,
+    Condition, DeleteCause, DeleteResult, Error, Operation, Precondition, PutResult, Result, Store, Txn,
+    TxnOp, TxnOutcome, TxnResult, Version,
 };
 
 use crate::group::{MAX_EXPIRED, delete_some};

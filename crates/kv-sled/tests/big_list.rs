@@ -10,7 +10,7 @@ use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use kv_core::{Key, ListItem, Store, StoreExt, Txn, TxnOp};
+use kv_core::{Key, ListItem, StoreExt, Txn, TxnOp};
 use kv_sled::{Durability, SledConfig, SledStore};
 use kv_testkit::{Growth, is_nightly};
 
@@ -24,7 +24,7 @@ async fn load(dir: &Path, count: usize) {
     for begin in (0..count).step_by(1000) {
         let puts = (begin..count.min(begin + 1000)).map(|n| TxnOp::put(key(n), format!("value {n}")));
         let txn = Txn::always().then(puts).with_timeout(Duration::from_secs(60));
-        StoreExt::transact(&store, txn).await.unwrap();
+        assert!(StoreExt::transact(&store, txn).await.unwrap().succeeded);
     }
     store.close().await.unwrap();
 }

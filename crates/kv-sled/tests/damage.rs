@@ -8,7 +8,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use kv_core::{Bytes, ErrorKind, Store, StoreExt};
+use kv_core::{Bytes, ErrorKind, StoreExt};
 use kv_sled::{SledConfig, SledStore};
 
 const KEYS: u64 = 40;

@@ -8,7 +8,7 @@ use std::path::Path;
 use std::process::{Command, Output};
 use std::time::{Duration, Instant};
 
-use kv_core::{Error, ErrorKind, Store, StoreExt};
+use kv_core::{Error, ErrorKind, StoreExt};
 use kv_sled::{SledConfig, SledStore};
 
 /// Runs one of the functions below as another process, after the shell has done `first`.

@@ -6,7 +6,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use kv_sled::kv_core::{ListOptions, Prefix, Store, StoreExt};
+use kv_sled::kv_core::{ListOptions, Prefix, StoreExt};
 use kv_sled::{SledConfig, SledStore};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]

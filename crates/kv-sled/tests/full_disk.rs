@@ -9,7 +9,7 @@ use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use kv_core::{Applied, ErrorKind, Key, Store, StoreExt, Txn, TxnOp};
+use kv_core::{Applied, ErrorKind, Key, StoreExt, Txn, TxnOp};
 use kv_sled::{SledConfig, SledStore};
 
 /// A file system of 24 MiB, unmounted at the end.

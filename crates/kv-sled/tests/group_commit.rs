@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use kv_core::{Store, StoreExt};
+use kv_core::StoreExt;
 use kv_sled::{Durability, SledConfig, SledStore};
 use tokio::task::JoinSet;
 

@@ -12,7 +12,7 @@ use std::path::Path;
 use std::process::{Child, ChildStdout, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use kv_core::{Bytes, Key, Store, StoreExt, Txn, TxnOp, Version};
+use kv_core::{Bytes, Key, StoreExt, Txn, TxnOp, Version};
 use kv_sled::{SledConfig, SledStore};
 
 const TASKS: u64 = 8;
@@ -250,7 +250,7 @@ async fn write(store: SledStore, task: u64, mut random: Random) {
             10..20 if first != second => {
                 say(&format!("try {task} {}={number} {}=-", key(first), key(second)));
                 let ops = [TxnOp::put(key(first), value(number)), TxnOp::delete(key(second))];
-                StoreExt::transact(&store, Txn::always().then(ops)).await.unwrap();
+                assert!(StoreExt::transact(&store, Txn::always().then(ops)).await.unwrap().succeeded);
                 say(&format!("ack {task} 0"));
             }
             _ => {
@@ -322,7 +322,7 @@ async fn a_large_subtree_is_gone_or_there_after_a_kill() {
             for numbers in (0..COUNT).collect::<Vec<_>>().chunks(1000) {
                 let puts =
                     numbers.iter().map(|n| TxnOp::put(Key::new(&format!("tree/{n:05}")).unwrap(), value(3)));
-                StoreExt::transact(&store, Txn::always().then(puts)).await.unwrap();
+                assert!(StoreExt::transact(&store, Txn::always().then(puts)).await.unwrap().succeeded);
             }
             store.close().await.unwrap();
         }

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use kv_backend::{ManualClock, Timestamp};
 use kv_core::{
-    Expiry, Key, Prefix, Store, StoreExt, Txn, TxnOp, Version, Watch, WatchEvent, WatchOptions, WatchTarget,
+    Expiry, Key, Prefix, StoreExt, Txn, TxnOp, Version, Watch, WatchEvent, WatchOptions, WatchTarget,
 };
 use kv_sled::{SledConfig, SledStore};
 
@@ -22,7 +22,12 @@ async fn load(store: &SledStore, prefix: &str, count: usize, expiry: Expiry) {
         let puts = numbers
             .iter()
             .map(|n| TxnOp::put_expiring(key(&format!("{prefix}/{n:05}")), n.to_string(), expiry));
-        StoreExt::transact(store, Txn::always().then(puts).with_timeout(60 * SECOND)).await.unwrap();
+        assert!(
+            StoreExt::transact(store, Txn::always().then(puts).with_timeout(60 * SECOND))
+                .await
+                .unwrap()
+                .succeeded
+        );
     }
 }
 
@@ -133,7 +138,7 @@ async fn lists_pass_over_what_is_deleted_and_not_removed() {
     let (deleted, puts) = tokio::join!(store.delete_tree("tree"), async {
         let names = ["tree/00000", "tree/09000", "tree/09001", "tree/19999"].map(key);
         let puts = names.iter().map(|name| TxnOp::put(name, "new"));
-        StoreExt::transact(&store, Txn::always().then(puts)).await.unwrap();
+        assert!(StoreExt::transact(&store, Txn::always().then(puts)).await.unwrap().succeeded);
         names
     });
     assert_eq!(deleted.unwrap(), 20_000);
@@ -170,7 +175,12 @@ async fn a_slow_watch_gets_the_state_while_others_write() {
                     let op = if n % 3 == 0 { TxnOp::delete(&name) } else { TxnOp::put(&name, text) };
                     ops.insert(name, op);
                 }
-                StoreExt::transact(&store, Txn::always().then(ops.into_values())).await.unwrap();
+                assert!(
+                    StoreExt::transact(&store, Txn::always().then(ops.into_values()))
+                        .await
+                        .unwrap()
+                        .succeeded
+                );
             }
         })
     };

@@ -217,7 +217,7 @@ impl<S: Store> Named<S> {
         }
     }
 
-    fn condition(&self, at: usize, test: &TestOf) -> Condition {
+    fn condition(&self, at: usize, test: &TestOf) -> kv_core::Result<Condition> {
         match test {
             TestOf::Absent => Condition::absent(key(at)),
             TestOf::Present => Condition::present(key(at)),
@@ -320,7 +320,7 @@ impl<S: Store> Named<S> {
         let result = self.store.transact(txn).await.unwrap();
         let ran = if result.succeeded { then } else { or_else };
         assert_eq!(ran.len(), result.outcomes.len());
-        for (op, outcome) in ran.iter().zip(&result.outcomes) {
+        for (op, outcome) in ran.iter().flatten().zip(&result.outcomes) {
             if let TxnOutcome::Put(put) = outcome {
                 self.name(op.key(), put.version);
             }

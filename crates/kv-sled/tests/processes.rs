@@ -7,7 +7,7 @@ use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use kv_core::{Bytes, ErrorKind, Expiry, Key, PutOptions, Store, StoreExt};
+use kv_core::{Bytes, ErrorKind, Expiry, Key, PutOptions, StoreExt};
 use kv_sled::{SledConfig, SledStore};
 
 /// Not a test: another process, that has the directory until its input ends.

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use futures_util::TryStreamExt;
 use kv_core::{
     Condition, DeleteCause, ErrorKind, Expiry, Key, ListItem, ListOptions, Listing, Prefix, PutOptions,
-    Store, StoreExt, Txn, TxnOp, WatchEvent, WatchOptions, WatchTarget,
+    StoreExt, Txn, TxnOp, WatchEvent, WatchOptions, WatchTarget,
 };
 use kv_sled::{SledConfig, SledStore};
 
@@ -24,9 +24,10 @@ async fn load(store: &SledStore, prefix: &str, count: usize, value: &[u8]) {
     let keys: Vec<Key> = (0..count).map(|n| key(&format!("{prefix}/{:03}/{n:07}", n % 1000))).collect();
     for keys in keys.chunks(1000) {
         let puts = keys.iter().map(|key| TxnOp::put(key, value.to_vec()));
-        StoreExt::transact(store, Txn::always().then(puts).with_timeout(Duration::from_secs(60)))
+        let done = StoreExt::transact(store, Txn::always().then(puts).with_timeout(Duration::from_secs(60)))
             .await
             .unwrap();
+        assert!(done.succeeded);
     }
 }
 
@@ -63,7 +64,7 @@ async fn a_list_is_one_version_while_everything_changes() {
             .iter()
             .map(|text| if n % 2 == 0 { TxnOp::delete(key(text)) } else { TxnOp::put(key(text), "new") });
         let inserts = keys.iter().take(100).map(|text| TxnOp::put(key(&format!("{text}-more")), "more"));
-        StoreExt::transact(&store, Txn::always().then(ops.chain(inserts))).await.unwrap();
+        assert!(StoreExt::transact(&store, Txn::always().then(ops.chain(inserts))).await.unwrap().succeeded);
     }
     read.extend(collect(listing).await);
     assert_eq!(read, before);
@@ -138,7 +139,7 @@ async fn a_large_subtree_goes_at_once_and_stays_away() {
     let store = open(&dir).await;
     load(&store, "gone", COUNT, &[3; 1500]).await;
     let expiring = PutOptions::default().with_expiry(Expiry::Ttl(Duration::from_secs(3600)));
-    store.put_with(&key("gone/expiring"), "x".into(), expiring).await.unwrap();
+    store.put_with(&key("gone/expiring"), "x", expiring).await.unwrap();
     store.put("gone", "the key itself stays").await.unwrap();
     store.put("gone-not", "neither does a neighbour go").await.unwrap();
     let old = store.list("gone").await.unwrap();
@@ -298,7 +299,7 @@ async fn what_was_listed_before_is_not_listed_again_after_it_changed() {
     }
     // What has expired is not listed, also where it was listed before and nobody has deleted it.
     let ttl = PutOptions::default().with_expiry(Expiry::Ttl(Duration::from_millis(300)));
-    store.put_with(&key("a/expires"), "x".into(), ttl).await.unwrap();
+    store.put_with(&key("a/expires"), "x", ttl).await.unwrap();
     assert_eq!(store.entries("a").await.unwrap().len(), expected.len() + 1);
     let deadline = Instant::now() + Duration::from_secs(20);
     while store.entries("a").await.unwrap().len() > expected.len() {

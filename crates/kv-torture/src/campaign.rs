@@ -210,7 +210,7 @@ impl Campaign<'_> {
         }
         let Ok(store) = kv_any::open(&self.target.url).await else { return Ok(()) };
         let lock = format!("lock{}", self.random.u8(..2));
-        let key = lock.parse()?;
+        let key: kv_any::kv_core::Key = lock.parse()?;
         if store.capabilities().has(Power::LockView)
             && let Ok(Some(holder)) = store.lock_holder(&key).await
         {

@@ -2,7 +2,8 @@
 
 use std::sync::Arc;
 
-use kv_core::{Driver, Opening, Store, StoreUrl};
+use kv_core::implement::Opening;
+use kv_core::{Driver, Store, StoreUrl};
 
 use crate::config::{TLS_SCHEME, ZkConfig};
 use crate::error::BACKEND;

@@ -4,7 +4,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use kv_core::{Error, ErrorKind, Fence, Hold, LockLoss, Operation, Result};
+use kv_core::implement::Hold;
+use kv_core::{Error, ErrorKind, Fence, LockLoss, Operation, Result};
 use tokio::sync::watch;
 
 use crate::error::{BACKEND, Fault};

@@ -109,12 +109,12 @@ impl Core {
         self.client.up(deadline).await
     }
 
-    pub(crate) async fn holder(&self, key: &Key) -> Result<Option<LockHolder>> {
+    pub(crate) async fn holder(&self, key: &Key, timeout: Option<Duration>) -> Result<Option<LockHolder>> {
         self.client.check_open()?;
         if !self.layout.is_readable(key) {
             return Ok(None);
         }
-        let deadline = self.deadline(None);
+        let deadline = self.deadline(timeout);
         let path = self.layout.path(key);
         self.catch_up(Consistency::Linearizable, deadline).await?;
         loop {

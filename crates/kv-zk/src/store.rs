@@ -7,12 +7,13 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
+use kv_core::implement::{LockView, Transact};
 use kv_core::{
-    BreakLockOptions, Capabilities, Consistency, DeleteOptions, DeleteResult, DeleteTreeOptions, Entry,
-    Error, ErrorKind, ExpiryBound, FencingToken, GetOptions, Guarantee, Key, Limits, ListOptions, Listing,
-    LockChanges, LockGuard, LockHolder, LockListing, LockOptions, LockTtl, LockView, LockWatchOptions,
+    BreakLockOptions, CallOptions, Capabilities, Consistency, DeleteOptions, DeleteResult, DeleteTreeOptions,
+    Entry, Error, ErrorKind, ExpiryBound, FencingToken, GetOptions, Guarantee, Key, Limits, ListOptions,
+    Listing, LockChanges, LockGuard, LockHolder, LockListing, LockOptions, LockTtl, LockWatchOptions,
     LocksOptions, Operation, Power, Prefix, PutOptions, PutResult, Result, ServerInfo, SessionState,
-    SessionStates, Store, Transact, TtlRange, Txn, TxnResult, Watch, WatchOptions, WatchStart, WatchTarget,
+    SessionStates, Store, TtlRange, Txn, TxnResult, Watch, WatchOptions, WatchStart, WatchTarget,
 };
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
@@ -211,7 +212,7 @@ impl Store for ZkStore {
         &self.core().capabilities
     }
 
-    async fn get_with(&self, key: &Key, options: GetOptions) -> Result<Option<Entry>> {
+    async fn get_opts(&self, key: &Key, options: GetOptions) -> Result<Option<Entry>> {
         self.core().capabilities.admit_get(key, &options)?;
         let core = self.core();
         let getting = async {
@@ -227,40 +228,40 @@ impl Store for ZkStore {
         getting.await.map_err(name(Operation::Get, key.as_str()))
     }
 
-    async fn put_with(&self, key: &Key, value: Bytes, options: PutOptions) -> Result<PutResult> {
+    async fn put_opts(&self, key: &Key, value: Bytes, options: PutOptions) -> Result<PutResult> {
         self.core().capabilities.admit_put(key, &value, &options)?;
         self.core().put(key, value, options).await.map_err(name(Operation::Put, key.as_str()))
     }
 
-    async fn delete_with(&self, key: &Key, options: DeleteOptions) -> Result<DeleteResult> {
+    async fn delete_opts(&self, key: &Key, options: DeleteOptions) -> Result<DeleteResult> {
         self.core().capabilities.admit_delete(key, &options)?;
         self.core().delete(key, options).await.map_err(name(Operation::Delete, key.as_str()))
     }
 
-    async fn list_with(&self, prefix: &Prefix, options: ListOptions) -> Result<Listing> {
+    async fn list_opts(&self, prefix: &Prefix, options: ListOptions) -> Result<Listing> {
         self.core().capabilities.admit_list(prefix.as_str(), &options)?;
         self.core().list(prefix, options).await.map_err(name(Operation::List, prefix.as_str()))
     }
 
-    async fn delete_tree_with(&self, prefix: &Prefix, options: DeleteTreeOptions) -> Result<u64> {
+    async fn delete_tree_opts(&self, prefix: &Prefix, options: DeleteTreeOptions) -> Result<u64> {
         self.core().capabilities.admit_delete_tree(prefix.as_str(), &options)?;
         let core = self.core();
         core.delete_tree(prefix, options).await.map_err(name(Operation::DeleteTree, prefix.as_str()))
     }
 
-    async fn watch_with(&self, target: WatchTarget, options: WatchOptions) -> Result<Watch> {
+    async fn watch_opts(&self, target: WatchTarget, options: WatchOptions) -> Result<Watch> {
         self.core().capabilities.admit_watch(&target, &options)?;
         let path = target.path().to_owned();
         self.watch(target, options).await.map_err(name(Operation::Watch, &path))
     }
 
-    async fn lock_with(&self, key: &Key, options: LockOptions) -> Result<LockGuard> {
+    async fn lock_opts(&self, key: &Key, options: LockOptions) -> Result<LockGuard> {
         self.core().capabilities.admit_lock(key, &options)?;
         self.core().lock(key, options).await.map_err(name(Operation::Lock, key.as_str()))
     }
 
-    async fn lock_holder(&self, key: &Key) -> Result<Option<LockHolder>> {
-        self.core().holder(key).await.map_err(name(Operation::LockHolder, key.as_str()))
+    async fn lock_holder_opts(&self, key: &Key, options: CallOptions) -> Result<Option<LockHolder>> {
+        self.core().holder(key, options.timeout).await.map_err(name(Operation::LockHolder, key.as_str()))
     }
 
     fn session(&self) -> SessionState {
@@ -271,15 +272,16 @@ impl Store for ZkStore {
         self.core().client.states()
     }
 
-    async fn server(&self) -> Result<ServerInfo> {
+    async fn server_opts(&self, options: CallOptions) -> Result<ServerInfo> {
         let core = self.core();
         let asking = async {
             core.client.check_open()?;
-            core.client.up(core.deadline(None)).await?;
+            core.client.up(core.deadline(options.timeout)).await?;
             let version = if self.inner.tls {
                 None
             } else {
-                let asked = tokio::time::timeout(core.timeout, server_version(&self.inner.servers)).await;
+                let most = options.timeout.unwrap_or(core.timeout);
+                let asked = tokio::time::timeout(most, server_version(&self.inner.servers)).await;
                 asked.map_err(|_| Error::new(ErrorKind::Timeout))?
             };
             Ok(ServerInfo::new("ZooKeeper", version.unwrap_or_else(|| "unknown".to_owned())))
@@ -287,9 +289,14 @@ impl Store for ZkStore {
         asking.await.map_err(|error: Error| error.with_operation(Operation::Server).with_backend(BACKEND))
     }
 
-    async fn close(&self) -> Result<()> {
-        let closed = self.core().client.close().await;
-        closed.map_err(|error| error.with_operation(Operation::Close))
+    async fn close_opts(&self, options: CallOptions) -> Result<()> {
+        let closing = self.core().client.close();
+        let closed = match options.timeout {
+            Some(timeout) => kv_backend::within(timeout, closing).await,
+            // It is bounded by itself.
+            None => closing.await,
+        };
+        closed.map_err(|error| error.with_operation(Operation::Close).with_backend(BACKEND))
     }
 
     fn as_transact(&self) -> Option<&dyn Transact> {

@@ -12,7 +12,7 @@ use common::server;
 use kv_testkit::is_nightly;
 use kv_zk::ZkStore;
 use kv_zk::kv_core::{
-    ErrorKind, Expiry, Key, ListItem, ListOptions, Prefix, PutOptions, Store, StoreExt, Version, WatchEvent,
+    ErrorKind, Expiry, Key, ListItem, ListOptions, Prefix, PutOptions, StoreExt, Version, WatchEvent,
     WatchOptions,
 };
 
@@ -79,7 +79,7 @@ async fn owner(store: ZkStore, task: u64, seed: u64, until: Instant) -> usize {
                 let expiry = if task.is_multiple_of(2) { Expiry::Session } else { Expiry::Ttl(HOUR) };
                 if random.bool() {
                     let options = PutOptions::default().with_expiry(expiry);
-                    store.put_with(&name.parse().unwrap(), value.clone().into(), options).await.unwrap();
+                    store.put_with(&name, value.clone(), options).await.unwrap();
                     model.insert(name, value);
                 } else {
                     let there = store.delete(name.as_str()).await.unwrap();
@@ -167,8 +167,7 @@ async fn a_watch_tells_each_key_in_the_order_of_its_versions(client: &str) {
     let namespace = common::namespace();
     let seed = common::seed();
     let store = server.open(client, &namespace, "").await;
-    let mut watch =
-        store.watch_with(Prefix::root().into(), WatchOptions::default().with_initial()).await.unwrap();
+    let mut watch = store.watch_with(Prefix::root(), WatchOptions::default().with_initial()).await.unwrap();
     let time = Duration::from_secs(if is_nightly() { 60 } else { 12 });
     let until = Instant::now() + time;
     let mut tasks = Vec::new();

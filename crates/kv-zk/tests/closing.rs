@@ -11,7 +11,7 @@ use common::{key, namespace, next, open, server, until, with};
 use futures_util::FutureExt;
 use kv_testkit::{Mode, Proxy, require_or_skip};
 use kv_zk::kv_core::{
-    ErrorKind, Expiry, ListOptions, Prefix, PutOptions, Store, StoreExt, WatchEvent, WatchOptions,
+    ErrorKind, Expiry, ListOptions, Prefix, PutOptions, StoreExt, WatchEvent, WatchOptions,
 };
 
 common::on_each_client!(
@@ -35,7 +35,7 @@ async fn closing_ends_the_session_at_once_whatever_is_under_way(client: &str) {
     for round in 0..3 {
         let store = server.open(client, &namespace, "").await;
         let mut watch =
-            store.watch_with(Prefix::root().into(), WatchOptions::default().with_initial()).await.unwrap();
+            store.watch_with(Prefix::root(), WatchOptions::default().with_initial()).await.unwrap();
         while !matches!(next(&mut watch).await, WatchEvent::Synced) {}
         // A list that has asked ahead, and a call that was begun; nobody goes on with either.
         let mut list = store.list_with(&Prefix::root(), ListOptions::default()).await.unwrap();
@@ -43,7 +43,7 @@ async fn closing_ends_the_session_at_once_whatever_is_under_way(client: &str) {
         let mut call = Box::pin(store.put("unfinished", "x"));
         assert!(call.as_mut().now_or_never().is_none());
         // The watch looks at it while the handle is closed.
-        store.put_with(&key("mine"), "x".into(), session()).await.unwrap();
+        store.put_with(&key("mine"), "x", session()).await.unwrap();
         let begin = Instant::now();
         store.close().await.unwrap();
         let took = begin.elapsed();
@@ -62,7 +62,7 @@ async fn closing_says_when_no_server_could_be_told(client: &str) {
         let proxy = Proxy::start(cluster.node(1).endpoint()).await.unwrap();
         let url = with(&cluster.url_of(&[proxy.endpoint()]).unwrap(), client, &namespace, query);
         let (store, idle) = (open(&url).await, open(&url).await);
-        store.put_with(&key("mine"), "x".into(), session()).await.unwrap();
+        store.put_with(&key("mine"), "x", session()).await.unwrap();
         proxy.set(mode).await;
         if mode == Mode::Refuse {
             proxy.cut();
@@ -89,8 +89,7 @@ const CHILD: &str = "KV_ZK_CHILD";
 async fn child_with_a_live_watch() {
     let Ok(url) = std::env::var(CHILD) else { return };
     let (store, writer) = (open(&url).await, open(&url).await);
-    let mut watch =
-        store.watch_with(Prefix::root().into(), WatchOptions::default().with_initial()).await.unwrap();
+    let mut watch = store.watch_with(Prefix::root(), WatchOptions::default().with_initial()).await.unwrap();
     while !matches!(next(&mut watch).await, WatchEvent::Synced) {}
     for at in 0..20 {
         let writer = writer.clone();

@@ -50,7 +50,7 @@ async fn no_key_is_put_on_what_may_be_a_container(client: &str) {
     store.put("jobs/key", "x").await.unwrap();
     store.delete("jobs/key").await.unwrap();
     for options in [PutOptions::default(), expiring(60 * SECOND)] {
-        refused(&store.put_with(&key("jobs"), "lost".into(), options).await.unwrap_err());
+        refused(&store.put_with(&key("jobs"), "lost", options).await.unwrap_err());
     }
     let version = store.get("jobs").await.unwrap().unwrap().version;
     refused(&store.compare_and_set("jobs", version, "lost").await.unwrap_err());
@@ -77,7 +77,7 @@ async fn no_key_is_put_on_what_may_be_a_container(client: &str) {
 async fn an_empty_container_is_exchanged_or_left_alone(client: &str) {
     let Some((cluster, store, root)) = setup(client).await else { return };
     cli(&cluster, format!("create -c {root}/jobs \"\"")).await;
-    let mut watch = store.watch_with(key("jobs").into(), WatchOptions::default()).await.unwrap();
+    let mut watch = store.watch_with(key("jobs"), WatchOptions::default()).await.unwrap();
     let put = store.put("jobs", "mine").await;
     if store.capabilities().has(Power::ExpiryChange) {
         let version = put.unwrap();
@@ -114,7 +114,7 @@ async fn empty_values_of_ours_are_no_containers(client: &str) {
     store.create("empty", "").await.unwrap();
     store.put("empty", "full").await.unwrap();
     let session = PutOptions::default().with_expiry(Expiry::Session);
-    store.put_with(&key("gone"), "".into(), session).await.unwrap();
+    store.put_with(&key("gone"), "", session).await.unwrap();
     assert!(store.delete("gone").await.unwrap());
     if let Some(transact) = store.as_transact() {
         let put = Txn::default().then([TxnOp::put(key("more"), ""), TxnOp::put(key("more/below"), "x")]);

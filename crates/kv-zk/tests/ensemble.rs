@@ -42,7 +42,7 @@ async fn a_holder_on_a_server_without_its_leader_knows_in_time(client: &str) {
     let holder = on(&cluster, cut_off, client, &namespace, query).await;
     let rival = on(&cluster, other, client, &namespace, query).await;
     let session_key = PutOptions::default().with_expiry(Expiry::Session);
-    holder.put_with(&key("here"), "x".into(), session_key).await.unwrap();
+    holder.put_with(&key("here"), "x", session_key).await.unwrap();
     let guard = holder.lock("l").await.unwrap();
     let winning = tokio::spawn({
         let rival = rival.clone();

@@ -68,7 +68,7 @@ async fn watches_survive_a_restart_of_the_server(client: &str) {
         watches.push(store.watch_with(target, WatchOptions::default()).await.unwrap());
     }
     let prefix: Prefix = "k".parse().unwrap();
-    let mut tree = store.watch_with(prefix.into(), WatchOptions::default()).await.unwrap();
+    let mut tree = store.watch_with(prefix, WatchOptions::default()).await.unwrap();
     let node = cluster.node(1);
     node.kill().await.unwrap();
     node.start().await.unwrap();
@@ -95,7 +95,7 @@ async fn a_holder_that_is_cut_off_knows_before_the_next_one_holds(client: &str) 
     for mode in [Mode::Hold, Mode::Refuse] {
         let (direct, behind, proxy) = both(&cluster, client, "session_timeout=6s").await;
         let session_key = PutOptions::default().with_expiry(Expiry::Session);
-        behind.put_with(&key("here"), "x".into(), session_key.clone()).await.unwrap();
+        behind.put_with(&key("here"), "x", session_key.clone()).await.unwrap();
         let guard = behind.lock("l").await.unwrap();
         let first = guard.token();
         let mut states = behind.session_states();
@@ -128,7 +128,7 @@ async fn a_holder_that_is_cut_off_knows_before_the_next_one_holds(client: &str) 
         guard.unlock().await.unwrap_err();
         proxy.set(Mode::Forward).await;
         until("a new session", 20 * SECOND, || async {
-            behind.put_with(&key("here"), "y".into(), session_key.clone()).await.is_ok()
+            behind.put_with(&key("here"), "y", session_key.clone()).await.is_ok()
         })
         .await;
         assert_eq!(behind.session(), SessionState::Held);
@@ -148,11 +148,11 @@ async fn a_cut_connection_costs_nothing_while_the_session_survives(client: &str)
     let direct = open(&secure(cluster.node(1).endpoint())).await;
     let behind = open(&secure(proxy.endpoint())).await;
     let session_key = PutOptions::default().with_expiry(Expiry::Session);
-    behind.put_with(&key("here"), "x".into(), session_key).await.unwrap();
+    behind.put_with(&key("here"), "x", session_key).await.unwrap();
     let guard = behind.lock("l").await.unwrap();
     direct.put("w/a", "1").await.unwrap();
     let prefix: Prefix = "w".parse().unwrap();
-    let mut watch = behind.watch_with(prefix.into(), WatchOptions::default()).await.unwrap();
+    let mut watch = behind.watch_with(prefix, WatchOptions::default()).await.unwrap();
     for round in 0..3 {
         proxy.set(Mode::Refuse).await;
         proxy.cut();
@@ -202,7 +202,7 @@ async fn a_cut_connection_costs_no_session_however_much_is_watched(client: &str)
     let mut watch = behind.watch_with(whole, WatchOptions::default()).await.unwrap();
     let guard = behind.lock("l").await.unwrap();
     let session = PutOptions::default().with_expiry(Expiry::Session);
-    behind.put_with(&key("mine"), "x".into(), session).await.unwrap();
+    behind.put_with(&key("mine"), "x", session).await.unwrap();
     for round in 0..3 {
         proxy.cut();
         // Told by whom was cut off as soon as it is back, and by the watch as a change and nothing else.

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use common::{open, until};
 use fake::{EXISTS, Fake, GET_ACL, GET_CHILDREN, GET_DATA, NO_NODE, Request, data};
 use kv_zk::ZkStore;
-use kv_zk::kv_core::{ErrorKind, ListOptions, Prefix, Store, StoreExt, WatchEvent, WatchOptions};
+use kv_zk::kv_core::{ErrorKind, ListOptions, Prefix, StoreExt, WatchEvent, WatchOptions};
 
 common::on_each_client!(
     counts_below_zero_are_errors_and_harm_no_other_call,
@@ -109,7 +109,7 @@ async fn answers_that_do_not_fit_end_the_session(client: &str) {
     .await;
     let store = store(&fake, client).await;
     assert_eq!(store.get("a").await.unwrap().unwrap().value, "a");
-    let mut watch = store.watch_with(Prefix::root().into(), WatchOptions::default()).await.unwrap();
+    let mut watch = store.watch_with(Prefix::root(), WatchOptions::default()).await.unwrap();
     fake.cut();
     for _ in 0..20 {
         for name in ["a", "b"] {

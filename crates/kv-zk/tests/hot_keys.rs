@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use common::{key, namespace, server, until, with};
 use futures_util::future::{join_all, try_join_all};
 use kv_testkit::{Mode, Proxy};
-use kv_zk::kv_core::{Applied, DeleteOptions, Entry, ErrorKind, Precondition, PutOptions, Store, StoreExt};
+use kv_zk::kv_core::{Applied, DeleteOptions, Entry, ErrorKind, Precondition, PutOptions, StoreExt};
 
 common::on_each_client!(
     puts_of_one_key_at_once_all_succeed,
@@ -40,7 +40,7 @@ async fn puts_of_one_key_at_once_all_succeed(client: &str) {
             let (store, precondition) = (store.clone(), precondition.clone());
             tokio::spawn(async move {
                 let options = PutOptions::default().with_precondition(precondition);
-                store.put_with(&key("hot"), format!("{at}").into(), options).await
+                store.put_with(&key("hot"), format!("{at}"), options).await
             })
         });
         let versions = join_all(puts).await.into_iter().map(|put| put.unwrap().unwrap().version);
@@ -83,7 +83,7 @@ async fn a_put_that_never_had_its_turn_has_changed_nothing(client: &str) {
         let store = store.clone();
         tokio::spawn(async move {
             let options = PutOptions::default().with_timeout(timeout);
-            store.put_with(&key("hot"), value.into(), options).await
+            store.put_with(&key("hot"), value, options).await
         })
     };
     let first = put("under way", 3 * SECOND);

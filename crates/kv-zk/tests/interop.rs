@@ -12,7 +12,7 @@ use common::{key, namespace, next, until, with};
 use futures_util::TryStreamExt;
 use kv_testkit::{Cluster, Mode, Proxy, require_or_skip, skip};
 use kv_zk::ZkStore;
-use kv_zk::kv_core::{ErrorKind, LockOptions, LockWait, Prefix, Store, StoreExt, WatchEvent, WatchOptions};
+use kv_zk::kv_core::{ErrorKind, LockOptions, LockWait, Prefix, StoreExt, WatchEvent, WatchOptions};
 use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::process::{Child, Command};
 
@@ -153,7 +153,7 @@ async fn kazoo_reads_what_we_write(client: &str) {
 async fn what_kazoo_writes_is_read_listed_and_watched(client: &str) {
     let Some(setup) = setup(client, "kazoo").await else { return };
     let mut watch =
-        setup.store.watch_with(Prefix::root().into(), WatchOptions::default().with_initial()).await.unwrap();
+        setup.store.watch_with(Prefix::root(), WatchOptions::default().with_initial()).await.unwrap();
     while !matches!(next(&mut watch).await, WatchEvent::Synced) {}
     assert_eq!(Setup::says(&mut setup.kazoo("write", "k", &[])).await, "written");
     let expected = [("k", &b"changed"[..]), ("k/bytes", b"\x00\xff"), ("k/empty", b"")];

@@ -61,7 +61,7 @@ async fn tokens_never_fall_over_breaks_and_lost_sessions(client: &str) {
     for loses_session in [false, true, false, true] {
         // So that the loss of the session is told.
         let session = PutOptions::default().with_expiry(Expiry::Session);
-        behind.put_with(&key("here"), "x".into(), session).await.unwrap();
+        behind.put_with(&key("here"), "x", session).await.unwrap();
         // One is held before the break, another one after it.
         let before = direct.lock("l").await.unwrap();
         until_told(&mut changes, &mut greatest, Some(before.token())).await;

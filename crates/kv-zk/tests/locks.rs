@@ -167,7 +167,7 @@ async fn a_queued_wait_outlives_outages_and_ends_in_time(client: &str) {
     let held = direct.lock("l").await.unwrap();
     // So that the loss of the session is told.
     let session = PutOptions::default().with_expiry(Expiry::Session);
-    behind.put_with(&key("here"), "x".into(), session).await.unwrap();
+    behind.put_with(&key("here"), "x", session).await.unwrap();
     // It makes its record, looks at the others and watches the one before.
     let queue = |wait| {
         let behind = behind.clone();
@@ -251,14 +251,14 @@ async fn a_session_key_of_a_lost_session_is_put_again(client: &str) {
     let Some(cluster) = cluster().await else { return };
     let (direct, behind, proxy) = both(&cluster, client, "session_timeout=6s&timeout=3s").await;
     let session = PutOptions::default().with_expiry(Expiry::Session);
-    behind.put_with(&key("here"), "1".into(), session.clone()).await.unwrap();
+    behind.put_with(&key("here"), "1", session.clone()).await.unwrap();
     proxy.set(Mode::Hold).await;
     until("the session is lost", 20 * SECOND, || async { behind.session() == SessionState::Lost }).await;
     assert!(direct.get("here").await.unwrap().is_some(), "the server still has it");
     proxy.set(Mode::Forward).await;
     let begin = Instant::now();
     loop {
-        match behind.put_with(&key("here"), "2".into(), session.clone()).await {
+        match behind.put_with(&key("here"), "2", session.clone()).await {
             Ok(_) => break,
             Err(error) => {
                 assert_eq!(

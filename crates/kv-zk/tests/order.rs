@@ -12,7 +12,7 @@ use std::sync::Mutex;
 
 use common::{next, open};
 use fake::{Answer, Fake, GET_CHILDREN, GET_DATA, NO_NODE, RAW, Request, data_at, event, names, reply};
-use kv_zk::kv_core::{Prefix, Store, StoreExt, WatchEvent, WatchOptions};
+use kv_zk::kv_core::{Prefix, StoreExt, WatchEvent, WatchOptions};
 
 const DELETED: i32 = 2;
 const CHANGED: i32 = 3;
@@ -73,8 +73,7 @@ async fn a_list_that_is_older_than_a_key_does_not_take_it_away() {
     let state = Mutex::new(State { made: 5, names: &["k"], held: None });
     let fake = Fake::start(move |request| state.lock().unwrap().answer(request)).await;
     let store = open(&format!("zk://{}/t?client=zookeeper-async&session_timeout=40s", fake.address)).await;
-    let mut watch =
-        store.watch_with(Prefix::root().into(), WatchOptions::default().with_initial()).await.unwrap();
+    let mut watch = store.watch_with(Prefix::root(), WatchOptions::default().with_initial()).await.unwrap();
     let mut seen = Vec::new();
     let mut until = async |seen: &mut Vec<String>, last: &str| loop {
         seen.push(match next(&mut watch).await {

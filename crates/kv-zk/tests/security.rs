@@ -182,7 +182,6 @@ mod tls {
     use std::path::PathBuf;
 
     use kv_testkit::Cluster;
-    use kv_zk::kv_core::Store;
     use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair};
 
     use super::*;

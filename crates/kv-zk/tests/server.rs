@@ -39,17 +39,17 @@ async fn parents_are_no_entries_until_they_are_put(client: &str) {
     }
     store.create("a/b", "was a parent").await.unwrap();
     // Below a permanent key one that expires is a leaf like any other.
-    store.put_with(&key("a/b/d"), "x".into(), expiring(60 * SECOND)).await.unwrap();
+    store.put_with(&key("a/b/d"), "x", expiring(60 * SECOND)).await.unwrap();
     assert!(store.delete("a/b/d").await.unwrap());
     assert!(store.delete("a/b").await.unwrap());
     assert_eq!(store.get("a/b").await.unwrap(), None);
     assert_eq!(store.get("a/b/c").await.unwrap().unwrap().value, "leaf");
     // A key below one that expires, and one that expires above a key.
-    store.put_with(&key("e"), "x".into(), expiring(60 * SECOND)).await.unwrap();
+    store.put_with(&key("e"), "x", expiring(60 * SECOND)).await.unwrap();
     for refused in [
         store.put("e/below", "x").await.map(drop),
         store.lock("e").await.map(drop),
-        store.put_with(&key("a/b"), "x".into(), expiring(60 * SECOND)).await.map(drop),
+        store.put_with(&key("a/b"), "x", expiring(60 * SECOND)).await.map(drop),
     ] {
         let error = refused.unwrap_err();
         assert!(matches!(error.kind(), ErrorKind::Unsupported { .. }), "{error}");
@@ -78,12 +78,12 @@ async fn a_key_keeps_its_creation(client: &str) {
     if store.capabilities().has(Power::ExpiryChange) {
         let created = store.put("k", "x").await.unwrap();
         for expiry in [Expiry::Ttl(60 * SECOND), Expiry::Session, Expiry::Never, Expiry::Session] {
-            store.put_with(&key("k"), "y".into(), PutOptions::default().with_expiry(expiry)).await.unwrap();
+            store.put_with(&key("k"), "y", PutOptions::default().with_expiry(expiry)).await.unwrap();
             let entry = other.get("k").await.unwrap().unwrap();
             assert_eq!(entry.created, created, "after {expiry:?}");
         }
     }
-    store.put_with(&key("t"), "x".into(), expiring(1234 * SECOND)).await.unwrap();
+    store.put_with(&key("t"), "x", expiring(1234 * SECOND)).await.unwrap();
     let entry = other.get_with(&key("t"), GetOptions::default().with_expiry()).await.unwrap().unwrap();
     assert_eq!(entry.expiry, Some(EntryExpiry::ttl(1234 * SECOND, None)));
 }
@@ -168,7 +168,7 @@ async fn servers_without_time_to_live_are_told_by_name(client: &str) {
     let cluster = servers.append("zoo.cfg", "\nextendedTypesEnabled=false\n").start().await.unwrap();
     let store = common::open(&with(&cluster.url().unwrap(), client, &namespace(), "")).await;
     assert!(!store.capabilities().has(Power::Ttl));
-    let error = store.put_with(&key("a"), "x".into(), expiring(SECOND)).await.unwrap_err();
+    let error = store.put_with(&key("a"), "x", expiring(SECOND)).await.unwrap_err();
     assert!(matches!(error.kind(), ErrorKind::Unsupported { .. }), "{error}");
     assert!(error.to_string().contains("zookeeper.extendedTypesEnabled"), "{error}");
     assert_eq!(store.get("a").await.unwrap(), None);
@@ -181,8 +181,7 @@ async fn other_tools_see_the_same(client: &str) {
     let namespace = namespace();
     let store = server.open(client, &namespace, "").await;
     store.put("ours/deep", "plain value").await.unwrap();
-    let mut watch =
-        store.watch_with(Prefix::root().into(), WatchOptions::default().with_initial()).await.unwrap();
+    let mut watch = store.watch_with(Prefix::root(), WatchOptions::default().with_initial()).await.unwrap();
     while !matches!(next(&mut watch).await, WatchEvent::Synced) {}
     let cli = |line: String| async move {
         let node = cluster.node(1);

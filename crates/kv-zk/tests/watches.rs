@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use common::{Server, key, namespace, next, server};
 use futures_util::StreamExt;
 use kv_zk::ZkStore;
-use kv_zk::kv_core::{Prefix, Store, StoreExt, Watch, WatchEvent, WatchOptions, WatchTarget};
+use kv_zk::kv_core::{Prefix, StoreExt, Watch, WatchEvent, WatchOptions, WatchTarget};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
@@ -26,11 +26,11 @@ const SECOND: Duration = Duration::from_secs(1);
 
 async fn tree(store: &ZkStore, prefix: &str) -> Watch {
     let prefix: Prefix = prefix.parse().unwrap();
-    store.watch_with(prefix.into(), WatchOptions::default()).await.unwrap()
+    store.watch_with(prefix, WatchOptions::default()).await.unwrap()
 }
 
 async fn one(store: &ZkStore, name: &str) -> Watch {
-    store.watch_with(key(name).into(), WatchOptions::default()).await.unwrap()
+    store.watch_with(key(name), WatchOptions::default()).await.unwrap()
 }
 
 /// The next put and its key.

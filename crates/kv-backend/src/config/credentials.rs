@@ -2,7 +2,8 @@
 
 use std::net::IpAddr;
 
-use kv_core::{Error, Operation, Params, Result, Secret, StoreUrl};
+use kv_core::implement::Params;
+use kv_core::{Error, Operation, Result, Secret, StoreUrl};
 
 use super::refused;
 

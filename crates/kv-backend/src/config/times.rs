@@ -2,8 +2,9 @@
 
 use std::time::Duration;
 
+use kv_core::Result;
+use kv_core::implement::Params;
 use kv_core::text::duration;
-use kv_core::{Params, Result};
 
 use super::refused;
 

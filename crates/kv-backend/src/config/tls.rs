@@ -2,7 +2,8 @@
 
 use std::fmt;
 
-use kv_core::{Params, Result, Secret};
+use kv_core::implement::Params;
+use kv_core::{Result, Secret};
 
 use super::{read_text, refused};
 

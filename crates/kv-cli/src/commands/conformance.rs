@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use kv_conformance::{Case, CaseReport, Outcome, Report, RunOptions, UrlFactory};
+use kv_core::StoreExt;
 
 use crate::cli::Conformance;
 use crate::commands::import::count;

@@ -3,6 +3,7 @@
 use futures_util::TryStreamExt;
 use kv_core::{
     DeleteOptions, DeleteTreeOptions, ErrorKind, Guarantee, ListOptions, Operation, Precondition, Prefix,
+    StoreExt,
 };
 use serde::Serialize;
 

@@ -6,7 +6,7 @@ use bytes::Bytes;
 use futures_util::TryStreamExt;
 use kv_core::{
     Consistency, DeleteOptions, Error, ErrorKind, GetOptions, Guarantee, Key, ListOptions, Operation, Power,
-    Precondition, Prefix, PutOptions, Store,
+    Precondition, Prefix, PutOptions, Store, StoreExt,
 };
 use serde::Serialize;
 

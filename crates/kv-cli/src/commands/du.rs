@@ -1,7 +1,7 @@
 //! `kv du`: how many keys and bytes lie where.
 
 use futures_util::TryStreamExt;
-use kv_core::{Entry, ListItem, ListOptions, Operation};
+use kv_core::{Entry, ListItem, ListOptions, Operation, StoreExt};
 use serde::Serialize;
 
 use super::level;

@@ -11,6 +11,7 @@ use std::process::{Command, ExitStatus};
 use bytes::Bytes;
 use kv_core::{
     Entry, ErrorKind, Expiry, GetOptions, Key, Operation, Power, Precondition, PutOptions, PutResult,
+    StoreExt,
 };
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use futures_util::{StreamExt, TryStreamExt};
-use kv_core::{Entry, Error, GetOptions, ListItem, ListOptions, Operation, Power, Store};
+use kv_core::{Entry, Error, GetOptions, ListItem, ListOptions, Operation, Power, Store, StoreExt};
 use tempfile::NamedTempFile;
 
 use crate::cli::Export;

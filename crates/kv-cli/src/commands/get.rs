@@ -1,7 +1,7 @@
 //! `kv get`: one value, byte for byte, or with everything known about it.
 
 use futures_util::{StreamExt, stream};
-use kv_core::{Consistency, GetOptions, Key, Operation};
+use kv_core::{Consistency, GetOptions, Key, Operation, StoreExt};
 
 use super::entry::{bare, show};
 use super::{get_tree, level};

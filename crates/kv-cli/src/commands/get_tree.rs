@@ -1,7 +1,7 @@
 //! `kv get --recursive`: everything below a prefix, values included.
 
 use futures_util::TryStreamExt;
-use kv_core::{Consistency, ListItem, ListOptions, Operation, Power};
+use kv_core::{Consistency, ListItem, ListOptions, Operation, Power, StoreExt};
 
 use super::entry::{bare, ends_line, show};
 use super::level;

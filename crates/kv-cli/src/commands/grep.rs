@@ -1,7 +1,7 @@
 //! `kv grep`: the values, or the names, that have something in them.
 
 use futures_util::TryStreamExt;
-use kv_core::{Entry, ListItem, ListOptions, Operation};
+use kv_core::{Entry, ListItem, ListOptions, Operation, StoreExt};
 use regex::bytes::{Regex, RegexBuilder};
 use serde::Serialize;
 

@@ -5,7 +5,7 @@ use std::ffi::OsString;
 use std::pin::pin;
 use std::time::Duration;
 
-use kv_core::{Fence, Key, LockGuard, LockHolder, LockLoss, Operation, Store};
+use kv_core::{Fence, Key, LockGuard, LockHolder, LockLoss, Operation, Store, StoreExt};
 use kv_recipes::Leadership;
 
 use super::fence;

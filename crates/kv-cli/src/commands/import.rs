@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 
-use kv_core::{ErrorKind, Key, Operation, Precondition, PutOptions, PutResult};
+use kv_core::{ErrorKind, Key, Operation, Precondition, PutOptions, PutResult, StoreExt};
 use serde::Serialize;
 use tokio::task::{JoinError, JoinSet};
 

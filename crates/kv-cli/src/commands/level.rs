@@ -1,7 +1,7 @@
 //! What somebody meant who named a key where its folder is, or a folder where its key is.
 
 use futures_util::TryStreamExt;
-use kv_core::{GetOptions, Key, ListOptions, Operation, Prefix};
+use kv_core::{GetOptions, Key, ListOptions, Operation, Prefix, StoreExt};
 
 use super::word;
 use crate::exit::Failure;

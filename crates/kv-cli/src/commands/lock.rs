@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use kv_core::{ErrorKind, Key, LockGuard, LockOptions, LockWait, Operation, Store};
+use kv_core::{ErrorKind, Key, LockGuard, LockOptions, LockWait, Operation, Store, StoreExt};
 
 use super::hold::{Bounds, End, hold, holds, tell_holders};
 use super::owner::default_owner;

@@ -3,7 +3,7 @@
 use std::ops::Bound;
 
 use futures_util::TryStreamExt;
-use kv_core::{Consistency, ListItem, ListOptions, Operation};
+use kv_core::{Consistency, ListItem, ListOptions, Operation, StoreExt};
 use serde::Serialize;
 
 use super::level;

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use kv_core::{Consistency, GetOptions, Operation};
+use kv_core::{Consistency, GetOptions, Operation, StoreExt};
 use serde::Serialize;
 
 use crate::cli::Ping;

@@ -2,7 +2,7 @@
 
 use std::io::{self, IsTerminal};
 
-use kv_core::{Expiry, Key, Operation, Precondition, PutOptions, SessionState, Store};
+use kv_core::{Expiry, Key, Operation, Precondition, PutOptions, SessionState, Store, StoreExt};
 use serde::Serialize;
 
 use super::fence;

@@ -1,7 +1,7 @@
 //! `kv touch`: keys put again with the values they have, so that their time to live begins anew.
 
 use kv_core::{
-    EntryExpiry, ErrorKind, Expiry, GetOptions, Key, Operation, Precondition, PutOptions, PutResult,
+    EntryExpiry, ErrorKind, Expiry, GetOptions, Key, Operation, Precondition, PutOptions, PutResult, StoreExt,
 };
 use serde::Serialize;
 

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use futures_util::TryStreamExt;
-use kv_core::{ListOptions, Operation};
+use kv_core::{ListOptions, Operation, StoreExt};
 use serde::Serialize;
 use serde::ser::{SerializeSeq, Serializer};
 

@@ -3,8 +3,8 @@
 use std::io::{self, IsTerminal};
 
 use kv_core::{
-    DeleteCause, Error, ErrorKind, ListOptions, Operation, Power, Prefix, Version, WatchEvent, WatchFilter,
-    WatchOptions, WatchTarget,
+    DeleteCause, Error, ErrorKind, ListOptions, Operation, Power, Prefix, StoreExt, Version, WatchEvent,
+    WatchFilter, WatchOptions, WatchTarget,
 };
 use serde::Serialize;
 

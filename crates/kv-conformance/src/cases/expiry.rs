@@ -151,9 +151,9 @@ async fn ttl_with_precondition(fixture: &Fixture) -> Result<()> {
     let options =
         |precondition| PutOptions::default().with_expiry(Expiry::Ttl(ttl)).with_precondition(precondition);
     let (created, replaced) = (key("created")?, key("replaced")?);
-    store.put_with(&created, "x".into(), options(Precondition::Absent)).await?;
-    let version = store.put_with(&replaced, "1".into(), options(Precondition::Absent)).await?.version;
-    store.put_with(&replaced, "2".into(), options(Precondition::At(version))).await?;
+    store.put_with(&created, "x", options(Precondition::Absent)).await?;
+    let version = store.put_with(&replaced, "1", options(Precondition::Absent)).await?.version;
+    store.put_with(&replaced, "2", options(Precondition::At(version))).await?;
     let late = fixture.latest_end(ttl) + GRACE;
     tokio::try_join!(until_gone(store, &created, late), until_gone(store, &replaced, late))?;
     Ok(())
@@ -167,7 +167,7 @@ async fn refused_put_keeps_the_ttl(fixture: &Fixture) -> Result<()> {
         sleep_until(Instant::now() + ttl / 4).await;
         let options = PutOptions::default().with_expiry(Expiry::Ttl(ttl)).with_precondition(precondition);
         refused!(
-            store.put_with(&k, "y".into(), options).await,
+            store.put_with(&k, "y", options).await,
             ErrorKind::AlreadyExists { .. } | ErrorKind::PreconditionFailed { .. },
             "a put with the same time to live"
         );
@@ -321,7 +321,7 @@ async fn watch_expiry(fixture: &Fixture) -> Result<Option<DeleteCause>> {
     let version = put_expiring(store, &k, "x", Expiry::Ttl(ttl)).await?.version;
     follower.until_version(&k, version).await?;
     let deadline = Instant::now() + fixture.latest_end(ttl) + PATIENCE;
-    while follower.state.contains_key(&k) || follower.syncing {
+    while follower.state.get(&k).is_some() || follower.syncing {
         ensure!(Instant::now() < deadline, "the watch did not tell of the expiry by {deadline:?}");
         follower.poll_for(Duration::from_millis(200)).await?;
     }

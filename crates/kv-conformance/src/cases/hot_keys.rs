@@ -7,7 +7,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use bytes::Bytes;
 use futures_util::future::try_join_all;
-use kv_core::{DeleteOptions, Entry, PutOptions, Store, StoreExt, Version};
+use kv_core::{DeleteOptions, Entry, PutOptions, StoreExt, Version};
 
 use crate::case::{Case, case};
 use crate::fixture::{Fixture, PATIENCE};
@@ -31,7 +31,7 @@ async fn puts_of_one_key_at_once_all_succeed(fixture: &Fixture) -> Result<()> {
         at_once(async move {
             // They go one after the other: a slow machine takes its time for so many.
             let options = PutOptions::default().with_timeout(PATIENCE);
-            let put = store.put_with(&k, format!("{at}").into(), options).await;
+            let put = store.put_with(&k, format!("{at}"), options).await;
             put.map(|put| put.version).with_context(|| format!("put {at} of {PUTS}"))
         })
     });

@@ -201,13 +201,13 @@ async fn calls_end_by_their_deadline(fixture: &Fixture) -> Result<()> {
     store.put(&k, "x").await?;
     for short in [Duration::from_nanos(1), Duration::from_millis(1), Duration::from_millis(20)] {
         ends("get", store.get_with(&k, GetOptions::default().with_timeout(short))).await?;
-        ends("put", store.put_with(&k, "y".into(), PutOptions::default().with_timeout(short))).await?;
+        ends("put", store.put_with(&k, "y", PutOptions::default().with_timeout(short))).await?;
         ends("delete", store.delete_with(&k, DeleteOptions::default().with_timeout(short))).await?;
         ends("list", store.list_with(&root, ListOptions::default().with_timeout(short))).await?;
         let options = DeleteTreeOptions::default().with_timeout(short);
         ends("delete_tree", store.delete_tree_with(&root, options)).await?;
         let options = WatchOptions::default().with_timeout(short);
-        ends("watch", store.watch_with(root.clone().into(), options)).await?;
+        ends("watch", store.watch_with(root.clone(), options)).await?;
         let options = LockOptions::default().with_timeout(short).with_wait(LockWait::Try);
         match within(GRACE * 3, "lock", store.lock_with(&key("lock")?, options)).await? {
             Ok(guard) => guard.unlock().await?,
@@ -244,7 +244,7 @@ async fn times_without_end_are_taken(fixture: &Fixture) -> Result<()> {
         let (k, l) = (key(&format!("dir/{at}"))?, key(&format!("lock/{at}"))?);
         let options = WatchOptions::default().with_timeout(long);
         let mut follower = Follower::start(store, k.clone(), options).await?;
-        let version = store.put_with(&k, "x".into(), PutOptions::default().with_timeout(long)).await?.version;
+        let version = store.put_with(&k, "x", PutOptions::default().with_timeout(long)).await?.version;
         follower.until_version(&k, version).await?;
         let found = store.get_with(&k, GetOptions::default().with_timeout(long)).await?;
         ensure_eq!(found.map(|entry| entry.version), Some(version), "the version of {k:?}");

@@ -1,9 +1,10 @@
 //! Fenced writes: applied only while their lock is held.
 
 use anyhow::{Result, ensure};
+use kv_core::implement::Transact;
 use kv_core::{
-    Applied, Condition, DeleteOptions, ErrorKind, Fence, Precondition, PutOptions, Store, StoreExt, Transact,
-    Txn, TxnOp,
+    Applied, Condition, DeleteOptions, ErrorKind, Fence, Precondition, PutOptions, Store, StoreExt, Txn,
+    TxnOp,
 };
 
 use crate::case::needs::{FENCED_WRITES, TRANSACTIONS};
@@ -51,10 +52,10 @@ fn delete(fence: &Fence) -> DeleteOptions {
 async fn fenced_writes_apply_while_held(fixture: &Fixture) -> Result<()> {
     let (store, k) = (&fixture.store, key("dir/guarded")?);
     let guard = lock(store, &key("lock")?).await?;
-    let version = store.put_with(&k, "1".into(), put(&guard.fence())).await?.version;
+    let version = store.put_with(&k, "1", put(&guard.fence())).await?.version;
     ensure_eq!(entry(store, &k).await?.version, version, "the version of the fenced put");
     let options = put(&guard.fence()).with_precondition(Precondition::At(version));
-    let version = store.put_with(&k, "2".into(), options).await?.version;
+    let version = store.put_with(&k, "2", options).await?.version;
     let deleted = store.delete_with(&k, delete(&guard.fence()).with_previous()).await?;
     ensure_eq!(deleted.previous.map(|entry| entry.version), Some(version), "what the fenced delete deleted");
     ensure_eq!(store.get(&k).await?, None, "the deleted key");
@@ -69,16 +70,8 @@ async fn must_be_refused(fixture: &Fixture, fence: &Fence, what: &str) -> Result
     store.put(&existing, "before").await?;
     let before = entry(store, &existing).await?;
     let errors = [
-        refused!(
-            store.put_with(&absent, "x".into(), put(fence)).await,
-            ErrorKind::NotHeld { .. },
-            "a put {what}"
-        ),
-        refused!(
-            store.put_with(&existing, "x".into(), put(fence)).await,
-            ErrorKind::NotHeld { .. },
-            "a put {what}"
-        ),
+        refused!(store.put_with(&absent, "x", put(fence)).await, ErrorKind::NotHeld { .. }, "a put {what}"),
+        refused!(store.put_with(&existing, "x", put(fence)).await, ErrorKind::NotHeld { .. }, "a put {what}"),
         refused!(
             store.delete_with(&existing, delete(fence)).await,
             ErrorKind::NotHeld { .. },
@@ -117,7 +110,7 @@ async fn fence_of_the_old_holder_is_refused(fixture: &Fixture) -> Result<()> {
         other.delete_tree(&k).await?;
         let new = soon("the lock", next.lock(&k)).await??;
         must_be_refused(fixture, &old, "with the fence of the old holder").await?;
-        store.put_with(&key("dir/new")?, "x".into(), put(&new.fence())).await?;
+        store.put_with(&key("dir/new")?, "x", put(&new.fence())).await?;
         new.unlock().await?;
     }
     Ok(())
@@ -127,17 +120,13 @@ async fn fence_works_on_any_handle(fixture: &Fixture) -> Result<()> {
     let (store, other, k) = (&fixture.store, fixture.another().await?, key("guarded")?);
     let guard = lock(store, &key("lock")?).await?;
     let fence = guard.fence();
-    let version = other.put_with(&k, "x".into(), put(&fence)).await?.version;
+    let version = other.put_with(&k, "x", put(&fence)).await?.version;
     crate::steps::sees(fixture, "the fenced put of the other handle", || async {
         Ok(store.get(&k).await?.is_some_and(|entry| entry.version == version))
     })
     .await?;
     guard.unlock().await?;
-    refused!(
-        other.put_with(&k, "y".into(), put(&fence)).await,
-        ErrorKind::NotHeld { .. },
-        "a put after release"
-    );
+    refused!(other.put_with(&k, "y", put(&fence)).await, ErrorKind::NotHeld { .. }, "a put after release");
     Ok(())
 }
 
@@ -146,10 +135,10 @@ async fn fence_works_in_any_namespace(fixture: &Fixture) -> Result<()> {
     let (store, below, k) = (&fixture.store, fixture.another_below("below").await?, key("lock")?);
     let of_below = lock(&below, &k).await?;
     let fence = of_below.fence();
-    let version = store.put_with(&key("guarded")?, "x".into(), put(&fence)).await?.version;
+    let version = store.put_with(&key("guarded")?, "x", put(&fence)).await?.version;
     ensure_eq!(entry(store, &key("guarded")?).await?.version, version, "the version of the fenced put");
     let own = lock(store, &k).await?;
-    below.put_with(&key("guarded")?, "x".into(), put(&own.fence())).await?;
+    below.put_with(&key("guarded")?, "x", put(&own.fence())).await?;
     of_below.unlock().await?;
     must_be_refused(fixture, &fence, "while the writer's own lock of that name is held").await?;
     own.unlock().await?;
@@ -161,11 +150,11 @@ async fn fence_and_precondition_both_count(fixture: &Fixture) -> Result<()> {
     let guard = lock(store, &key("lock")?).await?;
     let fence = guard.fence();
     let update = put(&fence).with_precondition(Precondition::Present);
-    refused!(store.put_with(&k, "x".into(), update).await, ErrorKind::NotFound, "a fenced update");
+    refused!(store.put_with(&k, "x", update).await, ErrorKind::NotFound, "a fenced update");
     let version = store.put(&k, "1").await?;
     let create = put(&fence).with_precondition(Precondition::Absent);
     refused!(
-        store.put_with(&k, "x".into(), create).await,
+        store.put_with(&k, "x", create).await,
         ErrorKind::AlreadyExists { current: Some(at) } if *at == version,
         "a fenced create over version {version}"
     );
@@ -177,11 +166,7 @@ async fn fence_and_precondition_both_count(fixture: &Fixture) -> Result<()> {
     );
     guard.unlock().await?;
     let right = put(&fence).with_precondition(Precondition::At(version));
-    refused!(
-        store.put_with(&k, "x".into(), right).await,
-        ErrorKind::NotHeld { .. },
-        "a fenced put after release"
-    );
+    refused!(store.put_with(&k, "x", right).await, ErrorKind::NotHeld { .. }, "a fenced put after release");
     ensure_eq!(entry(store, &k).await?.version, version, "the version afterwards");
     Ok(())
 }

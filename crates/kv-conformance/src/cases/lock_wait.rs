@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use futures_util::future::join_all;
-use kv_core::{ErrorKind, LockOptions, LockWait, Store, StoreExt};
+use kv_core::{ErrorKind, LockOptions, LockWait, StoreExt};
 use tokio::task::JoinSet;
 
 use crate::case::needs::LOCK_FIFO;

@@ -69,7 +69,7 @@ async fn session_key_goes_at_close_with_live_watches(fixture: &Fixture) -> Resul
         let (other, k) = (fixture.another().await?, key(&format!("dir/{at}"))?);
         let unread = other.watch("").await?;
         let mut follower = Follower::now(&other, k.parent()).await?;
-        let of_the_key = other.watch_with(k.clone().into(), WatchOptions::default()).await?;
+        let of_the_key = other.watch_with(k.clone(), WatchOptions::default()).await?;
         let version = put_expiring(&other, &k, "x", Expiry::Session).await?.version;
         follower.until_version(&k, version).await?;
         sees(fixture, "the session key should be there", || async { Ok(store.exists(&k).await?) }).await?;

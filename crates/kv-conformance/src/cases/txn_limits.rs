@@ -57,7 +57,7 @@ fn definite(error: &Error) -> Result<()> {
 
 async fn txn_writes_no_key_twice(fixture: &Fixture) -> Result<()> {
     let (store, k, other) = (&fixture.store, key("k")?, key("other")?);
-    let twice: [[TxnOp; 2]; 3] = [
+    let twice = [
         [TxnOp::put(&k, "1"), TxnOp::put(&k, "2")],
         [TxnOp::put(&k, "1"), TxnOp::delete(&k)],
         [TxnOp::delete(&k), TxnOp::put(&k, "1")],
@@ -87,14 +87,14 @@ async fn txn_may_write_a_key_in_each_branch(fixture: &Fixture) -> Result<()> {
             .or_else([TxnOp::put(&k, "else")])
     };
     for expected in ["then", "else"] {
-        store.transact(txn()).await?;
+        let _ = store.transact(txn()).await?;
         ensure_eq!(entry(store, &k).await?.value, Bytes::from(expected), "the value");
     }
     Ok(())
 }
 
 fn gets(count: usize) -> Result<Vec<TxnOp>> {
-    (0..count).map(|at| Ok(TxnOp::get(key(&format!("{at}"))?))).collect()
+    (0..count).map(|at| Ok(TxnOp::get(format!("{at}"))?)).collect()
 }
 
 /// The declared limit, unless a test cannot reach it.
@@ -153,7 +153,7 @@ fn puts_of(fixture: &Fixture, bytes: usize) -> Result<Txn> {
         let room = left.saturating_sub(k.as_str().len());
         let value = vec![b'x'; room.min(limits.max_value)];
         left -= (k.as_str().len() + value.len()).min(left);
-        ops.push(TxnOp::put(k, value));
+        ops.push(TxnOp::put(k, value)?);
     }
     Ok(Txn::always().then(ops))
 }

@@ -7,7 +7,7 @@ use bytes::Bytes;
 use futures_util::future::try_join_all;
 use kv_core::{
     Applied, Compare, Condition, DeleteOptions, ErrorKind, ListItem, ListOptions, LockOptions, LockWait,
-    Measured, Power, Precondition, Store, StoreExt, Txn, TxnOp,
+    Measured, Power, Precondition, StoreExt, Txn, TxnOp,
 };
 
 use crate::case::{BeyondReach, Case, case};

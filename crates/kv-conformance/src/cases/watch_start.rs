@@ -108,7 +108,7 @@ async fn watch_initial_tells_the_state(fixture: &Fixture) -> Result<()> {
     store.delete("dir/gone").await?;
     let expected = store.entries("dir").await?;
     let mut follower = Follower::synced(store, Prefix::new("dir")?).await?;
-    let state: Vec<_> = follower.state.values().cloned().collect();
+    let state: Vec<_> = follower.state.entries().cloned().collect();
     ensure_eq!(state, expected, "the state at Synced");
     ensure_eq!(follower.events.len(), expected.len() + 1, "the number of events up to Synced");
     let k = key("dir/c")?;
@@ -148,7 +148,7 @@ async fn watch_initial_of_a_large_tree(fixture: &Fixture) -> Result<()> {
     let follower = Follower::synced(store, Prefix::new("dir")?).await?;
     let expected = store.entries("dir").await?;
     ensure!(
-        follower.state.values().eq(&expected),
+        follower.state.entries().eq(&expected),
         "{} of {} entries were told, or others",
         follower.state.len(),
         expected.len()

@@ -51,7 +51,7 @@ async fn follow_changes(store: &impl Store, follower: &mut Follower) -> Result<(
     }
     for text in TREE {
         let k = key(text)?;
-        follower.until("the deletion", |follower| !follower.state.contains_key(&k)).await?;
+        follower.until("the deletion", |follower| follower.state.get(&k).is_none()).await?;
     }
     Ok(())
 }
@@ -106,5 +106,7 @@ async fn watch_tree_from_a_version(fixture: &Fixture) -> Result<()> {
     for (k, version) in put {
         follower.until("the put", |follower| follower.versions_of(&k).contains(&version)).await?;
     }
-    follower.until("the deletion", |follower| !follower.state.keys().any(|k| k.as_str() == "a/b")).await
+    follower
+        .until("the deletion", |follower| !follower.state.entries().any(|entry| entry.key.as_str() == "a/b"))
+        .await
 }

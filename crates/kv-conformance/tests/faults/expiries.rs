@@ -178,7 +178,7 @@ fn kept_and_forgotten() -> Vec<Fault> {
         Fault::new("expiring_keys_take_no_children", &["expiring_key_can_have_children"]).dishonest().put(
             |store, key, value, options| async move {
                 if options.expiry != Expiry::Never && has_children(&store, &key).await? {
-                    return Err(Error::lacks(Power::ExpiryWithChildren));
+                    return Err(Error::lacks(kv_core::Power::ExpiryWithChildren));
                 }
                 store.put_with(&key, value, options).await
             },

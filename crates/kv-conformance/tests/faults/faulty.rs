@@ -5,13 +5,13 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use kv_conformance::{Factory, Line, UrlFactory};
+use kv_core::implement::{LockView, Transact};
 use kv_core::{
     AccessControl, AdminExt, BreakLockOptions, Bytes, CallOptions, Capabilities, Cluster, DeleteOptions,
     DeleteResult, DeleteTreeOptions, Entry, ErrorKind, FencingToken, GetOptions, History, Key, KeyVersion,
-    ListOptions, Listing, LockChanges, LockGuard, LockHolder, LockListing, LockOptions, LockView,
-    LockWatchOptions, LocksOptions, Prefix, PutOptions, PutResult, Result, ServerInfo, SessionState,
-    SessionStates, Storage, Store, StoreExt, Transact, Txn, TxnResult, Version, VersionsOptions, Watch,
-    WatchOptions, WatchTarget,
+    ListOptions, Listing, LockChanges, LockGuard, LockHolder, LockListing, LockOptions, LockWatchOptions,
+    LocksOptions, Prefix, PutOptions, PutResult, Result, ServerInfo, SessionState, SessionStates, Storage,
+    Store, StoreExt, Txn, TxnResult, Version, VersionsOptions, Watch, WatchOptions, WatchTarget,
 };
 
 use super::{Fault, histories};
@@ -107,35 +107,35 @@ impl Store for Faulty {
         &self.capabilities
     }
 
-    async fn get_with(&self, key: &Key, options: GetOptions) -> Result<Option<Entry>> {
-        hooked!(self, get(key.clone(), options), self.inner.get_with(key, options))
+    async fn get_opts(&self, key: &Key, options: GetOptions) -> Result<Option<Entry>> {
+        hooked!(self, get(key.clone(), options), self.inner.get_opts(key, options))
     }
 
-    async fn put_with(&self, key: &Key, value: Bytes, options: PutOptions) -> Result<PutResult> {
-        hooked!(self, put(key.clone(), value, options), self.inner.put_with(key, value, options))
+    async fn put_opts(&self, key: &Key, value: Bytes, options: PutOptions) -> Result<PutResult> {
+        hooked!(self, put(key.clone(), value, options), self.inner.put_opts(key, value, options))
     }
 
-    async fn delete_with(&self, key: &Key, options: DeleteOptions) -> Result<DeleteResult> {
-        hooked!(self, delete(key.clone(), options), self.inner.delete_with(key, options))
+    async fn delete_opts(&self, key: &Key, options: DeleteOptions) -> Result<DeleteResult> {
+        hooked!(self, delete(key.clone(), options), self.inner.delete_opts(key, options))
     }
 
-    async fn list_with(&self, prefix: &Prefix, options: ListOptions) -> Result<Listing> {
-        hooked!(self, list(prefix.clone(), options), self.inner.list_with(prefix, options))
+    async fn list_opts(&self, prefix: &Prefix, options: ListOptions) -> Result<Listing> {
+        hooked!(self, list(prefix.clone(), options), self.inner.list_opts(prefix, options))
     }
 
-    async fn delete_tree_with(&self, prefix: &Prefix, options: DeleteTreeOptions) -> Result<u64> {
-        hooked!(self, delete_tree(prefix.clone(), options), self.inner.delete_tree_with(prefix, options))
+    async fn delete_tree_opts(&self, prefix: &Prefix, options: DeleteTreeOptions) -> Result<u64> {
+        hooked!(self, delete_tree(prefix.clone(), options), self.inner.delete_tree_opts(prefix, options))
     }
 
-    async fn watch_with(&self, target: WatchTarget, options: WatchOptions) -> Result<Watch> {
-        hooked!(self, watch(target, options), self.inner.watch_with(target, options))
+    async fn watch_opts(&self, target: WatchTarget, options: WatchOptions) -> Result<Watch> {
+        hooked!(self, watch(target, options), self.inner.watch_opts(target, options))
     }
 
-    async fn lock_with(&self, key: &Key, options: LockOptions) -> Result<LockGuard> {
+    async fn lock_opts(&self, key: &Key, options: LockOptions) -> Result<LockGuard> {
         let locking = async {
             match &self.fault.lock {
                 Some(hook) => hook(Arc::clone(&self.inner), key.clone(), options).await,
-                None => self.inner.lock_with(key, options).await,
+                None => self.inner.lock_opts(key, options).await,
             }
         };
         match &self.line {
@@ -144,8 +144,8 @@ impl Store for Faulty {
         }
     }
 
-    async fn lock_holder(&self, key: &Key) -> Result<Option<LockHolder>> {
-        hooked!(self, lock_holder(key.clone()), self.inner.lock_holder(key))
+    async fn lock_holder_opts(&self, key: &Key, options: CallOptions) -> Result<Option<LockHolder>> {
+        hooked!(self, lock_holder(key.clone()), self.inner.lock_holder_opts(key, options))
     }
 
     fn session(&self) -> SessionState {
@@ -159,12 +159,12 @@ impl Store for Faulty {
         }
     }
 
-    async fn server(&self) -> Result<ServerInfo> {
-        hooked!(self, server(), self.inner.server())
+    async fn server_opts(&self, options: CallOptions) -> Result<ServerInfo> {
+        hooked!(self, server(), self.inner.server_opts(options))
     }
 
-    async fn close(&self) -> Result<()> {
-        hooked!(self, close(), self.inner.close())
+    async fn close_opts(&self, options: CallOptions) -> Result<()> {
+        hooked!(self, close(), self.inner.close_opts(options))
     }
 
     fn as_transact(&self) -> Option<&dyn Transact> {

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use kv_core::{Error, Precondition, Store, StoreExt};
+use kv_core::{Error, Precondition, StoreExt};
 
 use super::Fault;
 use super::tools::{BTreeMap, Shared, id, shared, with};

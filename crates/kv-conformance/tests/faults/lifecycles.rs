@@ -6,7 +6,7 @@ use std::time::Duration;
 use futures_util::StreamExt;
 use kv_core::{
     Bytes, Capabilities, Error, ErrorKind, ExpiryBound, Key, LockWait, Operation, Power, PutOptions,
-    ServerInfo, Store, Watch,
+    ServerInfo, Store, StoreExt, Watch,
 };
 
 use super::Fault;

@@ -5,7 +5,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
-use kv_core::{Error, Fence, Hold, LockGuard, LockLoss, Result, Store};
+use kv_core::implement::Hold;
+use kv_core::{Error, Fence, LockGuard, LockLoss, Result, StoreExt};
 
 use super::Fault;
 use super::tools::pause;

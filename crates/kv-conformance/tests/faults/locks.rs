@@ -298,7 +298,7 @@ fn removals() -> [Fault; 3] {
 struct Renamed(LockGuard);
 
 #[async_trait::async_trait]
-impl kv_core::Hold for Renamed {
+impl kv_core::implement::Hold for Renamed {
     fn fence(&self) -> kv_core::Fence {
         self.0.fence()
     }

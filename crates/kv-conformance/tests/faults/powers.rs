@@ -35,6 +35,12 @@ pub(super) fn faults() -> Vec<Fault> {
         works("watch_history_is_not_declared", &["watch_from_a_version"], Power::WatchHistory),
         works("stale_reads_are_not_declared", &["stale_reads_answer"], Power::StaleReads),
         works("list_expiry_is_not_declared", &["list_tells_expiries"], Power::ListExpiry),
+        works("an_option_that_came_later_is_ignored", &["list_tells_expiries"], Power::ListExpiry).list(
+            |store, prefix, mut options| async move {
+                options.expiry = false;
+                store.list_with(&prefix, options).await
+            },
+        ),
         works("lock_view_is_not_declared", &["held_locks_are_listed"], Power::LockView),
         works("history_is_not_declared", &["history_reads_a_key_as_it_was"], Power::History),
         works("ttl_is_refused_after_the_put", &["ttl_is_not_late"], Power::Ttl).put(

@@ -7,9 +7,10 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use futures_util::{Stream, StreamExt, TryStreamExt, stream};
+use kv_core::implement::Hold;
 use kv_core::{
-    Entry, Fence, FencingToken, Hold, Key, ListItem, ListOptions, Listing, LockGuard, LockLoss, Prefix,
-    PutOptions, Result, Store, StoreExt, Watch, WatchEvent, WatchOptions, WatchTarget,
+    Entry, Fence, FencingToken, Key, ListItem, ListOptions, Listing, LockGuard, LockLoss, Prefix, PutOptions,
+    Result, Store, StoreExt, Watch, WatchEvent, WatchOptions, WatchTarget,
 };
 
 pub(crate) use std::collections::{BTreeMap, BTreeSet};

@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use kv_core::{
-    Compare, Condition, DeleteOptions, DeleteResult, Expiry, Key, PutOptions, PutResult, Result, Store,
-    StoreExt, Test, Txn, TxnOp, TxnOutcome, TxnResult, Version,
+    Compare, Condition, DeleteOptions, DeleteResult, Expiry, PutOptions, PutResult, Result, Store, StoreExt,
+    Test, Txn, TxnOp, TxnOutcome, TxnResult, Version,
 };
 
 use super::Fault;
@@ -74,7 +74,7 @@ async fn all_hold(store: &Arc<dyn Store>, conditions: &[Condition]) -> Result<bo
 pub(super) fn faults() -> Vec<Fault> {
     let mut faults = vec![
         asked("txn_never_runs_then", &["txn_runs_then", "txn_without_conditions"], |mut txn| {
-            txn.conditions.push(Condition::present(Key::new("no/such/key").unwrap()));
+            txn.conditions.push(Condition::present("no/such/key").unwrap());
             txn
         }),
         asked(

@@ -6,7 +6,7 @@ use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 use futures_util::{Stream, StreamExt, stream};
-use kv_core::{ErrorKind, Result, Version, Watch, WatchEvent};
+use kv_core::{ErrorKind, Result, StoreExt, Version, Watch, WatchEvent};
 use tokio::sync::Semaphore;
 
 use super::Fault;

@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use kv_core::{
-    Bytes, DeleteCause, Deletion, Key, Prefix, Store, Version, Watch, WatchEvent, WatchFilter, WatchOptions,
-    WatchStart, WatchTarget,
+    Bytes, DeleteCause, Deletion, Key, Prefix, Store, StoreExt, Version, Watch, WatchEvent, WatchFilter,
+    WatchOptions, WatchStart, WatchTarget,
 };
 
 use super::Fault;
@@ -179,7 +179,7 @@ fn wrong_targets() -> Vec<Fault> {
             "watch_tells_everything",
             &["watch_wakes_for_its_own_only", "many_watches_live_together", "watch_initial_of_a_key"],
         )
-        .watch(|store, _, options| async move { store.watch_with(Prefix::root().into(), options).await }),
+        .watch(|store, _, options| async move { store.watch_with(Prefix::root(), options).await }),
         Fault::new(
             "tree_watch_forgets_the_key",
             &["watch_tree_tells_the_key_and_what_is_below", "watch_tree_initial_tells_both"],

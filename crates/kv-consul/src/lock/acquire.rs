@@ -54,8 +54,12 @@ pub(crate) async fn lock(locks: &Arc<Locks>, key: &Key, options: LockOptions) ->
 }
 
 /// Who holds a lock.
-pub(crate) async fn holder(locks: &Arc<Locks>, key: &Key) -> Result<Option<LockHolder>> {
-    let held = present(locks, &locks.env.names.lock_record(key), &locks.env.deadline(None)).await?;
+pub(crate) async fn holder(
+    locks: &Arc<Locks>,
+    key: &Key,
+    timeout: Option<Duration>,
+) -> Result<Option<LockHolder>> {
+    let held = present(locks, &locks.env.names.lock_record(key), &locks.env.deadline(timeout)).await?;
     held.map(|held| held.holder(None)).transpose()
 }
 

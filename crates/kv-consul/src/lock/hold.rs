@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use kv_backend::{Deadline, HoldState};
-use kv_core::{Consistency, Error, ErrorKind, Fence, FencingToken, Hold, Key, LockGuard, LockLoss, Result};
+use kv_core::implement::Hold;
+use kv_core::{Consistency, Error, ErrorKind, Fence, FencingToken, Key, LockGuard, LockLoss, Result};
 use tokio::sync::oneshot;
 use tokio::task::AbortHandle;
 use tokio::time::Instant;

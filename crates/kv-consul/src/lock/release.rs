@@ -94,7 +94,7 @@ mod tests {
 
     use async_trait::async_trait;
     use bytes::Bytes;
-    use kv_core::Store;
+    use kv_core::StoreExt;
     use tokio::task::JoinSet;
     use tokio::time::Instant;
 

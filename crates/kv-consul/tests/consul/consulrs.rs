@@ -37,7 +37,7 @@ async fn a_store_over_a_held_client_does_what_every_store_does() {
     }
     assert_eq!(store.keys("").await.unwrap().len(), 4);
     let session = PutOptions::default().with_expiry(Expiry::Session);
-    store.put_with(&Key::new("s").unwrap(), "1".into(), session).await.unwrap();
+    store.put_with(&Key::new("s").unwrap(), "1", session).await.unwrap();
     let guard = store.lock("l").await.unwrap();
     assert!(same.try_lock("l").await.unwrap().is_none());
     guard.unlock().await.unwrap();

@@ -318,7 +318,7 @@ async fn sessions_of_a_removed_server_are_told_as_lost() {
     let store = common::open(&common::url(&hosts.join(","), "app", query, common::variant())).await;
     let guard = store.lock("held").await.unwrap();
     let session = PutOptions::default().with_expiry(Expiry::Session);
-    store.put_with(&key("alive"), "yes".into(), session).await.unwrap();
+    store.put_with(&key("alive"), "yes", session).await.unwrap();
     cluster.node(victim).kill().await.unwrap();
     let loss = tokio::time::timeout(SECOND * 240, guard.lost()).await.expect("autopilot removes it");
     assert_eq!(loss, LockLoss::SessionLost);
@@ -329,6 +329,6 @@ async fn sessions_of_a_removed_server_are_told_as_lost() {
     .await;
     // The session of the handle is told as lost when it is used or renewed next.
     let session = PutOptions::default().with_expiry(Expiry::Session);
-    store.put_with(&key("alive"), "again".into(), session).await.unwrap();
+    store.put_with(&key("alive"), "again", session).await.unwrap();
     store.lock("held").await.unwrap().unlock().await.unwrap();
 }

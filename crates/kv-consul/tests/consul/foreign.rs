@@ -51,7 +51,7 @@ async fn a_lock_of_another_program_is_not_broken_by_a_write() {
     for error in [
         store.put("leader", "x").await.unwrap_err(),
         store.delete("leader").await.map(drop).unwrap_err(),
-        store.put_with(&key("leader"), "x".into(), ttl(20)).await.map(drop).unwrap_err(),
+        store.put_with(&key("leader"), "x", ttl(20)).await.map(drop).unwrap_err(),
         store.transact(Txn::always().then([TxnOp::put(key("leader"), "x")])).await.map(drop).unwrap_err(),
         store.transact(Txn::always().then([TxnOp::delete(key("leader"))])).await.map(drop).unwrap_err(),
         store.put("leader/.lock", "x").await.unwrap_err(),
@@ -88,7 +88,7 @@ async fn a_leader_with_any_flags_is_not_replaced_by_a_write() {
     let entry = store.get("leader").await.unwrap().unwrap();
     assert_eq!(entry.value, "them");
     let leader = key("leader");
-    let put = |options: PutOptions| store.put_with(&leader, "x".into(), options);
+    let put = |options: PutOptions| store.put_with(&leader, "x", options);
     let conditional = |precondition| PutOptions::default().with_precondition(precondition);
     let delete = DeleteOptions::default().with_precondition(Precondition::At(entry.version));
     let holds = Condition::version(leader.clone(), kv_consul::kv_core::Compare::Equal, entry.version);
@@ -127,7 +127,7 @@ async fn a_leader_whose_session_deletes_is_not_replaced_by_a_write_either() {
         let leader = key("leader");
         for error in [
             store.put("leader", "x").await.map(drop).unwrap_err(),
-            store.put_with(&leader, "x".into(), ttl(20)).await.map(drop).unwrap_err(),
+            store.put_with(&leader, "x", ttl(20)).await.map(drop).unwrap_err(),
             store.delete("leader").await.map(drop).unwrap_err(),
             store
                 .transact(Txn::always().then([TxnOp::put(leader.clone(), "x")]))
@@ -144,7 +144,7 @@ async fn a_leader_whose_session_deletes_is_not_replaced_by_a_write_either() {
         let other = server.open(&namespace, "").await;
         let by_session = PutOptions::default().with_expiry(Expiry::Session);
         for (name, options) in [("ttl", ttl(20)), ("session", by_session)] {
-            other.put_with(&key(name), "1".into(), options).await.unwrap();
+            other.put_with(&key(name), "1", options).await.unwrap();
             store.put(name, "2").await.unwrap();
             assert_eq!(session_of(&server, &format!("{namespace}/{name}")).await, None, "{layout}");
         }
@@ -188,7 +188,7 @@ async fn a_lock_without_flags_is_a_lock() {
         assert_eq!(store.lock_holder(&leader).await.unwrap(), None);
     }
     store.put("entry", "1").await.unwrap();
-    store.put_with(&key("expires"), "1".into(), ttl(20)).await.unwrap();
+    store.put_with(&key("expires"), "1", ttl(20)).await.unwrap();
     server.raw(Method::PUT, &format!("/v1/kv/{namespace}/theirs"), "1").await;
     for name in ["entry", "expires", "theirs"] {
         let error = store.lock(name).await.unwrap_err();
@@ -223,7 +223,7 @@ async fn the_free_record_of_a_lock_on_the_key_itself_is_no_entry() {
     assert!(matches!(error.kind(), ErrorKind::AlreadyExists { .. }), "{error}");
     assert!(store.delete("k").await.unwrap());
     unlocked().await;
-    store.put_with(&key("k"), "x".into(), ttl(20).with_precondition(Precondition::Absent)).await.unwrap();
+    store.put_with(&key("k"), "x", ttl(20).with_precondition(Precondition::Absent)).await.unwrap();
     unlocked().await;
     let txn = Txn::when([Condition::absent(key("k"))]).then([TxnOp::put(key("k"), "x")]);
     assert!(store.transact(txn).await.unwrap().succeeded);

@@ -172,7 +172,7 @@ async fn answers_to_other_questions_are_protocol_errors() {
         for error in [
             store.get("k").await.map(drop).unwrap_err(),
             store.put("k", "v").await.map(drop).unwrap_err(),
-            store.put_with(&k, "v".into(), ttl).await.map(drop).unwrap_err(),
+            store.put_with(&k, "v", ttl).await.map(drop).unwrap_err(),
             store.compare_value_and_set("k", "v", "w").await.map(drop).unwrap_err(),
             store.transact(Txn::always().then([TxnOp::get(k.clone())])).await.map(drop).unwrap_err(),
         ] {
@@ -196,7 +196,7 @@ async fn keys_out_of_place_in_a_list_are_protocol_errors() {
         let store = hostile.store().await;
         let initial = WatchOptions::default().with_initial();
         let prefix: kv_consul::kv_core::Prefix = "p".parse().unwrap();
-        let mut watched = store.watch_with(prefix.into(), initial).await.unwrap();
+        let mut watched = store.watch_with(prefix, initial).await.unwrap();
         let watched = loop {
             match watched.next().await.unwrap() {
                 Ok(WatchEvent::Put(_)) => {}
@@ -239,7 +239,7 @@ async fn sessions_that_make_no_sense_are_protocol_errors() {
     let k = Key::new("k").unwrap();
     let ttl = PutOptions::default().with_expiry(Expiry::Ttl(Duration::from_secs(20)));
     for error in [
-        store.put_with(&k, "v".into(), ttl).await.map(drop).unwrap_err(),
+        store.put_with(&k, "v", ttl).await.map(drop).unwrap_err(),
         store.get_with(&k, GetOptions::default().with_expiry()).await.map(drop).unwrap_err(),
     ] {
         assert_eq!(error.kind(), &ErrorKind::Protocol, "{error}");
@@ -434,7 +434,7 @@ async fn a_server_that_refuses_names_in_urls_is_asked_for_their_ancestor() {
     let entries = store.entries("a/b c").await.unwrap();
     assert_eq!(entries.iter().map(|entry| entry.key.as_str()).collect::<Vec<_>>(), ["a/b c/d"]);
     let initial = WatchOptions::default().with_initial();
-    let mut watch = store.watch_with(Key::new("a/b c/d").unwrap().into(), initial).await.unwrap();
+    let mut watch = store.watch_with(Key::new("a/b c/d").unwrap(), initial).await.unwrap();
     assert!(matches!(watch.next().await.unwrap().unwrap(), WatchEvent::Put(_)));
     assert_eq!(watch.next().await.unwrap().unwrap(), WatchEvent::Synced);
 }

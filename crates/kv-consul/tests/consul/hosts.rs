@@ -262,7 +262,7 @@ async fn sessions_are_renewed_however_many_calls_wait() {
     .await;
     let store = std::sync::Arc::new(server.open("timeout=8s&session_ttl=10s").await);
     let session = PutOptions::default().with_expiry(Expiry::Session).with_timeout(SECOND);
-    store.put_with(&Key::new("k").unwrap(), "v".into(), session).await.unwrap_err();
+    store.put_with(&Key::new("k").unwrap(), "v", session).await.unwrap_err();
     let calls: Vec<_> = (0..100)
         .map(|_| {
             let store = std::sync::Arc::clone(&store);

@@ -45,12 +45,11 @@ async fn keeping_an_expiry_takes_the_round_trips_it_promises() {
         ("absent", keep()),
     ] {
         assert!(name != "absent" || store.get("absent").await.unwrap().is_none());
-        store.put_with(&key(name), "0".into(), put).await.unwrap();
+        store.put_with(&key(name), "0", put).await.unwrap();
         let name = key(name);
         let mut version = store.get(&name).await.unwrap().unwrap().version;
         for _ in 0..3 {
-            let put =
-                |precondition| store.put_with(&name, "v".into(), keep().with_precondition(precondition));
+            let put = |precondition| store.put_with(&name, "v", keep().with_precondition(precondition));
             assert_eq!(cost(&store, put(Precondition::Any)).await, 1, "{name}");
             assert_eq!(cost(&store, put(Precondition::Present)).await, 1, "{name}");
             assert_eq!(cost(&store, put(Precondition::Value("v".into()))).await, 2, "{name}");
@@ -68,7 +67,7 @@ async fn keeping_an_expiry_takes_the_round_trips_it_promises() {
         for precondition in [Precondition::Absent, Precondition::At(version), Precondition::Value("x".into())]
         {
             let put = keep().with_precondition(precondition);
-            let error = store.put_with(&name, "no".into(), put).await.unwrap_err();
+            let error = store.put_with(&name, "no", put).await.unwrap_err();
             assert!(error.is_conflict(), "{error}");
         }
         assert!(store.requests() - refused <= 5, "{name}: {}", store.requests() - refused);
@@ -77,7 +76,7 @@ async fn keeping_an_expiry_takes_the_round_trips_it_promises() {
     // Of another handle's key nothing is known: refused, read, whose it is, written.
     for name in ["ttl", "session"] {
         let k = key(name);
-        let put = || other.put_with(&k, "o".into(), keep());
+        let put = || other.put_with(&k, "o", keep());
         let before = other.requests();
         put().await.unwrap();
         assert_eq!(other.requests() - before, 4, "{name} of another handle");
@@ -121,25 +120,25 @@ async fn what_was_known_of_an_expiry_is_checked_by_consul() {
     let namespace = common::namespace();
     let (store, other) = (server.open(&namespace, "").await, server.open(&namespace, "").await);
     let k = key("k");
-    let put = |value: &'static str| store.put_with(&k, value.into(), keep());
+    let put = |value: &'static str| store.put_with(&k, value, keep());
     // Each time the first handle believes the state that was before.
-    store.put_with(&k, "1".into(), ttl(60)).await.unwrap();
+    store.put_with(&k, "1", ttl(60)).await.unwrap();
     other.put("k", "2").await.unwrap();
     put("3").await.unwrap();
     assert_eq!(expiry_of(&store, "k").await, EntryExpiry::Never);
-    other.put_with(&k, "4".into(), expiring(Expiry::Session)).await.unwrap();
+    other.put_with(&k, "4", expiring(Expiry::Session)).await.unwrap();
     put("5").await.unwrap();
     assert_eq!(expiry_of(&store, "k").await, EntryExpiry::Session);
-    other.put_with(&k, "6".into(), ttl(90)).await.unwrap();
-    store.transact(keep_in_txn("k", "7")).await.unwrap();
+    other.put_with(&k, "6", ttl(90)).await.unwrap();
+    let _ = store.transact(keep_in_txn("k", "7")).await.unwrap();
     assert_eq!(expiry_of(&store, "k").await, EntryExpiry::ttl(SECOND * 90, None));
     other.delete("k").await.unwrap();
-    store.transact(keep_in_txn("k", "8")).await.unwrap();
+    let _ = store.transact(keep_in_txn("k", "8")).await.unwrap();
     assert_eq!(expiry_of(&store, "k").await, EntryExpiry::Never);
-    store.put_with(&k, "9".into(), ttl(60)).await.unwrap();
+    store.put_with(&k, "9", ttl(60)).await.unwrap();
     other.delete("k").await.unwrap();
     let present = keep().with_precondition(Precondition::Present);
-    let error = store.put_with(&k, "10".into(), present).await.unwrap_err();
+    let error = store.put_with(&k, "10", present).await.unwrap_err();
     assert_eq!(error.kind(), &ErrorKind::NotFound);
     put("11").await.unwrap();
     assert_eq!(expiry_of(&store, "k").await, EntryExpiry::Never);
@@ -156,14 +155,13 @@ async fn a_put_that_keeps_the_expiry_does_not_write_on_a_lock() {
     for (flags, behavior) in [(0, "release"), (0, "delete"), (LOCK_FLAG, "release")] {
         for attempt in 0..6 {
             // This handle remembers the key as one of its own that expires. Meanwhile it became a lock.
-            store.put_with(&leader, "ours".into(), ttl(60)).await.unwrap();
+            store.put_with(&leader, "ours", ttl(60)).await.unwrap();
             server.raw(Method::DELETE, &format!("/v1/kv/{path}"), "").await;
             let session = new_session(&server, behavior).await;
             let acquire = format!("/v1/kv/{path}?flags={flags}&acquire={session}");
             assert_eq!(server.raw(Method::PUT, &acquire, "them").await.1, "true");
             let entry = reader.get("leader").await.unwrap().unwrap();
-            let put =
-                |precondition| store.put_with(&leader, "x".into(), keep().with_precondition(precondition));
+            let put = |precondition| store.put_with(&leader, "x", keep().with_precondition(precondition));
             let held = Condition::version(leader.clone(), Compare::Equal, entry.version);
             let result = match attempt {
                 0 => put(Precondition::Any).await.map(drop),
@@ -190,17 +188,17 @@ async fn an_expiry_is_kept_under_a_fence_and_not_after_it() {
     let Some(server) = server().await else { return };
     let namespace = common::namespace();
     let store = server.open(&namespace, "").await;
-    store.put_with(&key("ttl"), "0".into(), ttl(60)).await.unwrap();
+    store.put_with(&key("ttl"), "0", ttl(60)).await.unwrap();
     store.put("permanent", "0").await.unwrap();
     let guard = store.lock("l").await.unwrap();
     let fence = guard.fence();
     let fenced = |fence: &Fence, name: &str| {
         let (store, name, options) = (&store, key(name), keep().with_fence(fence.clone()));
-        async move { store.put_with(&name, "1".into(), options).await }
+        async move { store.put_with(&name, "1", options).await }
     };
     for name in ["ttl", "permanent"] {
         fenced(&fence, name).await.unwrap();
-        store.transact(keep_in_txn(name, "2").with_fence(fence.clone())).await.unwrap();
+        let _ = store.transact(keep_in_txn(name, "2").with_fence(fence.clone())).await.unwrap();
     }
     guard.unlock().await.unwrap();
     for name in ["ttl", "permanent"] {

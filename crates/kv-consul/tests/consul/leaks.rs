@@ -33,13 +33,13 @@ async fn a_session_made_for_nobody_is_ended() {
     let day = PutOptions::default().with_expiry(Expiry::Ttl(SECOND * 3600 * 24));
     let (one, other) = (Arc::clone(&store), Arc::clone(&store));
     let lock = tokio::spawn(async move { one.lock("l").await.map(drop) });
-    let put = tokio::spawn(async move { other.put_with(&key("k"), "v".into(), day).await.map(drop) });
+    let put = tokio::spawn(async move { other.put_with(&key("k"), "v", day).await.map(drop) });
     until("both should ask", SECOND * 5, || async { server.count("PUT /v1/session/create") == 2 }).await;
     lock.abort();
     put.abort();
     // And one that gives up waiting by itself.
     let soon = PutOptions::default().with_expiry(Expiry::Ttl(SECOND * 60)).with_timeout(SECOND / 4);
-    let error = store.put_with(&key("k"), "v".into(), soon).await.unwrap_err();
+    let error = store.put_with(&key("k"), "v", soon).await.unwrap_err();
     assert_eq!((error.kind(), error.applied()), (&ErrorKind::Timeout, Applied::No));
     gate.send_replace(true);
     until("all should be ended", SECOND * 3, || async { server.count("PUT /v1/session/destroy/s-1") == 3 })
@@ -60,7 +60,7 @@ async fn a_handle_that_is_closed_makes_no_session() {
     let put = tokio::spawn(async move {
         let options = PutOptions::default().with_expiry(Expiry::Session);
         let options = options.with_precondition(Precondition::Value("v".into()));
-        putting.put_with(&key("k"), "w".into(), options).await
+        putting.put_with(&key("k"), "w", options).await
     });
     until("it should read", SECOND * 5, || async { server.count("PUT /v1/txn") == 1 }).await;
     store.close().await.unwrap();
@@ -86,18 +86,15 @@ async fn what_was_not_sent_was_not_applied() {
             Txn::when([Condition::value(key("k"), Compare::Less, "x")]).then([TxnOp::put(key("k"), "w")]);
         let refused = match broken {
             "txn" => vec![
-                store.put_with(&key("k"), "w".into(), value()).await.unwrap_err(),
+                store.put_with(&key("k"), "w", value()).await.unwrap_err(),
                 store.delete_with(&key("k"), delete).await.unwrap_err(),
                 store.transact(txn).await.unwrap_err(),
             ],
             _ => vec![
-                store.put_with(&key("k"), "w".into(), value().with_expiry(ttl)).await.unwrap_err(),
+                store.put_with(&key("k"), "w", value().with_expiry(ttl)).await.unwrap_err(),
+                store.put_with(&key("k"), "w", PutOptions::default().with_expiry(ttl)).await.unwrap_err(),
                 store
-                    .put_with(&key("k"), "w".into(), PutOptions::default().with_expiry(ttl))
-                    .await
-                    .unwrap_err(),
-                store
-                    .put_with(&key("k"), "w".into(), PutOptions::default().with_expiry(Expiry::Session))
+                    .put_with(&key("k"), "w", PutOptions::default().with_expiry(Expiry::Session))
                     .await
                     .unwrap_err(),
             ],
@@ -170,7 +167,7 @@ async fn a_put_that_is_refused_for_long_gets_a_session_of_its_full_time() {
     let store = server.open("timeout=20s").await;
     let options = PutOptions::default().with_expiry(Expiry::Ttl(SECOND * 10));
     let options = options.with_precondition(Precondition::Value("v".into()));
-    store.put_with(&key("k"), "w".into(), options).await.unwrap();
+    store.put_with(&key("k"), "w", options).await.unwrap();
     assert_eq!(server.count("PUT /v1/session/create"), 2);
     until("the first should be ended", SECOND * 3, || async {
         server.count("PUT /v1/session/destroy/s-1") == 1

@@ -128,7 +128,7 @@ async fn locks_on_the_key_itself_are_told_from_entries() {
     let query = "?lock_layout=key&lock_delay=0s&timeout=20s";
     let (store, other) = (server.open(&namespace, query).await, server.open(&namespace, query).await);
     let ttl = PutOptions::default().with_expiry(Expiry::Ttl(SECOND * 60));
-    other.put_with(&key("dir/ttl"), "x".into(), ttl).await.unwrap();
+    other.put_with(&key("dir/ttl"), "x", ttl).await.unwrap();
     other.put_session("dir/session", "x").await.unwrap();
     store.put("dir/entry", "x").await.unwrap();
     let session = new_session(&server, "delete").await;

@@ -215,7 +215,7 @@ async fn what_is_too_large_is_refused_before_any_request() {
             .await
             .map(drop)
             .unwrap_err(),
-        store.put_with(&key("k"), "v".into(), value).await.map(drop).unwrap_err(),
+        store.put_with(&key("k"), "v", value).await.map(drop).unwrap_err(),
         store.compare_value_and_set("k", large.clone(), "v").await.map(drop).unwrap_err(),
         store
             .delete_with(

@@ -18,7 +18,7 @@ async fn the_other_process() {
     let (Ok(url), Ok(name)) = (std::env::var(URL), std::env::var(LOCK)) else { return };
     let store = common::open(&url).await;
     let session = PutOptions::default().with_expiry(Expiry::Session);
-    store.put_with(&key(&format!("alive/{name}")), "yes".into(), session).await.unwrap();
+    store.put_with(&key(&format!("alive/{name}")), "yes", session).await.unwrap();
     let guard = store.lock(name.as_str()).await.unwrap();
     println!("\ntoken {}", guard.token());
     let mut told = false;
@@ -30,7 +30,7 @@ async fn the_other_process() {
         println!("{}", if held { "held" } else { "lost" });
         // As a holder that does not look would.
         let fenced = PutOptions::default().with_fence(guard.fence());
-        drop(store.put_with(&key(&format!("written/{name}")), "by the first".into(), fenced).await);
+        drop(store.put_with(&key(&format!("written/{name}")), "by the first", fenced).await);
         tokio::time::sleep(SECOND / 20).await;
     }
 }
@@ -121,7 +121,7 @@ async fn a_holder_that_is_killed_or_stopped_loses_within_the_bound() {
     .await;
 
     let fenced = PutOptions::default().with_fence(other.fence());
-    store.put_with(&key("written/stopped"), "by the second".into(), fenced).await.unwrap();
+    store.put_with(&key("written/stopped"), "by the second", fenced).await.unwrap();
     while stopped.lines.try_recv().is_ok() {}
     stopped.signal("-CONT");
     // One line may have been on its way when it was stopped.

@@ -50,7 +50,7 @@ async fn reads(store: &ConsulStore, name: &str) -> Vec<(&'static str, Result<()>
         Ok(())
     };
     let watched = async |options: WatchOptions| {
-        let mut watch = store.watch_with(below.clone().into(), options).await?;
+        let mut watch = store.watch_with(below.clone(), options).await?;
         loop {
             if next_result(&mut watch).await? == WatchEvent::Synced {
                 return Ok(());
@@ -69,7 +69,7 @@ async fn reads(store: &ConsulStore, name: &str) -> Vec<(&'static str, Result<()>
         ("watch", store.watch(below.clone()).await.map(drop)),
         ("watch with the state", watched(initial()).await),
         ("watch of a key", store.watch_key(name.clone()).await.map(drop)),
-        ("put if the value is", store.put_with(&name, "y".into(), value).await.map(drop)),
+        ("put if the value is", store.put_with(&name, "y", value).await.map(drop)),
         (
             "read in a transaction",
             store.transact(Txn::always().then([TxnOp::get(name.clone())])).await.map(drop),
@@ -137,7 +137,7 @@ async fn a_right_taken_away_ends_watches_and_tells_no_deletes() {
         root.put(name, "x").await.unwrap();
     }
     let mut a = store.watch("a").await.unwrap();
-    let mut a_with_state = store.watch_with(prefix("a").into(), initial()).await.unwrap();
+    let mut a_with_state = store.watch_with(prefix("a"), initial()).await.unwrap();
     while next(&mut a_with_state).await != WatchEvent::Synced {}
     let mut b = store.watch("b").await.unwrap();
     let mut c = store.watch_key("c").await.unwrap();
@@ -219,7 +219,7 @@ async fn a_token_for_keys_and_sessions_does_all_but_tell_the_version() {
     // Without the right to sessions it is named.
     let ttl = || PutOptions::default().with_expiry(Expiry::Ttl(SECOND * 20));
     for error in [
-        store.put_with(&key("t"), "x".into(), ttl()).await.map(drop).unwrap_err(),
+        store.put_with(&key("t"), "x", ttl()).await.map(drop).unwrap_err(),
         store.lock("l").await.map(drop).unwrap_err(),
     ] {
         assert_eq!(error.kind(), &ErrorKind::PermissionDenied, "{error}");
@@ -229,7 +229,7 @@ async fn a_token_for_keys_and_sessions_does_all_but_tell_the_version() {
     let error = denied.put("k", "x").await.unwrap_err();
     assert!(error.to_string().contains(r#"key:write on "other/k""#), "{error}");
     server.change(&id, "p", &format!(r#"{keys} session_prefix "" {{ policy = "write" }}"#)).await;
-    store.put_with(&key("t"), "x".into(), ttl()).await.unwrap();
+    store.put_with(&key("t"), "x", ttl()).await.unwrap();
     store.put("t", "y").await.unwrap();
     let guard = store.lock("l").await.unwrap();
     assert!(store.lock_holder(&key("l")).await.unwrap().is_some());
@@ -247,7 +247,7 @@ async fn an_expiry_is_denied_to_who_may_not_read_the_session_it_hangs_on() {
     root.put("plain", "x").await.unwrap();
     let held = [("ttl", Expiry::Ttl(SECOND * 30)), ("session", Expiry::Session)];
     for (name, expiry) in held {
-        root.put_with(&key(name), "x".into(), PutOptions::default().with_expiry(expiry)).await.unwrap();
+        root.put_with(&key(name), "x", PutOptions::default().with_expiry(expiry)).await.unwrap();
     }
     let stale = GetOptions::default().with_consistency(Consistency::Stale);
     let options = [GetOptions::default().with_expiry(), stale.with_expiry()];

@@ -34,7 +34,7 @@ async fn each_operation_takes_the_round_trips_it_promises() {
         [(Precondition::Present, 1), (Precondition::At(version), 2), (Precondition::Absent, 2)]
     {
         let what = format!("{precondition:?}");
-        let put = store.put_with(&a, "2".into(), PutOptions::default().with_precondition(precondition)).await;
+        let put = store.put_with(&a, "2", PutOptions::default().with_precondition(precondition)).await;
         assert_eq!(put.is_err(), expected == 2, "{what}");
         cost(&what, expected);
     }
@@ -62,12 +62,12 @@ async fn each_operation_takes_the_round_trips_it_promises() {
     cost("transaction that takes the other branch: refused, read, carried out", 3);
     store.entries("").await.unwrap();
     cost("list", 1);
-    store.put_with(&key("t"), "1".into(), ttl(20)).await.unwrap();
+    store.put_with(&key("t"), "1", ttl(20)).await.unwrap();
     cost("put with a time to live", 2);
     store.get_with(&key("t"), GetOptions::default().with_expiry()).await.unwrap().unwrap();
     cost("get with expiry", 2);
     let telling = ListOptions::default().with_expiry();
-    let told = store.list_with(&"".parse().unwrap(), telling).await.unwrap().entries().await.unwrap();
+    let told = store.list_with("", telling).await.unwrap().entries().await.unwrap();
     assert!(told.iter().all(|entry| entry.expiry.is_some()) && told.len() == 3);
     cost("list with expiries", 2);
     assert_eq!(store.delete_tree("").await.unwrap(), 3);
@@ -94,14 +94,14 @@ async fn expiry_values_and_locks_take_the_round_trips_they_promise() {
     for (who, what, more) in [(&store, "of its own", 0), (&other, "of another handle", 1)] {
         for (options, expected) in [(ttl(30), 4), (permanent(), 3)] {
             store.delete("t").await.unwrap();
-            store.put_with(&t, "1".into(), ttl(20)).await.unwrap();
+            store.put_with(&t, "1", ttl(20)).await.unwrap();
             settled(&store).await;
             let before = who.requests();
-            who.put_with(&t, "2".into(), options).await.unwrap();
+            who.put_with(&t, "2", options).await.unwrap();
             assert_eq!(who.requests() - before, expected + more, "put over a time to live {what}");
             settled(who).await;
         }
-        store.put_with(&t, "1".into(), ttl(20)).await.unwrap();
+        store.put_with(&t, "1", ttl(20)).await.unwrap();
         let before = who.requests();
         assert!(who.delete("t").await.unwrap());
         assert_eq!(who.requests() - before, 3 + more, "delete of a key with a time to live {what}");
@@ -111,7 +111,7 @@ async fn expiry_values_and_locks_take_the_round_trips_they_promise() {
     let session = || PutOptions::default().with_expiry(Expiry::Session);
     for (text, expected) in [("s/1", 2), ("s/2", 1), ("s/2", 1)] {
         let before = store.requests();
-        store.put_with(&key(text), "1".into(), session()).await.unwrap();
+        store.put_with(&key(text), "1", session()).await.unwrap();
         assert_eq!(store.requests() - before, expected, "put of a session key");
     }
 
@@ -158,8 +158,7 @@ async fn a_native_tool_sees_the_same_keys() {
         let (status, body) = server.raw(Method::GET, &format!("/v1/kv/{namespace}/{path}?raw"), "").await;
         assert_eq!((status, body.as_str()), (200, text));
         // Through a watch, which has the name in a URL.
-        let mut watch =
-            store.watch_with(key(text).into(), WatchOptions::default().with_initial()).await.unwrap();
+        let mut watch = store.watch_with(key(text), WatchOptions::default().with_initial()).await.unwrap();
         assert!(matches!(next(&mut watch).await, WatchEvent::Put(entry) if entry.value == text));
     }
     assert_eq!(store.keys("").await.unwrap().len(), 6);
@@ -186,10 +185,10 @@ async fn a_key_that_stops_expiring_lets_go_of_its_session() {
     let store = server.open(&namespace, "").await;
     let (a, path) = (key("a"), format!("{namespace}/a"));
     let with_expiry = || GetOptions::default().with_expiry();
-    let created = store.put_with(&a, "1".into(), ttl(20)).await.unwrap();
+    let created = store.put_with(&a, "1", ttl(20)).await.unwrap();
     assert_eq!(created.granted_ttl, Some(SECOND * 20));
     let first = session_of(&server, &path).await.unwrap();
-    store.put_with(&a, "2".into(), ttl(30)).await.unwrap();
+    store.put_with(&a, "2", ttl(30)).await.unwrap();
     let second = session_of(&server, &path).await.unwrap();
     assert_ne!(first, second);
     let entry = store.get_with(&a, with_expiry()).await.unwrap().unwrap();
@@ -197,7 +196,7 @@ async fn a_key_that_stops_expiring_lets_go_of_its_session() {
     assert_eq!((entry.created, entry.value.as_ref()), (created.version, b"2".as_ref()));
 
     let session = PutOptions::default().with_expiry(Expiry::Session);
-    store.put_with(&a, "3".into(), session).await.unwrap();
+    store.put_with(&a, "3", session).await.unwrap();
     let entry = store.get_with(&a, with_expiry()).await.unwrap().unwrap();
     assert_eq!(entry.expiry, Some(EntryExpiry::Session));
     let third = session_of(&server, &path).await.unwrap();
@@ -224,7 +223,7 @@ async fn a_refused_put_leaves_no_session() {
     for precondition in
         [Precondition::Absent, Precondition::At(Version::new(1)), Precondition::Value("x".into())]
     {
-        store.put_with(&key("a"), "2".into(), ttl(20).with_precondition(precondition)).await.unwrap_err();
+        store.put_with(&key("a"), "2", ttl(20).with_precondition(precondition)).await.unwrap_err();
     }
     until("no session should be left", SECOND * 5, || async { sessions(&server).await == "[]" }).await;
 }
@@ -235,7 +234,7 @@ async fn delete_tree_ends_the_sessions_of_expiring_keys() {
     let store = server.store().await;
     for prefix in ["a", ""] {
         for at in 0..3 {
-            store.put_with(&key(&format!("a/{at}")), "1".into(), ttl(3600)).await.unwrap();
+            store.put_with(&key(&format!("a/{at}")), "1", ttl(3600)).await.unwrap();
         }
         assert_eq!(store.delete_tree(prefix).await.unwrap(), 3);
         until("no session should be left", SECOND * 5, || async { sessions(&server).await == "[]" }).await;
@@ -274,8 +273,8 @@ async fn the_largest_value_goes_under_the_longest_name() {
     store.put(longest.as_str(), value.clone()).await.unwrap();
     let version = store.get(longest.as_str()).await.unwrap().unwrap().version;
     store.compare_and_set(longest.as_str(), version, value.clone()).await.unwrap();
-    store.put_with(&key(&longest), value.clone().into(), ttl(20)).await.unwrap();
-    store.put_with(&key(&longest), value.clone().into(), ttl(30)).await.unwrap();
+    store.put_with(&key(&longest), value.clone(), ttl(20)).await.unwrap();
+    store.put_with(&key(&longest), value.clone(), ttl(30)).await.unwrap();
     store.put(longest.as_str(), value.clone()).await.unwrap();
     assert_eq!(store.get(longest.as_str()).await.unwrap().unwrap().value, value);
     // 384 KiB fill Consul's 512 KiB with base64 alone.
@@ -309,10 +308,7 @@ async fn a_lock_whose_session_is_destroyed_is_lost_at_once() {
     let store = server.open(&namespace, "?lock_delay=2s").await;
     let guard = store.lock("l").await.unwrap();
     let fence = guard.fence();
-    store
-        .put_with(&key("guarded"), "1".into(), PutOptions::default().with_fence(fence.clone()))
-        .await
-        .unwrap();
+    store.put_with(&key("guarded"), "1", PutOptions::default().with_fence(fence.clone())).await.unwrap();
     let session = session_of(&server, &format!("{namespace}/l/.lock")).await.unwrap();
     server.raw(Method::PUT, &format!("/v1/session/destroy/{session}"), "").await;
     let destroyed = Instant::now();
@@ -321,13 +317,9 @@ async fn a_lock_whose_session_is_destroyed_is_lost_at_once() {
     assert!(!guard.is_held());
     let fenced = PutOptions::default().with_fence(fence);
     for refused in [
-        store.put_with(&key("guarded"), "2".into(), fenced.clone()).await.map(drop),
+        store.put_with(&key("guarded"), "2", fenced.clone()).await.map(drop),
         store
-            .put_with(
-                &key("guarded"),
-                "2".into(),
-                fenced.clone().with_precondition(Precondition::Value("x".into())),
-            )
+            .put_with(&key("guarded"), "2", fenced.clone().with_precondition(Precondition::Value("x".into())))
             .await
             .map(drop),
         store
@@ -352,18 +344,18 @@ async fn a_handle_whose_session_is_destroyed_says_so() {
     let namespace = common::namespace();
     let store = server.open(&namespace, "?session_ttl=10s").await;
     let options = || PutOptions::default().with_expiry(Expiry::Session);
-    store.put_with(&key("a"), "1".into(), options()).await.unwrap();
+    store.put_with(&key("a"), "1", options()).await.unwrap();
     assert_eq!(store.session(), SessionState::Held);
     let session = session_of(&server, &format!("{namespace}/a")).await.unwrap();
     server.raw(Method::PUT, &format!("/v1/session/destroy/{session}"), "").await;
     until("the loss should be told", SECOND * 8, || async { store.session() == SessionState::Lost }).await;
     assert_eq!(store.get("a").await.unwrap(), None);
-    store.put_with(&key("b"), "1".into(), options()).await.unwrap();
+    store.put_with(&key("b"), "1", options()).await.unwrap();
     assert_eq!(store.session(), SessionState::Held);
     // The next put finds out by itself, too.
     let session = session_of(&server, &format!("{namespace}/b")).await.unwrap();
     server.raw(Method::PUT, &format!("/v1/session/destroy/{session}"), "").await;
-    store.put_with(&key("c"), "1".into(), options()).await.unwrap();
+    store.put_with(&key("c"), "1", options()).await.unwrap();
     assert_eq!(store.session(), SessionState::Held);
     assert!(store.exists("c").await.unwrap());
 }
@@ -459,7 +451,7 @@ async fn lists_of_names_and_of_entries_agree() {
     assert_eq!(store.keys("").await.unwrap(), entries);
     assert_eq!(entries.iter().map(Key::as_str).collect::<Vec<_>>(), ["a", "a-b", "a.b", "a/b", "a/b/c", "b"]);
     let stale = ListOptions::default().with_consistency(kv_consul::kv_core::Consistency::Stale);
-    assert!(store.list_with(&"".parse().unwrap(), stale).await.unwrap().as_of().is_some());
+    assert!(store.list_with("", stale).await.unwrap().as_of().is_some());
     // Nothing but a lock's record lies below.
     let _lonely = store.lock("lonely").await.unwrap();
     assert_eq!(store.children("").await.unwrap().len(), 5);

@@ -3,7 +3,7 @@
 use std::time::Instant;
 
 use futures_util::future::try_join_all;
-use kv_consul::kv_core::{Key, Store, StoreExt, Version, Watch, WatchEvent, WatchOptions};
+use kv_consul::kv_core::{Key, StoreExt, Version, Watch, WatchEvent, WatchOptions};
 
 use crate::common::{self, SECOND, key, next, server, until};
 
@@ -13,7 +13,7 @@ async fn a_thousand_watches_share_few_queries() {
     let store = server.store().await;
     let keys: Vec<Key> = (0..1000).map(|at| key(&format!("w/{}/{at}", at % 7))).collect();
     let mut watches: Vec<Watch> =
-        try_join_all(keys.iter().map(|key| store.watch_with(key.clone().into(), WatchOptions::default())))
+        try_join_all(keys.iter().map(|key| store.watch_with(key.clone(), WatchOptions::default())))
             .await
             .unwrap();
     assert!(store.queries() <= 64, "{} queries", store.queries());

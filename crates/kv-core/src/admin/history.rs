@@ -8,7 +8,8 @@ use crate::entry::Entry;
 use crate::error::Result;
 use crate::key::{Key, Prefix};
 use crate::list::Listing;
-use crate::options::{CallOptions, ListOptions, timeout_setter};
+use crate::options::{CallOptions, ListOptions};
+use crate::timeout::timeout_setter;
 use crate::version::Version;
 
 /// The power to read what was there before: reached by

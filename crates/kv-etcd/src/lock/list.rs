@@ -24,7 +24,7 @@ const MOST_OWNERS: usize = 64;
 /// The records of one lock, the one created first before the others.
 type Records = BTreeMap<i64, Name>;
 
-/// See [`kv_core::LockView::locks_with`].
+/// See [`kv_core::implement::LockView::locks_with`].
 pub(crate) async fn locks(core: &Arc<Handle>, prefix: &Prefix, options: LocksOptions) -> Result<LockListing> {
     core.check_open()?;
     let below = core.namespace.native_prefix(prefix);

@@ -16,9 +16,13 @@ use crate::record;
 pub(super) const CANDIDATES: i64 = 64;
 
 /// See [`kv_core::Store::lock_holder`].
-pub(crate) async fn holder(core: &Arc<Handle>, key: &Key) -> Result<Option<LockHolder>> {
+pub(crate) async fn holder(
+    core: &Arc<Handle>,
+    key: &Key,
+    timeout: Option<std::time::Duration>,
+) -> Result<Option<LockHolder>> {
     core.check_open()?;
-    let deadline = core.deadline(None);
+    let deadline = core.deadline(timeout);
     loop {
         let Some(first) = candidate(core, deadline, key, Order::OldestFirst, 0).await? else {
             return Ok(None);
@@ -32,7 +36,7 @@ pub(crate) async fn holder(core: &Arc<Handle>, key: &Key) -> Result<Option<LockH
     }
 }
 
-/// See [`kv_core::LockView::break_lock_with`].
+/// See [`kv_core::implement::LockView::break_lock_with`].
 pub(crate) async fn break_lock(
     core: &Arc<Handle>,
     key: &Key,

@@ -25,7 +25,7 @@ use crate::record;
 /// How often a watch that begins reads the state whose history is compacted at the same time.
 const ATTEMPTS: usize = 8;
 
-/// See [`kv_core::LockView::watch_lock_with`].
+/// See [`kv_core::implement::LockView::watch_lock_with`].
 pub(crate) async fn watch(core: &Arc<Handle>, key: &Key, options: LockWatchOptions) -> Result<LockChanges> {
     core.check_open()?;
     let mut reader = Reader {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use kv_core::{
-    Entry, Error, ErrorKind, Guarantee, Key, Operation, Result, Store, Version, Watch, WatchEvent,
+    Entry, Error, ErrorKind, Guarantee, Key, Operation, Result, Store, StoreExt, Version, Watch, WatchEvent,
     WatchOptions, WatchTarget,
 };
 use parking_lot::Mutex;

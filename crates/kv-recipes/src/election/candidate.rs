@@ -62,7 +62,7 @@ use super::leadership::Leadership;
 ///
 /// // A write that no earlier leader can make any more:
 /// let fenced = PutOptions::default().with_fence(leadership.fence());
-/// store.put_with(&"services/db/config".parse()?, "v2".into(), fenced).await?;
+/// store.put_with("services/db/config", "v2", fenced).await?;
 /// leadership.resign().await?;
 /// # Ok(()) }
 /// ```
@@ -190,7 +190,7 @@ impl Election {
     ///
     /// # Errors
     ///
-    /// As for [`LockView::watch_lock_with`](kv_core::LockView::watch_lock_with) and a watch.
+    /// As for [`LockView::watch_lock_with`](kv_core::implement::LockView::watch_lock_with) and a watch.
     pub async fn observe(&self) -> Result<Leaders> {
         Leaders::watch(&self.store, &self.key).await
     }

@@ -4,9 +4,10 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
+use kv_core::implement::Hold;
 use kv_core::{
-    Bytes, Error, ErrorKind, Fence, FencingToken, Hold, Key, LockGuard, LockLoss, Operation, Power,
-    Precondition, PutOptions, Result, Store, StoreExt, Version,
+    Bytes, Error, ErrorKind, Fence, FencingToken, Key, LockGuard, LockLoss, Operation, Power, Precondition,
+    PutOptions, Result, Store, StoreExt, Version,
 };
 use tokio::sync::Mutex;
 

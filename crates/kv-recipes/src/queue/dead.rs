@@ -1,7 +1,7 @@
 //! Dead letters: jobs that nobody finished in all their attempts.
 
 use bytes::Bytes;
-use kv_core::{DeleteOptions, Key, Precondition, Prefix, PutOptions, Result, Store, Version};
+use kv_core::{DeleteOptions, Key, Precondition, Prefix, PutOptions, Result, Store, StoreExt, Version};
 
 use super::record::{Head, encode};
 

@@ -5,7 +5,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use kv_core::{DeleteOptions, Error, Expiry, Key, Precondition, Prefix, PutOptions, Result, Store, Version};
+use kv_core::{
+    DeleteOptions, Error, Expiry, Key, Precondition, Prefix, PutOptions, Result, Store, StoreExt, Version,
+};
 use tokio::time::Instant;
 
 use super::dead;

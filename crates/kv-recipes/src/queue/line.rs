@@ -8,7 +8,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use bytes::Bytes;
 use kv_core::{
     Applied, DeleteOptions, Error, ErrorKind, Key, ListOptions, Measured, Operation, Precondition, Prefix,
-    PutOptions, Result, Store,
+    PutOptions, Result, Store, StoreExt,
 };
 use parking_lot::Mutex;
 use tokio::time::Instant;

@@ -2,7 +2,7 @@
 
 use std::future::pending;
 
-use kv_core::{Result, Watch, WatchEvent, WatchFilter, WatchOptions, WatchTarget};
+use kv_core::{Result, StoreExt, Watch, WatchEvent, WatchFilter, WatchOptions, WatchTarget};
 use tokio::time::{Instant, sleep_until};
 
 use super::job::Job;

@@ -3,7 +3,8 @@
 use std::fmt;
 
 use kv_core::{
-    Entry, Key, KeyChange, Operation, Prefix, PutOptions, Result, Store, Version, WatchEvent, WatchState,
+    Entry, Key, KeyChange, Operation, Prefix, PutOptions, Result, Store, StoreExt, Version, WatchEvent,
+    WatchState,
 };
 
 use crate::names::Prefixes;

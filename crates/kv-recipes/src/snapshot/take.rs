@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use kv_core::{Entry, Error, ErrorKind, Guarantee, Operation, Prefix, Result, Store, Version};
+use kv_core::{Entry, Error, ErrorKind, Guarantee, Operation, Prefix, Result, Store, StoreExt, Version};
 
 use super::state::{Consistent, Snapshot};
 use crate::names::Prefixes;

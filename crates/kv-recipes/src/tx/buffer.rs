@@ -440,7 +440,10 @@ impl Tx {
     }
 
     /// The operations these writes are.
-    pub(super) fn ops<'w>(&self, writes: &'w BTreeMap<Key, Write>) -> impl Iterator<Item = TxnOp> + use<'w> {
+    pub(super) fn ops<'w>(
+        &self,
+        writes: &'w BTreeMap<Key, Write>,
+    ) -> impl Iterator<Item = Result<TxnOp>> + use<'w> {
         let keeps = self.store.capabilities().has(Power::KeepExpiry);
         writes.iter().map(move |(key, write)| match write {
             // Without the power the commit sees to it that there is no expiry to keep.

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use kv_core::{Error, ErrorKind, Fence, Key, LockGuard, LockOptions, LockWait, Result, Store};
+use kv_core::{Error, ErrorKind, Fence, Key, LockGuard, LockOptions, LockWait, Result, Store, StoreExt};
 use tokio::time::{Instant, sleep};
 
 use super::buffer::Tx;

@@ -8,7 +8,7 @@ use std::time::Duration;
 use futures_util::StreamExt;
 use kv_layers::{Call, Faults, LayerExt, Next, Policy};
 use kv_mem::{MemConfig, MemStore};
-use kv_recipes::kv_core::{Capabilities, ErrorKind, Key, Operation, Power, Result, Store, Watch};
+use kv_recipes::kv_core::{Capabilities, ErrorKind, Key, Operation, Power, Result, Store, StoreExt, Watch};
 use kv_sled::{SledConfig, SledStore};
 use tempfile::TempDir;
 use tokio::sync::watch;

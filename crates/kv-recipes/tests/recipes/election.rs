@@ -8,8 +8,9 @@ use std::time::Duration;
 use async_trait::async_trait;
 use futures_util::FutureExt;
 use kv_layers::{Call, LayerExt, Next, Policy};
+use kv_recipes::kv_core::implement::Hold;
 use kv_recipes::kv_core::{
-    ErrorKind, Fence, Hold, LockGuard, LockLoss, Operation, Power, PutOptions, Result, Store, StoreExt,
+    ErrorKind, Fence, LockGuard, LockLoss, Operation, Power, PutOptions, Result, Store, StoreExt,
 };
 use kv_recipes::{Election, Leader, Leaders, Term, TermEnd};
 use tokio::sync::watch;
@@ -151,7 +152,7 @@ struct Work {
 
 impl Drop for Work {
     fn drop(&mut self) {
-        let holder = self.store.lock_holder(&KEY.parse().unwrap()).now_or_never();
+        let holder = self.store.lock_holder(KEY).now_or_never();
         self.was_held.lock().unwrap().push(holder.unwrap().unwrap().is_some());
     }
 }
@@ -219,7 +220,7 @@ async fn a_lost_term_ends_its_work_and_the_next_is_greater() {
         assert!(!term.is_current());
         // What the old leader still sends is refused.
         let fenced = PutOptions::default().with_fence(term.fence());
-        let refused = store.put_with(&"data".parse().unwrap(), "x".into(), fenced).await.unwrap_err();
+        let refused = store.put_with("data", "x", fenced).await.unwrap_err();
         assert!(matches!(refused.kind(), ErrorKind::NotHeld { .. }));
         let refused = term.proclaim("late").await.unwrap_err();
         assert!(matches!(refused.kind(), ErrorKind::NotHeld { .. }));
@@ -331,9 +332,8 @@ async fn work_has_the_grace_of_an_expired_term_and_no_more() {
         assert!(run.as_mut().now_or_never().is_none());
         let begin = Instant::now();
         expiring.has_expired.send_replace(true);
-        let seen = until("the office is given up", || async {
-            observer.lock_holder(&KEY.parse().unwrap()).await.unwrap().is_none()
-        });
+        let seen =
+            until("the office is given up", || async { observer.lock_holder(KEY).await.unwrap().is_none() });
         tokio::select! {
             biased;
             () = seen => {}

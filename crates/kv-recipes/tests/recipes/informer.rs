@@ -170,7 +170,7 @@ async fn an_index_follows() {
 #[tokio::test]
 async fn the_watch_ends_with_the_last_handle() {
     let [store] = handles::<1>();
-    store.put_with(&key("dir/a"), "x".into(), Default::default()).await.unwrap();
+    store.put_with(&key("dir/a"), "x", Default::default()).await.unwrap();
     let informer = started(&store).await;
     let mut changes = informer.clone().changes();
     let words = informer.index(|entry| vec![entry.value.clone()]);

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use futures_util::FutureExt;
-use kv_recipes::kv_core::{DeleteCause, ErrorKind, Store, StoreExt};
+use kv_recipes::kv_core::{DeleteCause, ErrorKind, StoreExt};
 use kv_recipes::{MemberChange, MemberChanges, Members, Registration, RegistrationOptions};
 
 use crate::common::{Cut, handles, soon, until};

@@ -27,7 +27,7 @@ async fn start(store: &Arc<dyn Store>, value: &'static str, options: Registratio
 }
 
 async fn stored(store: &Arc<dyn Store>) -> Option<(String, EntryExpiry)> {
-    let entry = store.get_with(&KEY.parse().unwrap(), GetOptions::default().with_expiry()).await.unwrap()?;
+    let entry = store.get_with(KEY, GetOptions::default().with_expiry()).await.unwrap()?;
     Some((entry.text().unwrap().to_owned(), entry.expiry.unwrap()))
 }
 

@@ -108,7 +108,7 @@ async fn a_wait_that_is_given_up_leaves_nothing() {
         }
         drop(permit);
         until("all permits are back", || async { semaphore.taken().await.unwrap() == 0 }).await;
-        assert_eq!(store.lock_holder(&"dir/limit/turn".parse().unwrap()).await.unwrap(), None);
+        assert_eq!(store.lock_holder("dir/limit/turn").await.unwrap(), None);
     }
 }
 

@@ -71,7 +71,7 @@ impl Mover {
                 while !stop.load(Ordering::Relaxed) {
                     let to = at + 17;
                     let txn = Txn::always().then([TxnOp::put(place(at), ""), TxnOp::put(place(to), "T")]);
-                    store.transact(txn).await.unwrap();
+                    let _ = store.transact(txn).await.unwrap();
                     at = to;
                     moves.fetch_add(1, Ordering::Relaxed);
                     tokio::time::sleep(pause).await;

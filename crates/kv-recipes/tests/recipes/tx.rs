@@ -135,7 +135,7 @@ async fn a_put_keeps_the_expiry_unless_it_brings_one() {
     tx.commit().await.unwrap();
     let expiry = async |key: &str| {
         let options = kv_core::GetOptions::default().with_expiry();
-        store.get_with(&key.parse().unwrap(), options).await.unwrap().unwrap().expiry
+        store.get_with(key, options).await.unwrap().unwrap().expiry
     };
     assert!(matches!(expiry("kept").await, Some(kv_core::EntryExpiry::Ttl { .. })));
     assert_eq!(expiry("ended").await, Some(kv_core::EntryExpiry::Never));

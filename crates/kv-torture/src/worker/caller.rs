@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use anyhow::Result;
 use kv_any::kv_core::{
     Applied, Bytes, DeleteOptions, Entry, Error, ErrorKind, Expiry, Fence, GetOptions, Key, Precondition,
-    PutOptions, Store, Version,
+    PutOptions, Store, StoreExt, Version,
 };
 
 use crate::history::{Answer, Call, Client, Life, Recorder, Seen, Value, When, now};

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::Result;
-use kv_any::kv_core::{Key, LockGuard, LockLoss, LockOptions, LockWait, Power};
+use kv_any::kv_core::{Key, LockGuard, LockLoss, LockOptions, LockWait, Power, StoreExt};
 
 use super::caller::{Caller, Condition};
 use super::work::Work;

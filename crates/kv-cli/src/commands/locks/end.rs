@@ -77,7 +77,7 @@ fn other_holder(key: &Key, token: FencingToken, present: Option<&LockHolder>) ->
 mod tests {
     use std::sync::Arc;
 
-    use kv_core::{LockLoss, LockOptions, Store};
+    use kv_core::{LockLoss, LockOptions, Store, StoreExt};
 
     use super::*;
     use crate::session::tests::session;

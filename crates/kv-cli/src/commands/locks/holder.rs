@@ -1,7 +1,7 @@
 //! `kv lock --holder`: who has it.
 
 use kv_core::text::escape;
-use kv_core::{Key, LockHolder, Operation};
+use kv_core::{Key, LockHolder, Operation, StoreExt};
 use serde::Serialize;
 
 use crate::exit::Failure;

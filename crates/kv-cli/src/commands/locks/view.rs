@@ -1,6 +1,7 @@
 //! The power to see locks, and what there is to see.
 
-use kv_core::{Error, LockView, Operation, Power, Store};
+use kv_core::implement::LockView;
+use kv_core::{Error, Operation, Power, Store};
 
 use crate::output::say;
 use crate::session::Session;

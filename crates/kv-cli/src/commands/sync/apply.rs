@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use kv_core::{
     DeleteOptions, Entry, ErrorKind, GetOptions, Key, Precondition, PutOptions, Result as StoreResult, Store,
-    Version,
+    StoreExt, Version,
 };
 use serde::Serialize;
 use tokio::task::JoinSet;

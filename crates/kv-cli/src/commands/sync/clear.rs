@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use kv_core::{
     DeleteOptions, Entry, EntryExpiry, ErrorKind, GetOptions, Key, Precondition, Result as StoreResult,
-    Store, Version,
+    Store, StoreExt, Version,
 };
 use tokio::task::JoinSet;
 

@@ -5,7 +5,9 @@ use std::time::Duration;
 
 use futures_util::stream::Fuse;
 use futures_util::{StreamExt, TryStreamExt};
-use kv_core::{Entry, Error, GetOptions, Key, ListItem, ListOptions, Listing, Prefix, Store, Version};
+use kv_core::{
+    Entry, Error, GetOptions, Key, ListItem, ListOptions, Listing, Prefix, Store, StoreExt, Version,
+};
 
 use crate::exit::Failure;
 

@@ -102,7 +102,7 @@ fn condition(asked: Asked) -> Result<Condition, String> {
             "it needs one of \"exists\", \"version\", \"created\", \"value\" and \"base64\"".to_owned()
         );
     };
-    Ok(match test {
+    let condition = match test {
         Test::Present | Test::Absent if asked.compare.is_some() => {
             return Err("\"compare\" is for a version or a value".to_owned());
         }
@@ -111,7 +111,8 @@ fn condition(asked: Asked) -> Result<Condition, String> {
         Test::Created(compare, version) => Condition::created(key, compare, version),
         Test::Value(compare, value) => Condition::value(key, compare, value),
         _ => Condition::absent(key),
-    })
+    };
+    condition.map_err(|error| error.to_string())
 }
 
 fn op(op: Op) -> Result<TxnOp, String> {
@@ -120,7 +121,8 @@ fn op(op: Op) -> Result<TxnOp, String> {
     match (op.put, op.delete, op.get) {
         (Some(name), None, None) => {
             let value = value.ok_or("a put needs \"value\" or \"base64\"")?;
-            Ok(TxnOp::put_expiring(key(&name)?, value, expiry(ttl, op.keep_ttl)?))
+            TxnOp::put_expiring(key(&name)?, value, expiry(ttl, op.keep_ttl)?)
+                .map_err(|error| error.to_string())
         }
         (None, delete, get) if value.is_some() || ttl.is_some() || op.keep_ttl => {
             let what = if delete.is_some() { "a delete" } else { "a get" };
@@ -128,8 +130,8 @@ fn op(op: Op) -> Result<TxnOp, String> {
             let named = delete.is_some() || get.is_some();
             Err(if named { format!("{what} has no value and no time to live") } else { which() })
         }
-        (None, Some(name), None) => Ok(TxnOp::delete(key(&name)?)),
-        (None, None, Some(name)) => Ok(TxnOp::get(key(&name)?)),
+        (None, Some(name), None) => TxnOp::delete(key(&name)?).map_err(|error| error.to_string()),
+        (None, None, Some(name)) => TxnOp::get(key(&name)?).map_err(|error| error.to_string()),
         _ => Err(which()),
     }
 }
@@ -180,14 +182,17 @@ mod tests {
             Condition::value(key("f"), Compare::Greater, &[0, 255][..]),
         ];
         let txn = read(text).unwrap();
-        assert_eq!(txn.conditions, conditions);
+        assert_eq!(txn.conditions, conditions.map(kv_core::Result::unwrap));
         let then = [
             TxnOp::put_expiring(key("a/b"), "x", Expiry::Ttl(Duration::from_secs(60))),
             TxnOp::put_expiring(key("c"), &[0, 255][..], Expiry::Keep),
             TxnOp::put(key("d"), ""),
             TxnOp::delete(key("e")),
         ];
-        assert_eq!((txn.then, txn.or_else), (then.to_vec(), vec![TxnOp::get(key("a"))]));
+        assert_eq!(
+            (txn.then, txn.or_else),
+            (then.map(kv_core::Result::unwrap).to_vec(), vec![TxnOp::get(key("a")).unwrap()])
+        );
     }
 
     #[test]

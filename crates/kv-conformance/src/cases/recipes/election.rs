@@ -173,12 +173,12 @@ async fn an_old_leader_writes_nothing(fixture: &Fixture) -> Result<()> {
     let data = key("data")?;
     let old = candidate(store, "a")?.campaign().await?;
     let fenced = |fence| PutOptions::default().with_fence(fence);
-    store.put_with(&data, "old".into(), fenced(old.fence())).await?;
+    store.put_with(&data, "old", fenced(old.fence())).await?;
     ensure!(other.break_lock(OFFICE, old.term()).await?, "the term is not held");
     let new = soon("the free office", candidate(&other, "b")?.campaign()).await??;
-    other.put_with(&data, "new".into(), fenced(new.fence())).await?;
+    other.put_with(&data, "new", fenced(new.fence())).await?;
     refused!(
-        store.put_with(&data, "late".into(), fenced(old.fence())).await,
+        store.put_with(&data, "late", fenced(old.fence())).await,
         ErrorKind::NotHeld { .. },
         "a write of an old term"
     );

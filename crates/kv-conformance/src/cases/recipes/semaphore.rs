@@ -91,7 +91,7 @@ async fn permits_end_with_their_handle(fixture: &Fixture) -> Result<()> {
     let waiter = semaphore.clone();
     let waiting = at_once(async move { waiter.acquire().await });
     until(PATIENCE, "the waiter is first in line", || async {
-        Ok(store.lock_holder(&"limit/turn".parse()?).await?.is_some())
+        Ok(store.lock_holder("limit/turn").await?.is_some())
     })
     .await?;
     other.close().await?;

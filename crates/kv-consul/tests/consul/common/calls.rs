@@ -18,7 +18,7 @@ pub(crate) async fn errors_of(store: &ConsulStore) -> Vec<kv_consul::kv_core::Er
         store.lock_with(&key, no_wait).await.unwrap_err(),
         store.watch("p").await.unwrap_err(),
     ];
-    match store.watch_with(key.into(), initial).await {
+    match store.watch_with(key, initial).await {
         // A state that breaks off is begun anew, for as long as it takes.
         Ok(mut watch) => match watch.next().await.unwrap() {
             Ok(event) => assert_eq!(event, WatchEvent::Resync),

@@ -77,12 +77,10 @@ impl Store for Sixth {
         let listed = |entry: &&Entry| prefix.covers(&entry.key) && options.in_range(&entry.key);
         let most = options.limit.unwrap_or(usize::MAX);
         let below: Vec<_> = entries.values().filter(listed).take(most).cloned().collect();
-        Ok(Listing::new(
-            None,
-            stream::iter(below.into_iter().map(|entry| {
-                Ok(if options.keys_only { ListItem::Key(entry.key) } else { ListItem::Entry(entry) })
-            })),
-        ))
+        let keys_only = options.keys_only;
+        let item =
+            move |entry: Entry| Ok(if keys_only { ListItem::Key(entry.key) } else { ListItem::Entry(entry) });
+        Ok(Listing::new(None, stream::iter(below.into_iter().map(item))))
     }
     async fn delete_tree_opts(&self, prefix: &Prefix, options: DeleteTreeOptions) -> Result<u64> {
         self.capabilities.admit_delete_tree(prefix.as_str(), &options)?;

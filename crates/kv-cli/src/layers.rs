@@ -30,6 +30,11 @@ impl Layers {
         !self.read_only && self.audit.is_none()
     }
 
+    /// Whether every write is refused.
+    pub(crate) fn is_read_only(&self) -> bool {
+        self.read_only
+    }
+
     /// This store with them; read-only also where its context says so.
     pub(crate) fn around(&self, store: Arc<dyn Store>, read_only: bool) -> Arc<dyn Store> {
         let store: Arc<dyn Store> =

@@ -153,6 +153,11 @@ impl Session {
         &self.named.url
     }
 
+    /// Whether everything that could change the store is refused.
+    pub(crate) fn is_read_only(&self) -> bool {
+        self.named.read_only || self.layers.is_read_only()
+    }
+
     /// The driver of the store, for whoever opens it without a layer.
     pub(crate) fn bare_driver(&self) -> Result<Driver, Failure> {
         if self.named.read_only || !self.layers.is_bare() {

@@ -41,6 +41,11 @@ enum Stored {
 /// Edits the value; always with exit code 0 where it does not fail.
 pub(crate) async fn run(session: &Session, args: Edit) -> Result<u8, Failure> {
     let key = super::key(&args.key, Operation::Put)?;
+    if session.is_read_only() {
+        return Err(Failure::Usage(format!(
+            "edit {key:?}: the edit could not be stored: this handle is read-only"
+        )));
+    }
     let mut signals = Signals::listen()?;
     let base = tokio::select! {
         biased;

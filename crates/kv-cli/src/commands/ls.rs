@@ -1,15 +1,16 @@
 //! `kv ls`: the keys directly below a prefix, or all of them, as they come.
 
 use std::ops::Bound;
+use std::time::Duration;
 
 use futures_util::TryStreamExt;
-use kv_core::{Consistency, ListItem, ListOptions, Operation, StoreExt};
+use kv_core::{Consistency, EntryExpiry, ListItem, ListOptions, Operation, StoreExt};
 use serde::Serialize;
 
 use super::level;
 use crate::cli::Ls;
 use crate::exit::Failure;
-use crate::output::{Format, JsonEntry, JsonItems, Output, expiry_words, for_reader};
+use crate::output::{Format, JsonEntry, JsonItems, Output, duration, for_reader};
 use crate::session::Session;
 
 #[derive(Serialize)]
@@ -132,9 +133,7 @@ fn line(item: &ListItem, shape: Shape) -> String {
         ListItem::Entry(entry) => {
             let (version, bytes) = (entry.version.to_string(), entry.value.len().to_string());
             match (shape, entry.expiry) {
-                (Shape::Expiry, Some(expiry)) => {
-                    columns(&version, &bytes, &expiring(&expiry_words(expiry), &name))
-                }
+                (Shape::Expiry, Some(expiry)) => columns(&version, &bytes, &expiring(&brief(expiry), &name)),
                 (Shape::Expiry, None) => columns(&version, &bytes, &expiring("unknown", &name)),
                 _ => columns(&version, &bytes, &name),
             }
@@ -154,6 +153,22 @@ fn line(item: &ListItem, shape: Shape) -> String {
 /// Columns of a fixed width, so that lines can be written before the last one is known.
 fn columns(version: &str, bytes: &str, key: &str) -> String {
     format!("{version:>12} {bytes:>10}  {key}")
+}
+
+/// When an entry expires, as short as a column needs it.
+fn brief(expiry: EntryExpiry) -> String {
+    match expiry {
+        EntryExpiry::Never => "never".to_owned(),
+        EntryExpiry::Ttl { remaining: Some(left), .. } if left < Duration::from_secs(1) => {
+            "in less than 1 s".to_owned()
+        }
+        EntryExpiry::Ttl { remaining: Some(left), .. } => {
+            format!("in {}", duration(Duration::from_secs(left.as_secs())))
+        }
+        EntryExpiry::Ttl { granted, remaining: None, .. } => format!("{} after a put", duration(granted)),
+        EntryExpiry::Session => "with its session".to_owned(),
+        _ => "unknown".to_owned(),
+    }
 }
 
 /// The column of expiries, and the key behind it.

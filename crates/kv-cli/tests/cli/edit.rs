@@ -87,6 +87,7 @@ fn keys_that_cannot_be_edited() {
     edit(&place, &["a"], "touch ran").fails(3, &["no such key", "--create"]);
     place.kv(["put", "a", "ff00", "--hex"]).ok();
     edit(&place, &["a"], "touch ran").fails(2, &["not text"]);
+    edit(&place, &["a", "--read-only"], "touch ran").fails(2, &["read-only"]);
     assert!(!place.path("ran").exists());
 
     let run = edit(&place, &["b", "--create"], "echo new > \"$1\"");

@@ -53,7 +53,7 @@ pub(super) async fn run(session: &Session, prefix: &str) -> Result<(), Failure> 
         }
         Some(Format::Table) | None => {
             let mut rows = table();
-            rows.set_header(["LOCK", "TOKEN", "WAITERS", "OWNER", "SERVER SAYS"]);
+            rows.set_header(["LOCK", "TOKEN", "WAIT", "OWNER", "SERVER SAYS"]);
             while let Some(lock) = locks.next().await {
                 rows.add_row(row(&lock?));
                 number += 1;

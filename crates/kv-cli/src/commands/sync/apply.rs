@@ -95,11 +95,7 @@ impl Apply {
                 Step::Same(..) | Step::Refuse(..) => continue,
                 Step::Delete(..) if !rules.delete => continue,
                 Step::Change(..) if !rules.overwrite => continue,
-                Step::Make(entry, _) | Step::Change(entry, ..)
-                    if pair.too_large(entry.value.len()).is_some() =>
-                {
-                    continue;
-                }
+                Step::Make(entry, _) | Step::Change(entry, ..) if pair.refusal(&entry).is_some() => continue,
                 Step::Make(entry, to) => (Kind::Make, to.clone(), Work::Put(entry, to, Precondition::Absent)),
                 Step::Change(entry, to, at) => {
                     (Kind::Change, to.clone(), Work::Put(entry, to, Precondition::At(at)))
@@ -182,7 +178,7 @@ impl Work {
             Self::Put(mut entry, to, precondition) => {
                 let mut options = PutOptions::default().with_precondition(precondition);
                 options.timeout = timeout;
-                if keep_ttl {
+                if keep_ttl && entry.expiry.is_none() {
                     let mut get = GetOptions::default().with_expiry();
                     get.timeout = timeout;
                     // The value and its expiry belong together.
@@ -190,6 +186,8 @@ impl Work {
                         Some(now) => entry = now,
                         None => return Ok(Outcome::Overtaken),
                     }
+                }
+                if keep_ttl {
                     match expiry::of_entry(entry.expiry, destination.capabilities()) {
                         Ok(expiry) => options = options.with_expiry(expiry),
                         Err(why) => return Ok(Outcome::Refused(why)),

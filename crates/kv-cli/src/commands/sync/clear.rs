@@ -37,8 +37,14 @@ pub(super) struct Clear {
 }
 
 impl Clear {
-    pub(super) fn begin() -> Self {
-        Self { progress: Progress::begin("moved", true), running: JoinSet::new(), moved: 0, told: false }
+    /// Of so many keys in all.
+    pub(super) fn begin(total: u64) -> Self {
+        Self {
+            progress: Progress::begin("moved", true).of(total),
+            running: JoinSet::new(),
+            moved: 0,
+            told: false,
+        }
     }
 
     /// Compares anew, and deletes at the source what is the same at the destination. Tells how many keys went.

@@ -139,7 +139,7 @@ pub(super) async fn compare(pair: &Pair, rules: Rules, mut shown: Shown) -> Resu
             Step::Change(..) if !rules.overwrite => {
                 Some("another value is there; --overwrite replaces it".to_owned())
             }
-            Step::Make(entry, _) | Step::Change(entry, ..) => pair.too_large(entry.value.len()),
+            Step::Make(entry, _) | Step::Change(entry, ..) => pair.refusal(entry),
             Step::Delete(..) | Step::Same(..) => None,
         };
         if let Some(why) = refused {

@@ -34,7 +34,7 @@ fn prefixes(prefix: &str, map: Option<&str>) -> Result<(Prefix, Prefix), Failure
 
 pub(crate) async fn diff(session: &Session, args: Diff) -> Result<(), Failure> {
     let places = prefixes(&args.prefix, args.prefix_map.as_deref())?;
-    let pair = Pair::open(session, args.source, args.destination, places, false).await?;
+    let pair = Pair::open(session, args.source, args.destination, places, false, false).await?;
     // Nothing is put, so that neither a name nor a size is refused.
     let mut steps = pair.steps().await?;
     let mut shown = Shown::begin(session.output(), true)?;
@@ -64,7 +64,7 @@ pub(crate) async fn diff(session: &Session, args: Diff) -> Result<(), Failure> {
 
 pub(crate) async fn run(session: &Session, args: Sync) -> Result<(), Failure> {
     let places = prefixes(&args.prefix, args.prefix_map.as_deref())?;
-    let pair = Pair::open(session, args.source, args.destination, places, true).await?;
+    let pair = Pair::open(session, args.source, args.destination, places, true, args.keep_ttl).await?;
     let rules = Rules { delete: args.delete, overwrite: true, keep_ttl: args.keep_ttl };
     // All of it before the first change: what cannot be copied is told while it costs nothing.
     let plan = compare(&pair, rules, Shown::begin(session.output(), args.plan)?).await?;

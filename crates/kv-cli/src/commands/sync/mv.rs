@@ -53,7 +53,7 @@ pub(crate) async fn run(session: &Session, args: Mv) -> Result<(), Failure> {
         return Err(Failure::Incomplete { message, code: exit::OTHER });
     }
     let done = Apply::begin(plan.to_do()).all(&pair, rules).await?;
-    let moved = Clear::begin().all(&pair).await?;
+    let moved = Clear::begin(make + change + same).all(&pair).await?;
     // What is left is looked at once more: others write too.
     let left = compare(&pair, Rules { delete: false, ..rules }, at_the_end()).await?;
     let left = left.make + left.change + left.same + left.refused;

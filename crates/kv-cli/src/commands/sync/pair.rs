@@ -3,9 +3,10 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use kv_core::{Key, Operation, Prefix, Store, StoreUrl};
+use kv_core::{Entry, Key, Operation, Prefix, Store, StoreUrl};
 
 use super::steps::{Place, Steps};
+use crate::commands::expiry;
 use crate::contexts::Named;
 use crate::exit::Failure;
 use crate::session::{self, Session};
@@ -17,6 +18,8 @@ pub(super) struct Pair {
     pub(super) destination: Arc<dyn Store>,
     from: Place,
     to: Place,
+    /// Whether it matters when entries of the source expire.
+    keep_ttl: bool,
     pub(super) timeout: Option<Duration>,
 }
 
@@ -29,6 +32,7 @@ impl Pair {
         destination: String,
         (from, to): (Prefix, Prefix),
         apart: bool,
+        keep_ttl: bool,
     ) -> Result<Self, Failure> {
         let named = |argument| session::url_of(Some(Named::new(argument)?));
         let (source, destination) = (named(source)?, named(destination)?);
@@ -42,7 +46,7 @@ impl Pair {
         let source = session.other(&source).await?;
         let destination = session.other(&destination).await?;
         let (from, to) = (Place::below(from), Place::below(to));
-        Ok(Self { source, destination, from, to, timeout: session.timeout() })
+        Ok(Self { source, destination, from, to, keep_ttl, timeout: session.timeout() })
     }
 
     /// Two trees of one store, each with the entry of its own name.
@@ -53,6 +57,7 @@ impl Pair {
             destination: store.clone(),
             from: Place::tree(from),
             to: Place::tree(to),
+            keep_ttl: true,
             timeout: session.timeout(),
         })
     }
@@ -60,13 +65,17 @@ impl Pair {
     /// Begins to compare.
     pub(super) async fn steps(&self) -> Result<Steps, Failure> {
         let source = (&*self.source, self.from.clone());
-        Steps::begin(source, (&*self.destination, self.to.clone()), self.timeout).await
+        Steps::begin(source, (&*self.destination, self.to.clone()), self.keep_ttl, self.timeout).await
     }
 
-    /// Why the destination cannot have this value, as far as its size tells.
-    pub(super) fn too_large(&self, bytes: usize) -> Option<String> {
-        let limit = self.destination.capabilities().limits.max_value;
-        (bytes > limit).then(|| format!("too large: {bytes} bytes, the limit is {limit}"))
+    /// Why the destination cannot have this entry, as far as is known before it is put.
+    pub(super) fn refusal(&self, entry: &Entry) -> Option<String> {
+        let declared = self.destination.capabilities();
+        let (bytes, limit) = (entry.value.len(), declared.limits.max_value);
+        if bytes > limit {
+            return Some(format!("too large: {bytes} bytes, the limit is {limit}"));
+        }
+        if self.keep_ttl { expiry::of_entry(entry.expiry, declared).err() } else { None }
     }
 }
 

@@ -6,7 +6,7 @@ use std::time::Duration;
 use futures_util::stream::Fuse;
 use futures_util::{StreamExt, TryStreamExt};
 use kv_core::{
-    Entry, Error, GetOptions, Key, ListItem, ListOptions, Listing, Prefix, Store, StoreExt, Version,
+    Entry, Error, GetOptions, Key, ListItem, ListOptions, Listing, Power, Prefix, Store, StoreExt, Version,
 };
 
 use crate::exit::Failure;
@@ -76,14 +76,22 @@ struct Side {
 }
 
 impl Side {
-    async fn begin(store: &dyn Store, place: Place, timeout: Option<Duration>) -> Result<Self, Failure> {
+    async fn begin(
+        store: &dyn Store,
+        place: Place,
+        expiring: bool,
+        timeout: Option<Duration>,
+    ) -> Result<Self, Failure> {
         let mut options = ListOptions::default();
         options.timeout = timeout;
+        // Elsewhere it is read for each entry that is copied.
+        options.expiry = expiring && store.capabilities().has(Power::ListExpiry);
         let ahead = match place.prefix.to_key() {
             Some(key) if place.with_entry => {
-                let mut options = GetOptions::default();
-                options.timeout = timeout;
-                store.get_with(&key, options).await?
+                let mut get = GetOptions::default();
+                get.timeout = timeout;
+                get.expiry = options.expiry;
+                store.get_with(&key, get).await?
             }
             _ => None,
         };
@@ -108,14 +116,16 @@ impl Side {
 }
 
 impl Steps {
+    /// Begins both lists; entries of the source tell when they expire, where that is wanted and lists do.
     pub(super) async fn begin(
         source: (&dyn Store, Place),
         destination: (&dyn Store, Place),
+        expiring: bool,
         timeout: Option<Duration>,
     ) -> Result<Self, Failure> {
         Ok(Self {
-            source: Side::begin(source.0, source.1, timeout).await?,
-            destination: Side::begin(destination.0, destination.1, timeout).await?,
+            source: Side::begin(source.0, source.1, expiring, timeout).await?,
+            destination: Side::begin(destination.0, destination.1, false, timeout).await?,
         })
     }
 

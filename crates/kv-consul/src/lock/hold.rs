@@ -10,7 +10,6 @@ use kv_core::{Consistency, Error, ErrorKind, Fence, FencingToken, Key, LockGuard
 use tokio::sync::oneshot;
 use tokio::task::AbortHandle;
 use tokio::time::Instant;
-use tokio_util::sync::CancellationToken;
 
 use crate::client::api::Lane;
 use crate::client::error::again;
@@ -37,36 +36,15 @@ pub(crate) fn hold(
     let state = Arc::new(HoldState::new(max_hold));
     session.vouch(&state);
     let record = fence_record(&session.renewed.id, &session.record);
-    let holder = Arc::new(Holder::default());
     let (done, released) = oneshot::channel();
     let locks = Arc::clone(&session.locks);
-    let keeper = Keeper { state: Arc::clone(&state), session, timeout, holder: Arc::clone(&holder) };
+    let keeper = Keeper { state: Arc::clone(&state), session, timeout };
     locks.env.spawn(keeper.run(done));
     LockGuard::new(ConsulHold {
         state,
         fence: Fence::new(key, token, record),
-        holder,
         released: Mutex::new(Some(released)),
     })
-}
-
-/// What the keeper of a hold knows of whoever has the guard.
-#[derive(Debug, Default)]
-struct Holder {
-    /// When it was first told that the hold is lost.
-    told: Mutex<Option<Instant>>,
-    /// It does nothing any more that the lock protects.
-    let_go: CancellationToken,
-}
-
-impl Holder {
-    fn tell(&self) {
-        self.told.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert_with(Instant::now);
-    }
-
-    fn told(&self) -> Option<Instant> {
-        *self.told.lock().unwrap_or_else(PoisonError::into_inner)
-    }
 }
 
 /// The session of one acquisition. Dropping it gives up what it holds.
@@ -149,7 +127,6 @@ struct Keeper {
     state: Arc<HoldState>,
     session: LockSession,
     timeout: Duration,
-    holder: Arc<Holder>,
 }
 
 impl Keeper {
@@ -181,21 +158,8 @@ impl Keeper {
     /// stopped: Consul may have renewed the session although no answer came, and lets the next holder in at
     /// once where a lock is released and not lost.
     async fn linger(&self) {
-        let grace = self.state.margin();
-        let mut end = Instant::now() + grace;
-        let grace_over = async {
-            loop {
-                tokio::time::sleep_until(end).await;
-                // Its time counts from when it heard of the loss, which may be later than now.
-                match self.holder.told() {
-                    Some(told) if told + grace > end => end = told + grace,
-                    _ => return,
-                }
-            }
-        };
         tokio::select! {
-            () = grace_over => {}
-            () = self.holder.let_go.cancelled() => {}
+            () = self.state.grace_over() => {}
             () = self.session.locks.env.closing.cancelled() => {}
         }
     }
@@ -263,7 +227,6 @@ impl Keeper {
 struct ConsulHold {
     state: Arc<HoldState>,
     fence: Fence,
-    holder: Arc<Holder>,
     released: Mutex<Option<oneshot::Receiver<Result<()>>>>,
 }
 
@@ -274,12 +237,12 @@ impl Hold for ConsulHold {
     }
 
     fn loss(&self) -> Option<LockLoss> {
-        self.state.loss().inspect(|_| self.holder.tell())
+        self.state.loss().inspect(|_| self.state.reported())
     }
 
     async fn lost(&self) -> LockLoss {
         let loss = self.state.lost().await;
-        self.holder.tell();
+        self.state.reported();
         loss
     }
 
@@ -295,7 +258,7 @@ impl Hold for ConsulHold {
                 .with_backend(crate::client::error::BACKEND)
                 .with_key(key.as_str())
         };
-        self.holder.let_go.cancel();
+        self.state.let_go();
         if !self.state.lose(LockLoss::Released) {
             let loss = self.state.loss().unwrap_or(LockLoss::Released);
             return Err(about(Error::not_held(loss)));
@@ -314,6 +277,6 @@ impl Hold for ConsulHold {
 
     fn release(&self) {
         self.state.lose(LockLoss::Released);
-        self.holder.let_go.cancel();
+        self.state.let_go();
     }
 }

@@ -25,7 +25,7 @@ pub(crate) struct Locks {
 }
 
 impl Locks {
-    /// None yet.
+    /// No lock is held or waited for yet.
     pub(crate) fn new(hub: &Arc<Hub>, sessions: &Arc<Sessions>) -> Self {
         Self {
             env: Arc::clone(&sessions.env),

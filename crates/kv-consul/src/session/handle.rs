@@ -34,7 +34,7 @@ impl Drop for Live {
 }
 
 impl HandleSession {
-    /// None yet.
+    /// No session is made yet.
     pub(crate) fn new(ttl: Duration) -> Self {
         Self { cell: Arc::new(SessionCell::new()), ttl, live: Mutex::new(None) }
     }

@@ -20,7 +20,7 @@ pub(crate) struct Sessions {
 }
 
 impl Sessions {
-    /// None yet.
+    /// No session is made yet.
     pub(crate) fn new(env: &Arc<Env>) -> Self {
         Self {
             env: Arc::clone(env),

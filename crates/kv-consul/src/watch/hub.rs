@@ -230,3 +230,74 @@ impl Hub {
         scopes.windows(2).map(|pair| pair[0].common(pair[1])).max_by_key(|scope| scope.text().len())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use async_trait::async_trait;
+    use bytes::Bytes;
+    use kv_core::Prefix;
+
+    use super::*;
+    use crate::client::api::Api;
+    use crate::client::transport::{Body, Failure, Reply, Request, Transport};
+    use crate::env::Times;
+    use crate::env::names::{LockLayout, Names};
+
+    /// A Consul without ACLs and without a key, where nothing ever changes.
+    #[derive(Debug)]
+    struct Empty;
+
+    struct NoBody;
+
+    #[async_trait]
+    impl Body for NoBody {
+        async fn chunk(&mut self) -> Result<Option<Bytes>, Failure> {
+            Ok(None)
+        }
+    }
+
+    #[async_trait]
+    impl Transport for Empty {
+        fn endpoint(&self) -> &'static str {
+            "http://consul.test:8500"
+        }
+
+        async fn exchange(&self, request: Request) -> Result<Reply, Failure> {
+            if request.path.contains("index=") {
+                std::future::pending::<()>().await;
+            }
+            let status = if request.path.starts_with("/v1/kv") { 404 } else { 401 };
+            Ok(Reply { status, index: Some("5".to_owned()), body: Box::new(NoBody) })
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn many_subscriptions_share_few_queries_and_leave_none_behind() {
+        let second = Duration::from_secs(1);
+        let times =
+            Times { timeout: second, session_ttl: second, lock_ttl: second, lock_delay: Duration::ZERO };
+        let names = Names::new(&Prefix::root(), LockLayout::Record).unwrap();
+        let env = Arc::new(Env::new(Api::new(vec![Arc::new(Empty)], None, 16), names, times));
+        let hub = Arc::new(Hub::new(&env));
+        let mut all = Vec::new();
+        for at in 0..200 {
+            let scope = Scope::Key(format!("dir/{}/{at}", at % 50));
+            for _ in 0..2 {
+                let mut subscription = Subscription::new(&hub, scope.clone(), Wants::Hints);
+                subscription.begin().await.unwrap();
+                all.push(subscription);
+            }
+            assert!(hub.queries() <= MAX_QUERIES.min(at + 1), "{} after {at}", hub.queries());
+        }
+        // Where there is room each has a query of its own again.
+        all.truncate(20);
+        assert_eq!(hub.queries(), 10);
+        drop(all);
+        assert_eq!(hub.queries(), 0);
+        hub.close();
+        let mut late = Subscription::new(&hub, Scope::Key("dir".to_owned()), Wants::Hints);
+        assert_eq!(late.begin().await.unwrap_err().kind(), &ErrorKind::Closed);
+    }
+}

@@ -72,7 +72,7 @@ pub(super) struct Joining {
 }
 
 impl Members {
-    /// Nobody yet.
+    /// Without subscriptions and queries yet.
     pub(crate) fn new(env: &Arc<Env>) -> Self {
         Self { env: Arc::clone(env), state: Mutex::default() }
     }
@@ -298,13 +298,13 @@ impl Member {
 }
 
 impl State {
-    /// A number that nobody had.
+    /// A new number, for a subscription or a query.
     pub(super) fn new_id(&mut self) -> u64 {
         self.last_id += 1;
         self.last_id
     }
 
-    /// What a subscription that joins waits with.
+    /// What a subscription that joins has been told, and who waits for it to begin.
     fn joining(&mut self, id: u64) -> Option<&mut Joining> {
         self.members.get_mut(&id)?.joining.as_mut()
     }
@@ -314,7 +314,7 @@ impl State {
         drop(self.remove(id));
     }
 
-    /// The same, handing it over.
+    /// Removes a subscription as [`leave`](Self::leave) does, and returns it.
     pub(super) fn remove(&mut self, id: u64) -> Option<Member> {
         let member = self.members.remove(&id)?;
         if let Some(running) = self.queries.get_mut(&member.query) {

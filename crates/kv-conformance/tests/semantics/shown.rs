@@ -334,6 +334,7 @@ pub(crate) const DATA: &[Shown] = &[
     ("A get tells how", &["ttl_is_told_when_asked", "session_key_is_told_when_asked"]),
     ("`Expiry::Keep`", &["kept_ttl_is_not_early", "kept_ttl_ends", "kept_session_goes"]),
     ("On a key that is absent", &["keeping_none_makes_permanent"]),
+    ("On Consul a key that another", &["kv-consul::a_put_that_keeps_the_expiry_does_not_write_on_a_lock"]),
     ("On ZooKeeper, which counts a", &["kv-zk::a_put_that_keeps_the_expiry_restarts_a_time_to_live"]),
     (
         "`Expiry::Session`",
@@ -641,6 +642,13 @@ pub(crate) const DATA: &[Shown] = &[
     (
         "`break_lock(key, token)` ends",
         &["break_lock_ends_one_hold", "break_lock_of_an_old_token_changes_nothing"],
+    ),
+    (
+        "On Consul a session that acquires",
+        &[
+            "kv-consul::a_session_that_acquires_again_is_the_same_holder",
+            "kv-consul::locks_a_token_may_not_see_are_denied_and_not_free",
+        ],
     ),
     (
         "`Txn::when(conditions)",

@@ -6,7 +6,7 @@ use std::time::Duration;
 use kv_backend::{Plaintext, TlsOptions, check_times, parse_endpoint, take_times, user_and_password};
 use kv_core::{Error, Operation, Prefix, Result, Secret, StoreUrl};
 
-use crate::error::BACKEND;
+use crate::client::error::BACKEND;
 
 const DEFAULT_PORT: u16 = 2181;
 pub(crate) const TLS_SCHEME: &str = "zk+tls";

@@ -5,8 +5,8 @@ use std::sync::Arc;
 use kv_core::implement::Opening;
 use kv_core::{Driver, Store, StoreUrl};
 
+use crate::client::error::BACKEND;
 use crate::config::{TLS_SCHEME, ZkConfig};
-use crate::error::BACKEND;
 use crate::store::ZkStore;
 
 /// How a URL with the scheme `zk` or `zk+tls` becomes a store.

@@ -7,35 +7,29 @@
 //!
 //! # Where things are
 //!
-//! `driver`, `config`: opening. `client`: the session, kept alive, and below it one file per client crate.
-//! `mapping`, `parents`, `pin`: keys as nodes. `write`, `delete` (with `write_queue`), `list`, `tree`,
-//! `watch` (with `hub`), `lock`, `lock_view` (with `hold`, `grace`, `record`), `txn`: the
-//! operations. `store` ties them together.
+//! Imports go down only, from floor to floor:
+//!
+//! | floor | holds |
+//! |---|---|
+//! | `driver` | opening a store by URL |
+//! | `store` | the methods, each of which admits, calls and reports |
+//! | `ops` | reads, writes, lists and transactions |
+//! | `watch` | the stream a consumer reads, what waits for it, and the hub that watches nodes |
+//! | `lock` | locks: acquiring, holding and seeing them |
+//! | `env` | what all parts of a handle share |
+//! | `session` | the session of a handle, kept alive |
+//! | `client`, `config`, `names` | a session by one of two client crates, the typed configuration, keys as nodes |
 
 mod client;
 mod config;
-mod core;
-mod delete;
 mod driver;
-mod error;
-mod grace;
-mod hold;
-mod hub;
-mod list;
+mod env;
 mod lock;
-mod lock_view;
-mod mapping;
-mod marks;
-mod parents;
-mod pin;
-mod record;
+mod names;
+mod ops;
 mod session;
 mod store;
-mod tree;
-mod txn;
 mod watch;
-mod write;
-mod write_queue;
 
 pub use kv_core;
 

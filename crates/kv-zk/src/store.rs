@@ -9,25 +9,25 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use kv_core::implement::{LockView, Transact};
 use kv_core::{
-    BreakLockOptions, CallOptions, Capabilities, Consistency, DeleteOptions, DeleteResult, DeleteTreeOptions,
-    Entry, Error, ErrorKind, ExpiryBound, FencingToken, GetOptions, Guarantee, Key, Limits, ListOptions,
-    Listing, LockChanges, LockGuard, LockHolder, LockListing, LockOptions, LockTtl, LockWatchOptions,
-    LocksOptions, Operation, Power, Prefix, PutOptions, PutResult, Result, ServerInfo, SessionState,
-    SessionStates, Store, TtlRange, Txn, TxnResult, Watch, WatchOptions, WatchStart, WatchTarget,
+    BreakLockOptions, CallOptions, Capabilities, DeleteOptions, DeleteResult, DeleteTreeOptions, Entry,
+    Error, ErrorKind, ExpiryBound, FencingToken, GetOptions, Guarantee, Key, Limits, ListOptions, Listing,
+    LockChanges, LockGuard, LockHolder, LockListing, LockOptions, LockTtl, LockWatchOptions, LocksOptions,
+    Operation, Power, Prefix, PutOptions, PutResult, Result, ServerInfo, SessionState, SessionStates, Store,
+    TtlRange, Txn, TxnResult, Watch, WatchOptions, WatchTarget,
 };
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
-use crate::client::Client;
+use crate::client::error::{BACKEND, Fault};
+use crate::client::wire::Mode;
 use crate::config::ZkConfig;
-use crate::core::{Core, KnownNodes, OwnSessions};
-use crate::error::{BACKEND, Fault};
-use crate::hub::{HubHandle, Scope};
-use crate::lock_view;
-use crate::mapping::Layout;
-use crate::marks::Access;
-use crate::session::Mode;
-use crate::watch::{Feed, Quiet};
-use crate::write_queue::WriteQueue;
+use crate::env::acl::Access;
+use crate::env::write_queue::WriteQueue;
+use crate::env::{Core, KnownNodes, OwnSessions};
+use crate::lock::view as lock_view;
+use crate::names::Layout;
+use crate::session::Client;
+use crate::watch::hub::HubHandle;
+use crate::watch::stream;
 
 /// The largest value. The server drops a connection whose request is above 1,048,575 bytes, and all
 /// requests on it fail.
@@ -252,7 +252,9 @@ impl Store for ZkStore {
     async fn watch_opts(&self, target: WatchTarget, options: WatchOptions) -> Result<Watch> {
         self.core().capabilities.admit_watch(&target, &options)?;
         let path = target.path().to_owned();
-        self.watch(target, options).await.map_err(name(Operation::Watch, &path))
+        stream::watch(self.core(), &self.inner.hub, target, options)
+            .await
+            .map_err(name(Operation::Watch, &path))
     }
 
     async fn lock_opts(&self, key: &Key, options: LockOptions) -> Result<LockGuard> {
@@ -337,58 +339,6 @@ impl Transact for ZkStore {
         self.core().capabilities.admit_transact(&txn)?;
         let transacting = self.core().transact(txn).await;
         transacting.map_err(|error| error.with_operation(Operation::Transact).with_backend(BACKEND))
-    }
-}
-
-impl ZkStore {
-    async fn watch(&self, target: WatchTarget, options: WatchOptions) -> Result<Watch> {
-        let core = self.core();
-        core.client.check_open()?;
-        let deadline = core.deadline(options.timeout);
-        // What was acknowledged before is not reported as a change. An answer comes after the watches
-        // that fired before it.
-        if core.must_sync(Consistency::Linearizable) {
-            core.catch_up(Consistency::Linearizable, deadline).await?;
-        } else {
-            let root = core.layout.root();
-            let asked = core.client.read(deadline, |session| async move { session.stat(root).await });
-            let _ = asked.await?;
-        }
-        core.client.up(deadline).await?;
-        let feed = Feed::new(options.filter);
-        let scope = match &target {
-            WatchTarget::Key(key) if !core.layout.is_readable(key) => None,
-            WatchTarget::Key(key) => Some(Scope::Node(core.layout.path(key))),
-            WatchTarget::Prefix(prefix) if core.layout.is_reserved_prefix(prefix) => None,
-            WatchTarget::Prefix(prefix) => Some(Scope::Tree(core.layout.prefix_path(prefix))),
-            // A lock's record is never an entry, and nothing below it is.
-            WatchTarget::Tree(key) if !core.layout.is_readable(key) => None,
-            WatchTarget::Tree(key) => Some(Scope::Branch(core.layout.path(key))),
-            _ => return Err(Error::unsupported("this kind of watch target")),
-        };
-        let quiet = match options.start {
-            WatchStart::Now => true,
-            WatchStart::Initial => {
-                feed.begin_state(false);
-                false
-            }
-            // No history: the state stands for it.
-            WatchStart::After(_) => {
-                feed.begin_state(true);
-                false
-            }
-            _ => return Err(Error::unsupported("this kind of watch start")),
-        };
-        // What is never an entry is watched as a path nobody can write: nothing, until it is closed.
-        let scope = scope.unwrap_or_else(|| Scope::Node("/zookeeper/kv.absent".to_owned()));
-        let (quiet, begun) = quiet.then(Quiet::new).unzip();
-        let id = self.inner.hub.add(scope, Arc::clone(&feed), quiet);
-        let watch = crate::watch::stream(self.inner.hub.clone(), id, feed);
-        if let Some(begun) = begun {
-            // Dropping the watch on the way out takes it back.
-            begun.wait(options.timeout.unwrap_or(core.timeout)).await?;
-        }
-        Ok(watch)
     }
 }
 

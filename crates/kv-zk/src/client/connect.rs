@@ -17,11 +17,11 @@ use super::native::Dial;
 use super::zookeeper_async;
 #[cfg(feature = "zookeeper-client")]
 use super::zookeeper_client;
+use crate::client::error::{BACKEND, Fault};
+use crate::client::wire::{Reply, Session, caught_up};
 #[cfg(feature = "zookeeper-async")]
 use crate::config::Credentials;
 use crate::config::{ZkClient, ZkConfig};
-use crate::error::{BACKEND, Fault};
-use crate::session::{Reply, Session, caught_up};
 
 /// How long one server may take to take a connection before the next is tried, and how long one name
 /// may take to resolve.
@@ -32,7 +32,7 @@ const PATIENCE: Duration = Duration::from_secs(1);
 
 /// A session that the leader knows, and when the request was sent that showed it. Requests are
 /// counted there.
-pub(super) async fn connect(
+pub(crate) async fn connect(
     config: &ZkConfig,
     requests: &Arc<AtomicU64>,
 ) -> Result<(Arc<dyn Session>, Instant)> {

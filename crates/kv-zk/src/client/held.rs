@@ -7,8 +7,8 @@ use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll, Waker};
 
-use crate::error::Fault;
-use crate::session::Reply;
+use crate::client::error::Fault;
+use crate::client::wire::Reply;
 
 /// The requests of a session that are under way.
 #[derive(Default)]

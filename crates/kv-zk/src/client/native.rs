@@ -19,9 +19,9 @@ use zookeeper_client::{Client, SessionInfo, SessionState};
 use super::flood::{Guard, this_thread};
 use super::held::Held;
 use super::runtime::OwnedRuntime;
+use crate::client::error::Fault;
+use crate::client::wire::{Link, Reply};
 use crate::config::Credentials;
-use crate::error::Fault;
-use crate::session::{Link, Reply};
 
 /// How long closing waits for the server's answer.
 const CLOSE: Duration = Duration::from_secs(2);

@@ -3,8 +3,8 @@
 
 use tokio::runtime::{Builder, Handle, Runtime};
 
-use crate::error::Fault;
-use crate::session::Reply;
+use crate::client::error::Fault;
+use crate::client::wire::Reply;
 
 /// A runtime that may be dropped anywhere, also within another one.
 pub(super) struct OwnedRuntime {

@@ -8,7 +8,7 @@ use std::net::SocketAddr;
 use rustix::fd::OwnedFd;
 use tokio::sync::watch;
 
-use crate::session::Link;
+use crate::client::wire::Link;
 
 /// Calls `each` with a second descriptor of each connection of this process to one of these servers.
 #[cfg(target_os = "linux")]

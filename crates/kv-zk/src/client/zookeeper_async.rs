@@ -37,8 +37,8 @@ use zookeeper_async::{
 };
 
 use super::runtime::OwnedRuntime;
-use crate::error::Fault;
-use crate::session::{AclEntry, Fired, Link, Mode, MultiFault, MultiOp, OneShot, Reply, Session, Stat};
+use crate::client::error::Fault;
+use crate::client::wire::{AclEntry, Fired, Link, Mode, MultiFault, MultiOp, OneShot, Reply, Session, Stat};
 
 /// How long the crate waits between two attempts to reach a server: without it, it spins.
 const RETRY: Duration = Duration::from_millis(600);

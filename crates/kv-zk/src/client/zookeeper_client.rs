@@ -22,9 +22,9 @@ use zookeeper_client::{Acl, Acls, AuthId, Client, CreateMode, CreateOptions, Eve
 
 use super::held::Held;
 use super::native::{Dial, Life, Native, contained};
-use crate::error::Fault;
-use crate::mapping::is_marker;
-use crate::session::{AclEntry, Fired, Link, Mode, MultiFault, MultiOp, OneShot, Reply, Session, Stat};
+use crate::client::error::Fault;
+use crate::client::wire::{AclEntry, Fired, Link, Mode, MultiFault, MultiOp, OneShot, Reply, Session, Stat};
+use crate::names::is_marker;
 
 #[cfg(test)]
 #[path = "../../tests/common/fake.rs"]

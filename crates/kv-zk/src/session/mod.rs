@@ -11,22 +11,7 @@
 //! to its ping, every half tick, that a session was heard of; a tick is at most half of a timeout. So
 //! the leader may count from a quarter of the timeout and one heartbeat before the last one it passed.
 
-mod connect;
-mod diagnosis;
-#[cfg(feature = "zookeeper-client")]
-mod flood;
-#[cfg(feature = "zookeeper-client")]
-mod held;
-#[cfg(feature = "zookeeper-client")]
-mod native;
-#[cfg(any(feature = "zookeeper-async", feature = "zookeeper-client"))]
-mod runtime;
-#[cfg(any(feature = "zookeeper-async", feature = "zookeeper-client"))]
-mod sockets;
-#[cfg(feature = "zookeeper-async")]
-mod zookeeper_async;
-#[cfg(feature = "zookeeper-client")]
-mod zookeeper_client;
+pub(crate) mod grace;
 
 use std::future::Future;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -39,11 +24,11 @@ use kv_core::{Error, ErrorKind, LockLoss, Result, SessionState, SessionStates};
 use tokio::sync::watch;
 use tokio::time::{Instant, MissedTickBehavior};
 
-use self::connect::connect;
+use self::grace::Held;
+use crate::client::connect::connect;
+use crate::client::error::{BACKEND, Fault};
+use crate::client::wire::{BARRIER, Link, Reply, Session, caught_up};
 use crate::config::{ZkClient, ZkConfig};
-use crate::error::{BACKEND, Fault};
-use crate::grace::Held;
-use crate::session::{BARRIER, Link, Reply, Session, caught_up};
 
 /// Between two attempts to get a session.
 const RECONNECT: Duration = Duration::from_millis(600);

@@ -11,7 +11,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use tokio::sync::watch;
 
-use crate::error::Fault;
+use crate::client::error::Fault;
 
 /// What a request answers.
 pub(crate) type Reply<T> = Result<T, Fault>;

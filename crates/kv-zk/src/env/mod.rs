@@ -1,5 +1,8 @@
 //! What all operations of a store handle share: the client, where keys lie, and what is known of nodes.
 
+pub(crate) mod acl;
+pub(crate) mod write_queue;
+
 use std::collections::{HashMap, VecDeque};
 use std::sync::atomic::{AtomicBool, AtomicUsize};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -10,13 +13,13 @@ use futures_util::future;
 use kv_backend::Deadline;
 use kv_core::{Capabilities, Consistency, Entry, EntryExpiry, Error, Guarantee, Key, Result, Version};
 
-use crate::client::{Client, Live};
+use crate::client::error::{BACKEND, Fault};
+use crate::client::wire::{AclEntry, BARRIER, Mode, Reply, Session, Stat, caught_up};
 use crate::config::LockLayout;
-use crate::error::{BACKEND, Fault};
-use crate::mapping::{Layout, is_marker, may_be_marker};
-use crate::marks::{Access, Marks, with_created, with_made};
-use crate::session::{AclEntry, BARRIER, Mode, Reply, Session, Stat, caught_up};
-use crate::write_queue::WriteQueue;
+use crate::env::acl::{Access, Marks, with_created, with_made};
+use crate::env::write_queue::WriteQueue;
+use crate::names::{Layout, is_marker, may_be_marker};
+use crate::session::{Client, Live};
 
 /// Shared by a store handle, its watches and its locks.
 #[derive(Debug)]

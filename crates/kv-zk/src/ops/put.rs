@@ -12,13 +12,13 @@ use futures_util::future;
 use kv_backend::Deadline;
 use kv_core::{Error, ErrorKind, Expiry, Fence, Key, Precondition, PutOptions, PutResult, Result, Version};
 
-use crate::client::{Carried, Live};
-use crate::core::{Age, Core, Kind, Known, Node, container, not_held, optional, unsupported, version};
-use crate::error::{EXPIRING_PARENT, Fault};
-use crate::mapping::check_value;
-use crate::marks::{Marks, with_created, with_empty_value};
-use crate::session::{AGAIN, AclEntry, Mode, MultiFault, MultiOp, Reply, Session, Stat};
-use crate::write_queue::{StepBack, competes};
+use crate::client::error::{EXPIRING_PARENT, Fault};
+use crate::client::wire::{AGAIN, AclEntry, Mode, MultiFault, MultiOp, Reply, Session, Stat};
+use crate::env::acl::{Marks, with_created, with_empty_value};
+use crate::env::write_queue::{StepBack, competes};
+use crate::env::{Age, Core, Kind, Known, Node, container, not_held, optional, unsupported, version};
+use crate::names::check_value;
+use crate::session::{Carried, Live};
 
 /// Why a change of expiry is refused where there is no multi.
 const EXPIRY_CHANGE: &str =

@@ -12,12 +12,12 @@ use kv_core::{
     Version,
 };
 
-use crate::client::Carried;
-use crate::core::{Age, Core, Kind, Known, Node, container, not_held, unsupported, version};
-use crate::error::{EXPIRING_PARENT, Fault};
-use crate::mapping::{MARKER, check_value, is_marker, parent};
-use crate::marks::with_empty_value;
-use crate::session::{AclEntry, Mode, MultiFault, MultiOp, Stat};
+use crate::client::error::{EXPIRING_PARENT, Fault};
+use crate::client::wire::{AclEntry, Mode, MultiFault, MultiOp, Stat};
+use crate::env::acl::with_empty_value;
+use crate::env::{Age, Core, Kind, Known, Node, container, not_held, unsupported, version};
+use crate::names::{MARKER, check_value, is_marker, parent};
+use crate::session::Carried;
 
 /// The most a multi may take: the server drops connections whose requests are larger.
 const MAX_REQUEST: usize = 1_000_000;

@@ -10,10 +10,10 @@ use futures_util::future;
 use kv_core::text::escape;
 use kv_core::{FencingToken, LockHolder};
 
-use crate::core::Core;
-use crate::error::Fault;
-use crate::mapping::{is_marker, lock_sequence, parent};
-use crate::session::{ANY_VERSION, MultiOp, Reply, Session, Stat, answered};
+use crate::client::error::Fault;
+use crate::client::wire::{ANY_VERSION, MultiOp, Reply, Session, Stat, answered};
+use crate::env::Core;
+use crate::names::{is_marker, lock_sequence, parent};
 
 /// The records of a lock among these names, in the order of their turn.
 pub(crate) fn rivals(names: Vec<String>) -> Vec<String> {

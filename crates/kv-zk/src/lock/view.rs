@@ -16,12 +16,12 @@ use kv_core::{
 };
 use tokio::sync::watch;
 
-use crate::client::{Current, closed};
-use crate::core::{Core, optional};
-use crate::error::{BACKEND, Fault};
-use crate::mapping::{child, lock_sequence, name};
-use crate::record::{holder, rivals, token};
-use crate::session::{AGAIN, OneShot, Reply, Session, caught_up};
+use crate::client::error::{BACKEND, Fault};
+use crate::client::wire::{AGAIN, OneShot, Reply, Session, caught_up};
+use crate::env::{Core, optional};
+use crate::lock::record::{holder, rivals, token};
+use crate::names::{child, lock_sequence, name};
+use crate::session::{Current, closed};
 
 /// How many directories are read at once when locks are looked for.
 const AT_ONCE: usize = 256;
@@ -115,7 +115,7 @@ impl Follower {
     async fn sign(&mut self) -> Result<()> {
         let Some(armed) = &mut self.armed else { return Ok(()) };
         tokio::select! {
-            fired = armed => self.caught_up = matches!(fired, crate::session::Fired::Changed { .. }),
+            fired = armed => self.caught_up = matches!(fired, crate::client::wire::Fired::Changed { .. }),
             // Another session, or the end.
             _ = self.current.changed() => self.caught_up = false,
         }

@@ -15,15 +15,15 @@ use kv_core::{
 use tokio::sync::watch;
 use tokio::time::Instant;
 
-use crate::client::{Carried, Live, closed};
+use crate::client::error::{BACKEND, Fault};
+use crate::client::wire::{AGAIN, ANY_VERSION, BARRIER, Mode, Reply, Session, Stat, answered, connected};
 use crate::config::LockLayout;
-use crate::core::{Core, optional};
-use crate::error::{BACKEND, Fault};
-use crate::grace::Held;
-use crate::hold::ZkHold;
-use crate::mapping::child;
-use crate::record::{Above, holder, rivals, token};
-use crate::session::{AGAIN, ANY_VERSION, BARRIER, Mode, Reply, Session, Stat, answered, connected};
+use crate::env::{Core, optional};
+use crate::lock::hold::ZkHold;
+use crate::lock::record::{Above, holder, rivals, token};
+use crate::names::child;
+use crate::session::grace::Held;
+use crate::session::{Carried, Live, closed};
 
 impl Core {
     pub(crate) async fn lock(self: &Arc<Self>, key: &Key, options: LockOptions) -> Result<LockGuard> {

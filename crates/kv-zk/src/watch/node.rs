@@ -6,11 +6,20 @@ use std::sync::Arc;
 use futures_util::future::AbortHandle;
 use kv_core::{Entry, Version};
 
-use super::Scope;
-use crate::core::version;
-use crate::error::Fault;
-use crate::session::{Fired, OneShot, Stat};
-use crate::watch::{Feed, Quiet};
+use crate::client::error::Fault;
+use crate::client::wire::{Fired, OneShot, Stat};
+use crate::env::version;
+use crate::watch::feed::{Feed, Quiet};
+
+/// What is watched, as a path.
+#[derive(Clone, Debug)]
+pub(super) enum Scope {
+    Node(String),
+    /// Everything strictly below.
+    Tree(String),
+    /// A node and everything below it.
+    Branch(String),
+}
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) enum Part {

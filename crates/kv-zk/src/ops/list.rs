@@ -16,10 +16,10 @@ use futures_util::stream::{self, FuturesUnordered};
 use futures_util::{StreamExt, future};
 use kv_core::{Consistency, Error, Key, ListItem, ListOptions, Listing, Operation, Prefix, Result};
 
-use crate::core::{Core, optional};
-use crate::error::{BACKEND, Fault};
-use crate::mapping::{child, is_marker, may_be_marker};
-use crate::session::Stat;
+use crate::client::error::{BACKEND, Fault};
+use crate::client::wire::Stat;
+use crate::env::{Core, optional};
+use crate::names::{child, is_marker, may_be_marker};
 
 /// How many answers a list asks for ahead, as long as it is not known how large they are.
 const FIRST_AHEAD: usize = 64;
@@ -92,7 +92,7 @@ impl Core {
         let (stat, names) = reply.await?.map_err(Fault::into_error)?;
         let options = Arc::new(options);
         let as_of = stat.map_or(0, |stat| stat.mzxid.max(stat.pzxid));
-        let as_of = Some(crate::core::version(as_of));
+        let as_of = Some(crate::env::version(as_of));
         if stat.is_none() || self.layout.is_reserved_prefix(prefix) {
             return Ok(Listing::new(as_of, stream::empty()));
         }
@@ -347,10 +347,9 @@ fn reaches_below(options: &ListOptions, key: &Key) -> bool {
 impl Core {
     /// Says once per handle that there are names that are no keys of ours.
     pub(crate) fn foreign(&self, path: &str) {
-        let name = crate::mapping::name(path);
-        let expected = crate::mapping::lock_sequence(name).is_some()
-            || crate::mapping::is_pin(name)
-            || path == "/zookeeper";
+        let name = crate::names::name(path);
+        let expected =
+            crate::names::lock_sequence(name).is_some() || crate::names::is_pin(name) || path == "/zookeeper";
         if !expected && !self.said_foreign.swap(true, Ordering::Relaxed) {
             tracing::info!(path, "a node's name is not a key of ours; such nodes are left alone");
         }

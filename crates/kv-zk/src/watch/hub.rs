@@ -8,9 +8,6 @@
 //!
 //! The hub is one task that owns all of this. It makes its requests with a bounded number in flight.
 
-mod node;
-mod reads;
-
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
 use std::future::Future;
 use std::pin::Pin;
@@ -23,27 +20,17 @@ use futures_util::{FutureExt, StreamExt};
 use kv_core::{Entry, Key};
 use tokio::sync::mpsc;
 
-use self::node::{Arm, Done, Firing, Found, Known, Part, Seen, Tracked, Watching};
-use self::reads::{read_data, read_names};
-use crate::client::{Current, Live, closed};
-use crate::core::{Core, version};
-use crate::error::Fault;
-use crate::mapping::{child, parent};
-use crate::session::{Fired, OneShot};
-use crate::watch::{Feed, Now, Quiet};
+use super::node::{Arm, Done, Firing, Found, Known, Part, Scope, Seen, Tracked, Watching};
+use super::reads::{read_data, read_names};
+use crate::client::error::Fault;
+use crate::client::wire::{Fired, OneShot};
+use crate::env::{Core, version};
+use crate::names::{child, parent};
+use crate::session::{Current, Live, closed};
+use crate::watch::feed::{Feed, Now, Quiet};
 
 /// How many requests the hub has in flight.
 const AT_ONCE: usize = 64;
-
-/// What is watched, as a path.
-#[derive(Clone, Debug)]
-pub(crate) enum Scope {
-    Node(String),
-    /// Everything strictly below.
-    Tree(String),
-    /// A node and everything below it.
-    Branch(String),
-}
 
 enum Command {
     Add { id: u64, scope: Scope, feed: Arc<Feed>, quiet: Option<Quiet> },
@@ -67,7 +54,7 @@ impl HubHandle {
     }
 
     /// Adds a watch. With `quiet` it begins with changes, after it says so there.
-    pub(crate) fn add(&self, scope: Scope, feed: Arc<Feed>, quiet: Option<Quiet>) -> u64 {
+    pub(super) fn add(&self, scope: Scope, feed: Arc<Feed>, quiet: Option<Quiet>) -> u64 {
         let id = self.next.fetch_add(1, Ordering::Relaxed);
         if self.commands.send(Command::Add { id, scope, feed: Arc::clone(&feed), quiet }).is_err() {
             feed.fail(closed());
@@ -442,7 +429,7 @@ impl Hub {
         if !is_armed && part == Part::Data {
             let above = parent(&path).and_then(|above| self.nodes.get_mut(above));
             let named_since = above.is_some_and(|above| {
-                above.names.remove(crate::mapping::name(&path)) && above.list.armed.is_some()
+                above.names.remove(crate::names::name(&path)) && above.list.armed.is_some()
             });
             self.gone(&path);
             // Its parent should have told. It named the node after this read, or will tell in a moment.

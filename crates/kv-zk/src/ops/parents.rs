@@ -5,11 +5,11 @@ use futures_util::future;
 use kv_backend::Deadline;
 use kv_core::{Error, Result};
 
-use crate::client::Live;
-use crate::core::{Core, Kind, Known, unsupported};
-use crate::error::{EXPIRING_PARENT, Fault};
-use crate::mapping::{MARKER, parent};
-use crate::session::{Mode, Stat};
+use crate::client::error::{EXPIRING_PARENT, Fault};
+use crate::client::wire::{Mode, Stat};
+use crate::env::{Core, Kind, Known, unsupported};
+use crate::names::{MARKER, parent};
+use crate::session::Live;
 
 impl Core {
     /// Makes sure that the node above `path` exists and may have children. What is made is no entry,

@@ -7,7 +7,7 @@
 
 use std::time::Duration;
 
-use crate::session::{ALL_PERMISSIONS, AclEntry};
+use crate::client::wire::{ALL_PERMISSIONS, AclEntry};
 
 const TTL: &str = "kv-ttl.";
 const CREATED: &str = "kv-created.";

@@ -5,10 +5,10 @@ use std::time::Duration;
 use kv_core::{Entry, Key, Result};
 
 use super::node::{Found, Seen};
-use crate::core::{Core, version};
-use crate::error::Fault;
-use crate::mapping::is_marker;
-use crate::session::{OneShot, Reply, Session, answered};
+use crate::client::error::Fault;
+use crate::client::wire::{OneShot, Reply, Session, answered};
+use crate::env::{Core, version};
+use crate::names::is_marker;
 
 /// How often a node is looked at once more whose key has just come to be, and how long after.
 const CREATION: (usize, Duration) = (10, Duration::from_millis(10));

@@ -11,10 +11,10 @@ use futures_util::future;
 use kv_backend::Deadline;
 use kv_core::{Error, Result};
 
-use crate::core::{Core, Node, optional};
-use crate::error::Fault;
-use crate::mapping::{child, is_pin, pin_name};
-use crate::session::{AGAIN, ANY_VERSION, Mode, MultiOp, Reply, Session, answered};
+use crate::client::error::Fault;
+use crate::client::wire::{AGAIN, ANY_VERSION, Mode, MultiOp, Reply, Session, answered};
+use crate::env::{Core, Node, optional};
+use crate::names::{child, is_pin, pin_name};
 
 /// A node kept in its place. Dropping it lets it go in the background.
 #[derive(Debug)]

@@ -10,10 +10,10 @@ use kv_backend::Deadline;
 use kv_core::text::duration;
 use kv_core::{Consistency, DeleteTreeOptions, Error, ErrorKind, Prefix, Result};
 
-use crate::core::{Core, optional};
-use crate::error::Fault;
-use crate::mapping::{MARKER, child, is_marker, lock_sequence, may_be_marker, parent};
-use crate::session::Stat;
+use crate::client::error::Fault;
+use crate::client::wire::Stat;
+use crate::env::{Core, optional};
+use crate::names::{MARKER, child, is_marker, lock_sequence, may_be_marker, parent};
 
 /// How many nodes are worked on at once. Many: each write waits for the servers' disks, and those
 /// that wait together share one wait.

@@ -8,9 +8,9 @@ use kv_core::implement::Hold;
 use kv_core::{Error, ErrorKind, Fence, LockLoss, Operation, Result};
 use tokio::sync::watch;
 
-use crate::error::{BACKEND, Fault};
-use crate::grace::Held;
-use crate::session::Reply;
+use crate::client::error::{BACKEND, Fault};
+use crate::client::wire::Reply;
+use crate::session::grace::Held;
 
 /// What a guard drives.
 pub(crate) struct ZkHold {

@@ -9,13 +9,13 @@ use futures_util::future;
 use kv_backend::Deadline;
 use kv_core::{DeleteOptions, DeleteResult, Entry, Error, ErrorKind, Fence, Key, Precondition, Result};
 
-use crate::core::{Age, Core, Node, container, unsupported};
-use crate::error::{BACKEND, Fault};
-use crate::mapping::MARKER;
-use crate::pin::{Pin, Pinned};
-use crate::session::{MultiOp, Reply};
-use crate::write::{Attempt, State};
-use crate::write_queue::{StepBack, competes};
+use crate::client::error::{BACKEND, Fault};
+use crate::client::wire::{MultiOp, Reply};
+use crate::env::write_queue::{StepBack, competes};
+use crate::env::{Age, Core, Node, container, unsupported};
+use crate::names::MARKER;
+use crate::ops::pin::{Pin, Pinned};
+use crate::ops::put::{Attempt, State};
 
 impl Core {
     pub(crate) async fn delete(&self, key: &Key, options: DeleteOptions) -> Result<DeleteResult> {

@@ -7,16 +7,11 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use futures_util::stream;
 use kv_backend::Deadline;
-use kv_core::{
-    DeleteCause, Deletion, Entry, Error, Key, Operation, Result, Version, Watch, WatchEvent, WatchFilter,
-};
+use kv_core::{DeleteCause, Deletion, Entry, Error, Key, Result, Version, WatchEvent, WatchFilter};
 use tokio::sync::{Notify, oneshot};
 
-use crate::client::closed;
-use crate::error::BACKEND;
-use crate::hub::HubHandle;
+use crate::session::closed;
 
 /// How many bytes of values wait for one consumer.
 const ROOM: usize = 4 << 20;
@@ -46,7 +41,7 @@ struct Slot {
 pub(crate) struct Feed {
     filter: WatchFilter,
     inner: Mutex<Inner>,
-    changed: Notify,
+    pub(super) changed: Notify,
 }
 
 #[derive(Debug, Default)]
@@ -138,7 +133,7 @@ impl Feed {
     }
 
     /// The next event there is, or the keys whose values must be read before there is one.
-    fn take(&self) -> Taken {
+    pub(super) fn take(&self) -> Taken {
         let mut guard = self.lock();
         let inner = &mut *guard;
         if let Some(error) = inner.error.take() {
@@ -232,48 +227,10 @@ impl Inner {
     }
 }
 
-enum Taken {
+pub(super) enum Taken {
     Event(WatchEvent),
     End(Error),
     Nothing(Vec<Key>),
-}
-
-/// Ends the watch at the hub when its stream is dropped.
-struct Subscription {
-    hub: HubHandle,
-    id: u64,
-    feed: Arc<Feed>,
-}
-
-impl Drop for Subscription {
-    fn drop(&mut self) {
-        self.hub.remove(self.id);
-    }
-}
-
-/// The stream of a feed.
-pub(crate) fn stream(hub: HubHandle, id: u64, feed: Arc<Feed>) -> Watch {
-    let subscription = Subscription { hub, id, feed };
-    Watch::new(stream::unfold(Some(subscription), |subscription| async move {
-        let subscription = subscription?;
-        loop {
-            match subscription.feed.take() {
-                Taken::Event(event) => return Some((Ok(event), Some(subscription))),
-                Taken::End(error) => return Some((Err(decorate(error)), None)),
-                Taken::Nothing(unread) => {
-                    for key in unread {
-                        subscription.hub.fetch(subscription.id, key);
-                    }
-                    // Each change leaves a permit, so none is missed.
-                    subscription.feed.changed.notified().await;
-                }
-            }
-        }
-    }))
-}
-
-pub(crate) fn decorate(error: Error) -> Error {
-    error.with_operation(Operation::Watch).with_backend(BACKEND)
 }
 
 /// Says when a watch has begun that begins with changes.

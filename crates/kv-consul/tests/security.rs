@@ -14,8 +14,7 @@ use std::sync::{Arc, LazyLock, Mutex};
 use std::time::Instant;
 
 use kv_consul::kv_core::{
-    Applied, Error, ErrorKind, LockLoss, LockOptions, LockWait, Store, StoreExt, StoreUrl, WatchEvent,
-    WatchOptions,
+    Applied, Error, ErrorKind, LockLoss, LockOptions, LockWait, StoreExt, StoreUrl, WatchEvent, WatchOptions,
 };
 use kv_consul::{ConsulConfig, ConsulStore};
 use kv_testkit::require_or_skip;

@@ -8,9 +8,7 @@ use std::time::Duration;
 
 use common::{etcdctl, key, namespace, open, start, url};
 use kv_etcd::EtcdStore;
-use kv_etcd::kv_core::{
-    Entry, EntryExpiry, Expiry, ListOptions, Prefix, PutOptions, Store, StoreExt, Txn, TxnOp,
-};
+use kv_etcd::kv_core::{Entry, EntryExpiry, Expiry, ListOptions, Prefix, PutOptions, StoreExt, Txn, TxnOp};
 use kv_testkit::{Mode, Proxy};
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -142,7 +140,7 @@ async fn the_expiries_of_many_entries_are_told_page_by_page() {
         let ops = (0..100).map(|at| {
             TxnOp::put_expiring(key(&format!("d/{part}{at:02}")), vec![b'v'; 8 << 10], Expiry::Ttl(HOUR))
         });
-        store.transact(Txn::always().then(ops)).await.unwrap();
+        let _ = store.transact(Txn::always().then(ops)).await.unwrap();
     }
     let found = entries(&store, "d", ListOptions::default()).await;
     assert_eq!(found.len(), 600);

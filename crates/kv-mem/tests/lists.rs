@@ -10,7 +10,7 @@ use std::sync::Arc;
 use common::{fresh, key, open, prefix, seeded};
 use futures_util::StreamExt;
 use kv_mem::MemConfig;
-use kv_mem::kv_core::{AdminExt, ErrorKind, Key, ListItem, ListOptions, Prefix, Store, StoreExt, Txn, TxnOp};
+use kv_mem::kv_core::{AdminExt, ErrorKind, Key, ListItem, ListOptions, Prefix, StoreExt, Txn, TxnOp};
 
 /// Names that sort before, at and behind the slash, and nest.
 fn any_key(random: &mut fastrand::Rng) -> Key {

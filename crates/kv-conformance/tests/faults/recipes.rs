@@ -1,7 +1,7 @@
 //! Faults of a store that break the recipes built on it.
 
 use futures_util::{StreamExt, stream};
-use kv_core::{Expiry, Listing, LockChanges, Precondition, PutOptions, Store, StoreExt, Watch, WatchEvent};
+use kv_core::{Expiry, Listing, LockChanges, Precondition, PutOptions, StoreExt, Watch, WatchEvent};
 
 use super::Fault;
 use super::tools::{Twist, rewatch, twisted};

@@ -45,7 +45,8 @@ async fn recipe_snapshot_holds_a_moving_token_once(fixture: &Fixture) -> Result<
             // From each place to the seventh behind it, so that it goes in both directions of a list.
             for at in (0..).step_by(7) {
                 let (from, to) = (place(at)?, place(at + 7)?);
-                store.transact(Txn::always().then([TxnOp::put(from, ""), TxnOp::put(to, "T")])).await?;
+                let _ =
+                    store.transact(Txn::always().then([TxnOp::put(from, ""), TxnOp::put(to, "T")])).await?;
                 if !is_snapshot {
                     // Two lists in a row agree only if nothing moved in between.
                     tokio::time::sleep(Duration::from_millis(50)).await;

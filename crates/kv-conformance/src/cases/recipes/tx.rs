@@ -94,7 +94,8 @@ async fn recipe_tx_reads_many_keys_at_one_moment(fixture: &Fixture) -> Result<()
         async move {
             for at in 0.. {
                 let (from, to) = (&places[at % PLACES], &places[(at + 1) % PLACES]);
-                store.transact(Txn::always().then([TxnOp::put(from, ""), TxnOp::put(to, "T")])).await?;
+                let _ =
+                    store.transact(Txn::always().then([TxnOp::put(from, ""), TxnOp::put(to, "T")])).await?;
             }
             Ok::<_, kv_core::Error>(())
         }

@@ -1,7 +1,7 @@
 //! Calls of every kind on one store.
 
 use kv_consul::ConsulStore;
-use kv_consul::kv_core::{Key, LockOptions, LockWait, Store, StoreExt, WatchEvent, WatchOptions};
+use kv_consul::kv_core::{Key, LockOptions, LockWait, StoreExt, WatchEvent, WatchOptions};
 
 /// The errors of all calls on a store whose server answers nothing right.
 pub(crate) async fn errors_of(store: &ConsulStore) -> Vec<kv_consul::kv_core::Error> {

@@ -49,7 +49,7 @@ async fn recipe_snapshot_holds_a_moving_token_once(fixture: &Fixture) -> Result<
                     store.transact(Txn::always().then([TxnOp::put(from, ""), TxnOp::put(to, "T")])).await?;
                 if !is_snapshot {
                     // Two lists in a row agree only if nothing moved in between.
-                    tokio::time::sleep(Duration::from_millis(50)).await;
+                    tokio::time::sleep(Duration::from_millis(200)).await;
                 }
             }
             Ok::<_, anyhow::Error>(())

@@ -221,6 +221,17 @@ async fn a_change_that_would_lose_the_quorum_is_refused() {
     assert!(!store.remove_member(&dead).await.unwrap());
     assert_eq!(store.members().await.unwrap().len(), 2);
     store.put("k", "v").await.unwrap();
+
+    // Without a quorum they are told all the same, and a change fails at once and was not made.
+    cluster.node(2).kill().await.unwrap();
+    until("there is no quorum", 20 * SECOND, || async {
+        let members = store.members().await.unwrap();
+        matches!(named(&members, "n2").health, Health::Unreachable(_))
+            && matches!(named(&members, "n1").health, Health::Failing(_))
+    })
+    .await;
+    let error = store.remove_member_named("n2").await.unwrap_err();
+    assert_eq!(error.applied(), kv_etcd::kv_core::Applied::No, "{error}");
 }
 
 async fn connect(cluster: &Cluster, user: &str, password: &str, namespace: &str) -> Result<EtcdStore, Error> {

@@ -4,9 +4,11 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use kv_core::{Error, Key, ListOptions, Operation, Prefix, Result, Store, StoreExt, WatchState, WatchTarget};
+use tokio::time::Instant;
 
 use crate::follow::{Followed, Following};
 use crate::kept::{EntryLoss, Held, Lifetime, OnDrop};
+use crate::pace::{Pauses, passes, until};
 
 /// The largest limit: each acquisition lists the permits that are taken.
 const MAX_LIMIT: u32 = 10_000;
@@ -127,7 +129,7 @@ impl Semaphore {
     ///
     /// # Errors
     ///
-    /// As for a lock, a list, a put and a watch. An outage during the wait is waited out.
+    /// As for a lock, a list, a put and a watch. A waiter that is first in line waits out outages.
     pub async fn acquire(&self) -> Result<Permit> {
         if self.store.lock_holder(&self.turn).await?.is_none() {
             // Nobody waits.
@@ -141,17 +143,28 @@ impl Semaphore {
         let target = WatchTarget::below(self.slots.clone());
         let mut following = Following::new(Arc::clone(&self.store), target);
         let mut state = WatchState::new();
+        let mut pauses = Pauses::new();
+        let mut again_at = None;
         loop {
-            match following.next().await? {
-                Followed::Event(event) => drop(state.apply(event)),
-                Followed::Trouble(_) => continue,
+            tokio::select! {
+                biased;
+                followed = following.next() => match followed? {
+                    Followed::Event(event) => drop(state.apply(event)),
+                    Followed::Trouble(_) => continue,
+                },
+                // Claiming a slot failed: no event says that it can be claimed again.
+                () = until(again_at) => {}
             }
-            if state.is_complete() {
-                let taken = state.entries().map(|entry| entry.key.clone()).collect();
-                if let Some(permit) = self.claim(&taken).await? {
-                    return Ok(permit);
-                }
+            if !state.is_complete() {
+                continue;
             }
+            let taken = state.entries().map(|entry| entry.key.clone()).collect();
+            again_at = match self.claim(&taken).await {
+                Ok(Some(permit)) => return Ok(permit),
+                Ok(None) => None,
+                Err(error) if passes(&error) => Some(Instant::now() + pauses.next()),
+                Err(error) => return Err(error),
+            };
         }
     }
 

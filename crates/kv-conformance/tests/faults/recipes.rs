@@ -1,5 +1,7 @@
 //! Faults of a store that break the recipes built on it.
 
+use std::time::Duration;
+
 use futures_util::{StreamExt, stream};
 use kv_core::{Expiry, Listing, LockChanges, Precondition, PutOptions, StoreExt, Watch, WatchEvent};
 
@@ -79,6 +81,13 @@ pub(super) fn faults() -> Vec<Fault> {
                 _ => options,
             },
         ),
+        // The memory store's sessions end with their handles and not in outages.
+        Fault::new("a_session_outlives_an_outage", &["a_registration_is_made_again_under_a_new_session"])
+            .capabilities(|declared| {
+                let mut limits = declared.limits.clone();
+                limits.session_bound = Duration::from_secs(1);
+                declared.with_limits(limits)
+            }),
         watches_without(
             "watches_hide_deletes",
             &[

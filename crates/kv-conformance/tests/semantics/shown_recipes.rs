@@ -27,6 +27,7 @@ pub(crate) const RECIPES: &[Shown] = &[
             "a_registration_goes_with_its_handle",
             "a_registration_by_ttl_is_renewed",
             "a_deleted_registration_is_made_again",
+            "a_registration_is_made_again_under_a_new_session",
         ],
     ),
     (

@@ -102,8 +102,8 @@ impl Registration {
         self.known.borrow().state.clone()
     }
 
-    /// Whether the entry is there, as far as this process can know now: it looks at the clock and at the
-    /// session, which is not so while the session is [`Suspect`](SessionState::Suspect).
+    /// Whether the entry is there, as far as this process can know now: not while its time to live has passed
+    /// without a renewal, nor while the session is [`Suspect`](SessionState::Suspect).
     #[must_use]
     pub fn is_registered(&self) -> bool {
         let known = self.known.borrow();

@@ -10,8 +10,8 @@ use kv_recipes::{
 };
 
 use crate::case::needs::{EXPIRY_CHANGE, SESSION_KEYS, TTL};
-use crate::case::{Case, case};
-use crate::fixture::{Fixture, GRACE};
+use crate::case::{BeyondReach, Case, case};
+use crate::fixture::{Fixture, GRACE, PATIENCE};
 use crate::steps::{ensure_eq, entry, expiry_of, key, soon, until, until_gone};
 
 pub(super) const CASES: &[Case] = &[
@@ -35,6 +35,11 @@ pub(super) const CASES: &[Case] = &[
         "A registration by a time to live outlives that time, and not its process.",
         TTL,
         EXPIRY_CHANGE
+    ),
+    case!(
+        a_registration_is_made_again_under_a_new_session,
+        "A registration whose session ended in an outage is made again under a new one.",
+        SESSION_KEYS
     ),
     case!(members_follow_registrations, "Members tell who joins, changes and leaves.", SESSION_KEYS),
 ];
@@ -78,7 +83,7 @@ async fn a_deleted_registration_is_made_again(fixture: &Fixture) -> Result<()> {
     for _ in 0..2 {
         let before = entry(store, &k).await?.version;
         store.delete(&k).await?;
-        until(crate::fixture::PATIENCE, "the registration is made again", || async {
+        until(PATIENCE, "the registration is made again", || async {
             Ok(store.get(&k).await?.is_some_and(|entry| entry.value == "1" && entry.version > before))
         })
         .await?;
@@ -125,6 +130,35 @@ async fn a_registration_by_ttl_is_renewed(fixture: &Fixture) -> Result<()> {
     // Its process does not renew it any more.
     other.close().await?;
     until_gone(store, &k, fixture.latest_end(ttl) + GRACE).await
+}
+
+async fn a_registration_is_made_again_under_a_new_session(fixture: &Fixture) -> Result<()> {
+    let (store, k) = (&fixture.store, service()?);
+    if fixture.limits().session_bound.is_zero() {
+        return Err(BeyondReach("a session ends with its handle and not before".to_owned()).into());
+    }
+    let Some((behind, line)) = fixture.on_a_line().await? else {
+        return Err(BeyondReach("nothing here can cut a handle off from its servers".to_owned()).into());
+    };
+    let mut registration = register(&behind, "1", RegistrationOptions::default()).await?;
+    let before = entry(store, &k).await?.version;
+    line.cut();
+    until_gone(store, &k, fixture.limits().session_bound + PATIENCE).await?;
+    ensure!(!registration.is_registered(), "it is {:?} without its session", registration.state());
+    line.mend();
+    until(PATIENCE * 3, "the registration is made again", || async {
+        Ok(store.get(&k).await?.is_some_and(|entry| entry.value == "1" && entry.version > before))
+    })
+    .await?;
+    ensure_eq!(expiry_of(store, &k).await?, EntryExpiry::Session, "how it expires");
+    soon("the word that it is registered", async {
+        while !registration.is_registered() {
+            registration.changed().await.context("the registration ended")?;
+        }
+        anyhow::Ok(())
+    })
+    .await??;
+    Ok(soon("leaving", registration.leave()).await??)
 }
 
 async fn members_follow_registrations(fixture: &Fixture) -> Result<()> {

@@ -325,14 +325,6 @@ impl Txn {
             return Err(invalid.clone());
         }
         let refuse = |error: Error| error.with_operation(Operation::Transact);
-        for (size, max, of) in [
-            (self.op_count(), limits.max_txn_ops, Measured::TxnOps),
-            (self.byte_count(), limits.max_txn_bytes, Measured::TxnBytes),
-        ] {
-            if size > max {
-                return Err(refuse(Error::too_large(of, size, max)));
-            }
-        }
         for condition in &self.conditions {
             if let Test::Value(_, value) = &condition.test {
                 limits.check_compared(&condition.key, value).map_err(refuse)?;
@@ -350,6 +342,15 @@ impl Txn {
                 if let TxnOp::Put { key, value, .. } = op {
                     limits.check_value(key, value).map_err(refuse)?;
                 }
+            }
+        }
+        // After the single values, so that one that is too large is named with its key.
+        for (size, max, of) in [
+            (self.op_count(), limits.max_txn_ops, Measured::TxnOps),
+            (self.byte_count(), limits.max_txn_bytes, Measured::TxnBytes),
+        ] {
+            if size > max {
+                return Err(refuse(Error::too_large(of, size, max)));
             }
         }
         Ok(())

@@ -1,21 +1,15 @@
 //! How an etcd store is opened: in code, or by URL.
 
 use std::fmt;
-use std::net::IpAddr;
 use std::time::Duration;
 
-use kv_backend::{
-    Plaintext, TlsOptions, TlsParam, check_times, parse_endpoint, take_times, user_and_password,
-};
-use kv_core::{Error, Operation, Prefix, Result, Secret, StoreUrl, TtlRange};
+use kv_backend::{Plaintext, TlsOptions, TlsParam, check_times, take_times, user_and_password};
+use kv_core::{Error, Operation, Prefix, Result, Secret, StoreUrl};
 
-use crate::error::{BACKEND, MAX_TTL, MIN_TTL};
+use crate::client::error::{BACKEND, TTL};
+use crate::client::{DEFAULT_PORT, Settings};
 
-const DEFAULT_PORT: u16 = 2379;
 pub(crate) const TLS_SCHEME: &str = "etcd+tls";
-
-/// The time to live of keys and locks: whole seconds.
-pub(crate) const TTL: TtlRange = TtlRange::new(MIN_TTL, MAX_TTL, Duration::from_secs(1));
 
 /// How an etcd store is opened. `Debug` shows no secret.
 ///
@@ -34,12 +28,12 @@ pub(crate) const TTL: TtlRange = TtlRange::new(MIN_TTL, MAX_TTL, Duration::from_
 pub struct EtcdConfig {
     hosts: Vec<String>,
     pub(crate) namespace: Prefix,
-    pub(crate) user: Option<(String, Secret)>,
-    pub(crate) plaintext: Plaintext,
-    pub(crate) tls: Option<TlsOptions>,
+    user: Option<(String, Secret)>,
+    plaintext: Plaintext,
+    tls: Option<TlsOptions>,
     pub(crate) timeout: Duration,
     pub(crate) connect_timeout: Duration,
-    pub(crate) keep_alive: Duration,
+    keep_alive: Duration,
     pub(crate) lock_ttl: Duration,
     pub(crate) session_ttl: Duration,
 }
@@ -61,12 +55,6 @@ impl EtcdConfig {
             lock_ttl: Duration::from_secs(15),
             session_ttl: Duration::from_secs(15),
         }
-    }
-
-    /// The same on other members.
-    pub(crate) fn with_hosts(mut self, hosts: &[String]) -> Self {
-        self.hosts = hosts.to_vec();
-        self
     }
 
     /// The same, every key below this namespace.
@@ -200,18 +188,7 @@ impl EtcdConfig {
 
     /// Refuses what cannot work, before anything is connected.
     pub(crate) fn check(&self) -> Result<()> {
-        if self.hosts.is_empty() {
-            return Err(refused("etcd needs at least one endpoint"));
-        }
-        for host in &self.hosts {
-            let host = parse_endpoint(host)?;
-            // A name is looked up and judged whenever it is connected to.
-            if self.sends_in_clear()
-                && let Ok(address) = host.name.parse::<IpAddr>()
-            {
-                self.plaintext.check(&host.authority(DEFAULT_PORT), [address])?;
-            }
-        }
+        self.settings().check()?;
         self.namespace.check_namespace().map_err(|error| error.with_operation(Operation::Open))?;
         check_times([
             ("timeout", self.timeout),
@@ -224,19 +201,16 @@ impl EtcdConfig {
         self.tls.as_ref().map_or(Ok(()), TlsOptions::check)
     }
 
-    /// Whether a password goes over connections without TLS.
-    pub(crate) fn sends_in_clear(&self) -> bool {
-        self.user.is_some() && self.tls.is_none()
-    }
-
-    /// The members as the native client wants them.
-    pub(crate) fn endpoints(&self) -> Vec<String> {
-        let scheme = if self.tls.is_some() { "https" } else { "http" };
-        self.hosts
-            .iter()
-            .filter_map(|host| parse_endpoint(host).ok())
-            .map(|host| format!("{scheme}://{}", host.authority(DEFAULT_PORT)))
-            .collect()
+    /// What the client needs to know.
+    pub(crate) fn settings(&self) -> Settings {
+        Settings {
+            hosts: self.hosts.clone(),
+            user: self.user.clone(),
+            plaintext: self.plaintext,
+            tls: self.tls.clone(),
+            connect_timeout: self.connect_timeout,
+            keep_alive: self.keep_alive,
+        }
     }
 }
 
@@ -272,8 +246,8 @@ mod tests {
     #[test]
     fn a_url_says_everything() {
         let config = config("etcd://u:pw@h1,[::1]:9/app/x?timeout=2s&session_ttl=30s").unwrap();
-        assert!(config.sends_in_clear());
-        assert_eq!(config.endpoints(), ["http://h1:2379", "http://[::1]:9"]);
+        assert!(config.settings().sends_in_clear());
+        assert_eq!(config.settings().endpoints(), ["http://h1:2379", "http://[::1]:9"]);
         assert_eq!(config.namespace, Prefix::new("app/x").unwrap());
         assert_eq!(config.timeout, Duration::from_secs(2));
         assert_eq!(config.session_ttl, Duration::from_secs(30));
@@ -324,6 +298,6 @@ mod tests {
 
     #[test]
     fn the_scheme_chooses_tls() {
-        assert_eq!(config("etcd+tls://h/").unwrap().endpoints(), ["https://h:2379"]);
+        assert_eq!(config("etcd+tls://h/").unwrap().settings().endpoints(), ["https://h:2379"]);
     }
 }

@@ -1,35 +1,24 @@
-//! What all parts of one store handle share, and how it ends.
+//! One store handle: its parts, how they begin, and how they end.
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use kv_backend::{Deadline, Namespace};
-use kv_core::{Capabilities, Error, ErrorKind, Result};
+use kv_backend::Deadline;
+use kv_core::{Error, ErrorKind, Result};
 use tokio::sync::watch;
-use tokio_util::sync::CancellationToken;
-use tokio_util::task::TaskTracker;
 
-use crate::client::Client;
-use crate::config::EtcdConfig;
-use crate::error::closed;
-use crate::hub::Hub;
-use crate::lease::{Leases, revoker};
-use crate::session::Session;
+use crate::env::Env;
+use crate::feed::Hub;
+use crate::lock::Locks;
+use crate::session::{Leases, Session, revoker};
 
 /// One store handle.
 pub(crate) struct Handle {
-    pub(crate) client: Arc<Client>,
-    pub(crate) namespace: Namespace,
-    pub(crate) capabilities: Capabilities,
-    pub(crate) timeout: Duration,
-    pub(crate) lock_ttl: Duration,
-    pub(crate) leases: Leases,
-    pub(crate) session: Session,
-    pub(crate) hub: Hub,
-    /// Set when the handle is closed or its last clone dropped.
-    pub(crate) closing: CancellationToken,
-    /// What the closing waits for: the tasks that hold locks and the session.
-    pub(crate) tasks: TaskTracker,
+    pub(crate) env: Arc<Env>,
+    pub(crate) hub: Arc<Hub>,
+    pub(crate) leases: Arc<Leases>,
+    pub(crate) session: Arc<Session>,
+    pub(crate) locks: Arc<Locks>,
     /// What is left, once everything is released.
     closed: watch::Sender<Option<Left>>,
 }
@@ -39,30 +28,20 @@ pub(crate) struct Handle {
 struct Left(Option<usize>);
 
 impl Handle {
-    /// Connects, and starts the tasks that live as long as the handle.
-    pub(crate) async fn connect(config: EtcdConfig, capabilities: Capabilities) -> Result<Arc<Self>> {
-        config.check()?;
-        let namespace = Namespace::new(&config.namespace)?;
-        let client = Arc::new(Client::new(&config)?);
-        client.probe(config.connect_timeout).await?;
-        let (leases, revocations) = Leases::new(Arc::clone(&client), config.timeout);
-        let closing = CancellationToken::new();
-        let core = Arc::new(Self {
-            hub: Hub::start(Arc::clone(&client), config.timeout, closing.clone()),
-            client,
-            namespace,
-            capabilities,
-            timeout: config.timeout,
-            lock_ttl: config.lock_ttl,
-            leases,
-            session: Session::new(config.session_ttl),
-            closing,
-            tasks: TaskTracker::new(),
-            closed: watch::Sender::new(None),
-        });
-        let (client, closing) = (Arc::clone(&core.client), core.closing.clone());
-        let (tasks, closed, timeout) = (core.tasks.clone(), core.closed.clone(), core.timeout);
+    /// Starts the tasks that live as long as the handle. The times are those that the session and locks
+    /// live without renewal.
+    pub(crate) fn start(env: Env, session_ttl: Duration, lock_ttl: Duration) -> Arc<Self> {
+        let env = Arc::new(env);
+        let (leases, revocations) = Leases::new(Arc::clone(&env));
+        let leases = Arc::new(leases);
+        let hub = Arc::new(Hub::start(Arc::clone(&env.client), env.timeout, env.closing.clone()));
+        let locks = Locks::new(Arc::clone(&env), Arc::clone(&hub), Arc::clone(&leases), lock_ttl);
+        let session = Session::new(Arc::clone(&env), Arc::clone(&leases), session_ttl);
+        let closed = watch::Sender::new(None);
+        let handle = Arc::new(Self { env, hub, leases, session: Arc::new(session), locks, closed });
+        let (env, closed) = (Arc::clone(&handle.env), handle.closed.clone());
         tokio::spawn(async move {
+            let (tasks, closing, timeout) = (&env.tasks, &env.closing, env.timeout);
             let released = async {
                 closing.cancelled().await;
                 tasks.close();
@@ -76,28 +55,18 @@ impl Handle {
                 tokio::time::sleep(timeout).await;
             };
             let left = tokio::select! {
-                left = revoker(Arc::clone(&client), timeout, revocations, released) => Some(left),
+                left = revoker(&env.client, timeout, revocations, released) => Some(left),
                 () = over => None,
             };
-            client.disconnect();
+            env.client.disconnect();
             closed.send_replace(Some(Left(left)));
         });
-        Ok(core)
-    }
-
-    /// The deadline of a call.
-    pub(crate) fn deadline(&self, timeout: Option<Duration>) -> Deadline {
-        Deadline::after(timeout.unwrap_or(self.timeout))
-    }
-
-    /// `Closed` if the handle is.
-    pub(crate) fn check_open(&self) -> Result<()> {
-        if self.closing.is_cancelled() { Err(closed()) } else { Ok(()) }
+        handle
     }
 
     /// Begins the closing. Needs no runtime.
     pub(crate) fn close(&self) {
-        self.closing.cancel();
+        self.env.closing.cancel();
         self.session.cell.close();
     }
 
@@ -106,7 +75,7 @@ impl Handle {
         let mut closed = self.closed.subscribe();
         let ended = async { Ok(closed.wait_for(Option::is_some).await.ok().and_then(|left| *left)) };
         // The task that closes takes the timeout at most, unless its runtime is gone and it with that.
-        let most = timeout.unwrap_or_else(|| self.timeout.saturating_mul(2));
+        let most = timeout.unwrap_or_else(|| self.env.timeout.saturating_mul(2));
         match Deadline::after(most).run(ended).await? {
             Some(Left(Some(0))) => Ok(()),
             left => Err(Error::new(ErrorKind::Unavailable).with_detail(format!(

@@ -2,36 +2,27 @@
 //!
 //! # Where things are
 //!
-//! `client` and `error` contain the native client; nothing else names it. `store` turns operations
-//! into requests, with `write`, `expiry`, `txn`, `condition`, `list` and
-//! `ttl`. `hub` is the one stream behind all
-//! watches, `past` says where they can be taken up, `watch` is what a reader of one sees. `lease`, `session`, `lock` and
-//! `hold` keep things alive, `fate` is what becomes of a lock's record; `handle` ends them.
+//! From top to bottom, and each room imports only what lies lower: `driver` and `config` open a store;
+//! `store` is what applications call, `admin` what operators ask for; `ops` makes requests of operations on entries; `handle` has the
+//! parts of one handle; `watch` is what a reader of a watch sees; `lock` acquires, holds and shows locks;
+//! `session` has the leases that keys and locks live by; `feed` is the one stream behind all watches;
+//! `env` is what all of them share, `record` what a record is to us, `pager` reads ranges in pages; `client`
+//! contains the native client, and nothing else names it.
 
 mod admin;
 mod client;
-mod condition;
 mod config;
 mod driver;
-mod error;
-mod expiry;
-mod fate;
+mod env;
+mod feed;
 mod handle;
-mod hold;
-mod hub;
-mod lease;
-mod list;
 mod lock;
-mod lock_view;
+mod ops;
 mod pager;
-mod past;
 mod record;
 mod session;
 mod store;
-mod ttl;
-mod txn;
 mod watch;
-mod write;
 
 pub use config::EtcdConfig;
 pub use driver::DRIVER;

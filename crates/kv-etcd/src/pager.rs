@@ -7,8 +7,8 @@ use std::time::Duration;
 use kv_backend::Deadline;
 use kv_core::{ErrorKind, Result};
 
+use crate::client::error;
 use crate::client::{Client, Page, Range, Read, Record, behind};
-use crate::error;
 
 /// What a page aims at, in bytes and in records. For each page the server counts all that is left, so
 /// many small pages cost more than few.

@@ -12,10 +12,10 @@ use kv_core::{
 };
 use tokio::time::Instant;
 
+use crate::client::error::{self, BACKEND};
 use crate::client::{Change, Page, Range, Read};
-use crate::error::{self, BACKEND};
-use crate::handle::Handle;
-use crate::hub::{Signal, Spec, Subscription};
+use crate::env::Env;
+use crate::feed::{Hub, Signal, Spec, Subscription};
 use crate::pager::Pager;
 use crate::record;
 
@@ -25,19 +25,26 @@ const PAUSE: Duration = Duration::from_millis(500);
 const TELLING: Duration = Duration::from_secs(1);
 
 /// See [`kv_core::Store::watch_with`].
-pub(crate) async fn watch(core: &Arc<Handle>, target: WatchTarget, options: WatchOptions) -> Result<Watch> {
+pub(crate) async fn watch(
+    env: &Arc<Env>,
+    hub: &Arc<Hub>,
+    target: WatchTarget,
+    options: WatchOptions,
+) -> Result<Watch> {
+    env.check_open()?;
     let range = match &target {
-        WatchTarget::Key(key) => Range::one(core.namespace.native(key)),
-        WatchTarget::Prefix(prefix) => Range::below(&core.namespace.native_prefix(prefix)),
-        WatchTarget::Tree(key) => Range::tree(&core.namespace.native(key)),
+        WatchTarget::Key(key) => Range::one(env.namespace.native(key)),
+        WatchTarget::Prefix(prefix) => Range::below(&env.namespace.native_prefix(prefix)),
+        WatchTarget::Tree(key) => Range::tree(&env.namespace.native(key)),
         _ => return Err(Error::unsupported("this kind of watch target")),
     };
     let mut reader = Reader {
-        core: Arc::clone(core),
+        env: Arc::clone(env),
+        hub: Arc::clone(hub),
         target,
         range,
         filter: options.filter,
-        timeout: options.timeout.unwrap_or(core.timeout),
+        timeout: options.timeout.unwrap_or(env.timeout),
         ready: VecDeque::new(),
         phase: Phase::Behind,
         resynced: None,
@@ -45,7 +52,7 @@ pub(crate) async fn watch(core: &Arc<Handle>, target: WatchTarget, options: Watc
     match options.start {
         WatchStart::Now => {
             let now = Read::new(Range::one(reader.range.start.clone())).keys_only();
-            let revision = core.client.read(Deadline::after(reader.timeout), &now).await?.revision;
+            let revision = env.client.read(Deadline::after(reader.timeout), &now).await?.revision;
             reader.phase = Phase::Live(reader.subscribe(revision.saturating_add(1), revision).await?);
         }
         WatchStart::Initial => reader.load().await?,
@@ -65,7 +72,8 @@ pub(crate) async fn watch(core: &Arc<Handle>, target: WatchTarget, options: Watc
 }
 
 struct Reader {
-    core: Arc<Handle>,
+    env: Arc<Env>,
+    hub: Arc<Hub>,
     target: WatchTarget,
     range: Range,
     filter: WatchFilter,
@@ -93,7 +101,7 @@ impl Reader {
             if let Some(event) = self.ready.pop_front() {
                 return Ok(event);
             }
-            self.core.check_open()?;
+            self.env.check_open()?;
             match &mut self.phase {
                 Phase::Behind => {
                     self.ready.push_back(WatchEvent::Resync);
@@ -137,7 +145,7 @@ impl Reader {
         // As in `after`.
         let mut before = Read::new(Range::one(self.range.start.clone())).keys_only();
         before.revision = from.saturating_sub(1).max(1);
-        match self.core.client.read(Deadline::after(self.timeout), &before).await {
+        match self.env.client.read(Deadline::after(self.timeout), &before).await {
             Err(error) if error::compacted(&error) || error::is_future(&error) => Ok(Phase::Behind),
             Err(error) => Err(error),
             Ok(_) => Ok(Phase::Live(self.subscribe(from, from).await?)),
@@ -152,7 +160,7 @@ impl Reader {
             puts: self.filter != WatchFilter::Deletes,
             deletes: self.filter != WatchFilter::Puts,
         };
-        self.core.hub.watch(Deadline::after(self.timeout), spec).await
+        self.hub.watch(Deadline::after(self.timeout), spec).await
     }
 
     /// Begins with the first change after `version`, or finds that changes since then are gone.
@@ -164,7 +172,7 @@ impl Reader {
         // up to which they compacted, and take a watch from there all the same.
         let mut then = Read::new(Range::one(self.range.start.clone())).keys_only();
         then.revision = version.max(1);
-        match self.core.client.read(Deadline::after(self.timeout), &then).await {
+        match self.env.client.read(Deadline::after(self.timeout), &then).await {
             Err(error) if error::compacted(&error) => {
                 let oldest = self.oldest(start).await?;
                 Err(Error::new(ErrorKind::Compacted { oldest: Some(record::version(oldest)) }))
@@ -194,7 +202,7 @@ impl Reader {
                 tokio::time::sleep(PAUSE).await;
             }
             self.resynced = Some(Instant::now());
-            self.core.check_open()?;
+            self.env.check_open()?;
             match self.load().await {
                 Err(error) if error.is_transient() => {
                     tracing::debug!(%error, "the state of a watch cannot be read; trying again");
@@ -207,7 +215,7 @@ impl Reader {
     /// Reads the first page of the state and begins to collect what changes after it.
     async fn load(&mut self) -> Result<()> {
         let read = Read::new(self.range.clone());
-        let mut pager = Pager::new(Arc::clone(&self.core.client), read, self.timeout);
+        let mut pager = Pager::new(Arc::clone(&self.env.client), read, self.timeout);
         let page = pager.next(usize::MAX).await?;
         let subscription = self.subscribe(page.revision.saturating_add(1), page.revision).await?;
         self.phase = Phase::Loading(Box::new(pager), subscription);
@@ -218,7 +226,7 @@ impl Reader {
     fn loaded(&mut self, page: Page) {
         if self.filter != WatchFilter::Deletes {
             let entries =
-                page.records.into_iter().filter_map(|record| record::entry(&self.core.namespace, record));
+                page.records.into_iter().filter_map(|record| record::entry(&self.env.namespace, record));
             let entries = entries.filter(|entry| self.target.matches(&entry.key));
             self.ready.extend(entries.map(WatchEvent::Put));
         }
@@ -248,7 +256,7 @@ impl Reader {
     }
 
     fn event(&self, change: Change) -> Option<WatchEvent> {
-        let namespace = &self.core.namespace;
+        let namespace = &self.env.namespace;
         let Change { deleted, record, previous } = change;
         if !deleted {
             return record::entry(namespace, record).map(WatchEvent::Put);

@@ -10,7 +10,7 @@ use kv_core::{
 
 use super::cluster::about;
 use crate::client::{Permission, Range};
-use crate::handle::Handle;
+use crate::env::Env;
 use crate::store::EtcdStore;
 
 /// The role of etcd's own administrators, which may do everything.
@@ -43,7 +43,7 @@ fn access_on(permissions: &[Permission], range: &Range) -> Option<Access> {
 }
 
 /// A right as it is told.
-fn right(core: &Handle, permission: &Permission) -> Right {
+fn right(env: &Env, permission: &Permission) -> Right {
     let Range { start, end } = &permission.range;
     let text = |name: &[u8]| escape(&String::from_utf8_lossy(name)).into_owned();
     let native = match end.as_deref() {
@@ -51,51 +51,51 @@ fn right(core: &Handle, permission: &Permission) -> Right {
         Some([0]) => format!("[{}, no end)", text(start)),
         Some(end) => format!("[{}, {})", text(start), text(end)),
     };
-    Right::new(subtree(core, &permission.range), permission.access, native)
+    Right::new(subtree(env, &permission.range), permission.access, native)
 }
 
 /// The prefix below which this range lies, if it is exactly that subtree of the namespace.
-fn subtree(core: &Handle, range: &Range) -> Option<Prefix> {
-    let root = core.namespace.native_prefix(&Prefix::root());
+fn subtree(env: &Env, range: &Range) -> Option<Prefix> {
+    let root = env.namespace.native_prefix(&Prefix::root());
     if *range == Range::below(&root) {
         return Some(Prefix::root());
     }
     let below = std::str::from_utf8(&range.start).ok()?.strip_prefix(&root)?.strip_suffix('/')?;
     let prefix = Prefix::new(below).ok()?;
-    (*range == Range::below(&core.namespace.native_prefix(&prefix))).then_some(prefix)
+    (*range == Range::below(&env.namespace.native_prefix(&prefix))).then_some(prefix)
 }
 
 impl EtcdStore {
     async fn add_user(&self, name: &str, user: NewUser, options: CallOptions) -> Result<()> {
-        let core = self.core();
-        core.check_open()?;
+        let env = self.env();
+        env.check_open()?;
         check_name(name)?;
         check_password(&user.password)?;
-        core.client.add_user(core.deadline(options.timeout), name, &user.password).await
+        env.client.add_user(env.deadline(options.timeout), name, &user.password).await
     }
 
     async fn remove_user(&self, name: &str, options: CallOptions) -> Result<bool> {
-        let core = self.core();
-        core.check_open()?;
+        let env = self.env();
+        env.check_open()?;
         check_name(name)?;
-        let deadline = core.deadline(options.timeout);
-        let existed = core.client.delete_user(deadline, name).await?;
+        let deadline = env.deadline(options.timeout);
+        let existed = env.client.delete_user(deadline, name).await?;
         // Without its user it allows nothing to anybody; a later user of this name must not find it.
-        core.client.delete_role(deadline, &role_of(name)).await.map_err(Error::maybe_applied)?;
+        env.client.delete_role(deadline, &role_of(name)).await.map_err(Error::maybe_applied)?;
         Ok(existed)
     }
 
     async fn set_password(&self, name: &str, password: Secret, options: CallOptions) -> Result<()> {
-        let core = self.core();
-        core.check_open()?;
+        let env = self.env();
+        env.check_open()?;
         check_name(name)?;
         check_password(&password)?;
-        core.client.set_password(core.deadline(options.timeout), name, &password).await
+        env.client.set_password(env.deadline(options.timeout), name, &password).await
     }
 
     /// The user's own role and its rights; made if it has none yet.
     async fn own_role(&self, deadline: Deadline, name: &str) -> Result<(String, Vec<Permission>)> {
-        let client = &self.core().client;
+        let client = &self.env().client;
         let role = role_of(name);
         let roles = client.roles(deadline, name).await?.ok_or_else(|| no_user(name))?;
         if roles.contains(&role)
@@ -111,18 +111,18 @@ impl EtcdStore {
     }
 
     async fn grant(&self, name: &str, access: Access, prefix: &Prefix, options: CallOptions) -> Result<()> {
-        let core = self.core();
-        core.check_open()?;
+        let env = self.env();
+        env.check_open()?;
         check_name(name)?;
-        let deadline = core.deadline(options.timeout);
-        let range = Range::below(&core.namespace.native_prefix(prefix));
+        let deadline = env.deadline(options.timeout);
+        let range = Range::below(&env.namespace.native_prefix(prefix));
         let (role, permissions) = self.own_role(deadline, name).await?;
         let before = access_on(&permissions, &range);
         let wanted = before.map_or(access, |before| before.plus(access));
         if before == Some(wanted) {
             return Ok(());
         }
-        core.client.permit(deadline, &role, &Permission { range: range.clone(), access: wanted }).await?;
+        env.client.permit(deadline, &role, &Permission { range: range.clone(), access: wanted }).await?;
         self.stands(deadline, &role, &range, Some(wanted)).await
     }
 
@@ -133,15 +133,15 @@ impl EtcdStore {
         prefix: &Prefix,
         options: CallOptions,
     ) -> Result<bool> {
-        let core = self.core();
-        core.check_open()?;
+        let env = self.env();
+        env.check_open()?;
         check_name(name)?;
-        let deadline = core.deadline(options.timeout);
-        let range = Range::below(&core.namespace.native_prefix(prefix));
+        let deadline = env.deadline(options.timeout);
+        let range = Range::below(&env.namespace.native_prefix(prefix));
         let role = role_of(name);
-        let roles = core.client.roles(deadline, name).await?.ok_or_else(|| no_user(name))?;
+        let roles = env.client.roles(deadline, name).await?.ok_or_else(|| no_user(name))?;
         let permissions = match roles.contains(&role) {
-            true => core.client.permissions(deadline, &role).await?.unwrap_or_default(),
+            true => env.client.permissions(deadline, &role).await?.unwrap_or_default(),
             false => Vec::new(),
         };
         let Some(before) = access_on(&permissions, &range) else { return Ok(false) };
@@ -151,10 +151,10 @@ impl EtcdStore {
         }
         match left {
             Some(access) => {
-                core.client.permit(deadline, &role, &Permission { range: range.clone(), access }).await?;
+                env.client.permit(deadline, &role, &Permission { range: range.clone(), access }).await?;
             }
             None => {
-                core.client.forbid(deadline, &role, &range).await?;
+                env.client.forbid(deadline, &role, &range).await?;
             }
         }
         self.stands(deadline, &role, &range, left).await?;
@@ -170,7 +170,7 @@ impl EtcdStore {
         range: &Range,
         wanted: Option<Access>,
     ) -> Result<()> {
-        let permissions = self.core().client.permissions(deadline, role).await;
+        let permissions = self.env().client.permissions(deadline, role).await;
         let permissions = permissions.map_err(Error::maybe_applied)?.unwrap_or_default();
         if access_on(&permissions, range) == wanted {
             return Ok(());
@@ -180,28 +180,28 @@ impl EtcdStore {
     }
 
     async fn user(&self, name: &str, options: CallOptions) -> Result<Option<User>> {
-        let core = self.core();
-        core.check_open()?;
+        let env = self.env();
+        env.check_open()?;
         check_name(name)?;
-        let deadline = core.deadline(options.timeout);
-        let Some(roles) = core.client.roles(deadline, name).await? else { return Ok(None) };
+        let deadline = env.deadline(options.timeout);
+        let Some(roles) = env.client.roles(deadline, name).await? else { return Ok(None) };
         let mut rights = Vec::new();
         for role in roles {
             if role == ROOT {
                 rights.push(Right::new(None, Access::ReadWrite, "everything, by the role root"));
                 continue;
             }
-            let permissions = core.client.permissions(deadline, &role).await?.unwrap_or_default();
-            rights.extend(permissions.iter().map(|permission| right(core, permission)));
+            let permissions = env.client.permissions(deadline, &role).await?.unwrap_or_default();
+            rights.extend(permissions.iter().map(|permission| right(env, permission)));
         }
         rights.sort_by(|a: &Right, b| a.native.cmp(&b.native));
         Ok(Some(User::new(name, rights)))
     }
 
     async fn users(&self, options: CallOptions) -> Result<Vec<String>> {
-        let core = self.core();
-        core.check_open()?;
-        let mut users = core.client.users(core.deadline(options.timeout)).await?;
+        let env = self.env();
+        env.check_open()?;
+        let mut users = env.client.users(env.deadline(options.timeout)).await?;
         users.sort();
         Ok(users.iter().map(|user| escape(user).into_owned()).collect())
     }

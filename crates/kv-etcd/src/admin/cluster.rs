@@ -9,9 +9,9 @@ use kv_core::{
     Operation, Reconfigure, Result,
 };
 
+use crate::client::error::BACKEND;
 use crate::client::{Asked, Listed};
-use crate::error::BACKEND;
-use crate::handle::Handle;
+use crate::env::Env;
 use crate::store::EtcdStore;
 
 /// What this handle knows of the cluster at a moment.
@@ -23,9 +23,9 @@ struct Seen {
 }
 
 impl Seen {
-    async fn look(core: &Handle, deadline: Deadline) -> Result<Self> {
+    async fn look(env: &Env, deadline: Deadline) -> Result<Self> {
         let (listed, asked) =
-            futures_util::future::join(core.client.members(deadline), core.client.statuses(deadline)).await;
+            futures_util::future::join(env.client.members(deadline), env.client.statuses(deadline)).await;
         let mut members = listed?;
         members.sort_by_key(|member| member.id);
         let leader = asked
@@ -139,22 +139,22 @@ fn no_urls(urls: &[String]) -> Result<()> {
 
 impl EtcdStore {
     async fn members(&self, options: CallOptions) -> Result<Vec<Member>> {
-        let core = self.core();
-        core.check_open()?;
-        Ok(Seen::look(core, core.deadline(options.timeout)).await?.all())
+        let env = self.env();
+        env.check_open()?;
+        Ok(Seen::look(env, env.deadline(options.timeout)).await?.all())
     }
 
     async fn set_endpoints(&self, endpoints: &[String], options: CallOptions) -> Result<()> {
-        let core = self.core();
-        core.check_open()?;
-        core.client.set_endpoints(core.deadline(options.timeout), endpoints).await
+        let env = self.env();
+        env.check_open()?;
+        env.client.set_endpoints(env.deadline(options.timeout), endpoints).await
     }
 
     async fn remove_member(&self, id: &MemberId, options: CallOptions) -> Result<bool> {
-        let core = self.core();
-        core.check_open()?;
-        let (id, deadline) = (number(id)?, core.deadline(options.timeout));
-        let seen = Seen::look(core, deadline).await?;
+        let env = self.env();
+        env.check_open()?;
+        let (id, deadline) = (number(id)?, env.deadline(options.timeout));
+        let seen = Seen::look(env, deadline).await?;
         let Ok(leaving) = seen.find(id) else { return Ok(false) };
         if !leaving.learner {
             let left: Vec<_> = seen.voters().filter(|(member, _)| member.id != id).collect();
@@ -164,16 +164,16 @@ impl EtcdStore {
             let serving = left.iter().filter(|(_, is_out)| !is_out).count();
             check_quorum(serving, left.len(), "the removal")?;
         }
-        core.client.remove_member(deadline, id).await
+        env.client.remove_member(deadline, id).await
     }
 
     async fn add_member(&self, new: NewMember, options: CallOptions) -> Result<Joining> {
-        let core = self.core();
-        core.check_open()?;
+        let env = self.env();
+        env.check_open()?;
         no_urls(&new.peer_urls)?;
-        let deadline = core.deadline(options.timeout);
+        let deadline = env.deadline(options.timeout);
         if !new.learner {
-            let seen = Seen::look(core, deadline).await?;
+            let seen = Seen::look(env, deadline).await?;
             let voters = seen.voters().count();
             if voters == 1 {
                 return Err(refused(
@@ -184,15 +184,15 @@ impl EtcdStore {
             let serving = seen.voters().filter(|(_, is_out)| !is_out).count();
             check_quorum(serving, voters + 1, "the addition")?;
         }
-        let (member, all) = core.client.add_member(deadline, &new.peer_urls, new.learner).await?;
+        let (member, all) = env.client.add_member(deadline, &new.peer_urls, new.learner).await?;
         Ok(joining(&member, all))
     }
 
     async fn promote_member(&self, id: &MemberId, options: CallOptions) -> Result<()> {
-        let core = self.core();
-        core.check_open()?;
-        let (id, deadline) = (number(id)?, core.deadline(options.timeout));
-        let seen = Seen::look(core, deadline).await?;
+        let env = self.env();
+        env.check_open()?;
+        let (id, deadline) = (number(id)?, env.deadline(options.timeout));
+        let seen = Seen::look(env, deadline).await?;
         let learner = seen.find(id)?;
         if !learner.learner {
             return Err(refused("it votes already"));
@@ -200,7 +200,7 @@ impl EtcdStore {
         if learner.name.is_empty() {
             return Err(refused("it was not started yet"));
         }
-        core.client.promote_member(deadline, id).await
+        env.client.promote_member(deadline, id).await
     }
 
     async fn update_member(
@@ -209,28 +209,28 @@ impl EtcdStore {
         peer_urls: &[String],
         options: CallOptions,
     ) -> Result<Joining> {
-        let core = self.core();
-        core.check_open()?;
+        let env = self.env();
+        env.check_open()?;
         no_urls(peer_urls)?;
-        let (id, deadline) = (number(id)?, core.deadline(options.timeout));
-        let seen = Seen::look(core, deadline).await?;
+        let (id, deadline) = (number(id)?, env.deadline(options.timeout));
+        let seen = Seen::look(env, deadline).await?;
         if seen.find(id)?.learner {
             return Err(refused(
                 "it is a learner, which some versions of etcd promote when its URLs change: remove it, and add it \
                  with the new ones",
             ));
         }
-        let all = core.client.update_member(deadline, id, peer_urls).await?;
+        let all = env.client.update_member(deadline, id, peer_urls).await?;
         let updated = all.iter().find(|member| member.id == id).cloned();
-        let updated = updated.ok_or_else(|| crate::error::nonsense("no member that was updated"))?;
+        let updated = updated.ok_or_else(|| crate::client::error::nonsense("no member that was updated"))?;
         Ok(joining(&updated, all))
     }
 
     async fn transfer_leadership(&self, id: &MemberId, options: CallOptions) -> Result<()> {
-        let core = self.core();
-        core.check_open()?;
-        let (id, deadline) = (number(id)?, core.deadline(options.timeout));
-        let seen = Seen::look(core, deadline).await?;
+        let env = self.env();
+        env.check_open()?;
+        let (id, deadline) = (number(id)?, env.deadline(options.timeout));
+        let seen = Seen::look(env, deadline).await?;
         let to = seen.find(id)?;
         if to.learner || to.name.is_empty() {
             return Err(refused("only a member that votes and was started can lead"));
@@ -244,7 +244,7 @@ impl EtcdStore {
             let detail = "the leader, which alone can hand over, is none of the endpoints that answer";
             return Err(Error::new(ErrorKind::Unavailable).not_applied().with_detail(detail));
         };
-        core.client.move_leader(deadline, &leader.endpoint, id).await
+        env.client.move_leader(deadline, &leader.endpoint, id).await
     }
 }
 
@@ -260,7 +260,7 @@ impl Cluster for EtcdStore {
     }
 
     fn endpoints(&self) -> Vec<String> {
-        self.core().client.endpoints()
+        self.env().client.endpoints()
     }
 
     async fn set_endpoints_with(&self, endpoints: &[String], options: CallOptions) -> Result<()> {

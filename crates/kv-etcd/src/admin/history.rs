@@ -1,7 +1,6 @@
 //! Reading the past: reads at a revision, and the changes of a key since the last compaction.
 
 use std::collections::VecDeque;
-use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -11,11 +10,11 @@ use kv_core::{
     Result, Version, VersionsOptions,
 };
 
+use crate::client::error::{self, BACKEND};
 use crate::client::{Change, Range, Read, Record, WatchRequest};
-use crate::error::{self, BACKEND};
-use crate::handle::Handle;
+use crate::env::Env;
 use crate::store::{EtcdStore, about};
-use crate::{list, record};
+use crate::{ops, record};
 
 /// The revision of a store to which nothing was written yet.
 const FIRST: i64 = 1;
@@ -32,13 +31,13 @@ fn revision(version: Version) -> Result<i64> {
 }
 
 /// What a failure to read at a revision means.
-async fn told(core: &Arc<Handle>, deadline: Deadline, name: &[u8], at: i64, failed: Error) -> Error {
+async fn told(env: &Env, deadline: Deadline, name: &[u8], at: i64, failed: Error) -> Error {
     if error::is_future(&failed) {
         return Error::invalid_argument(format!("the version {at} is yet to come")).with_source(failed);
     }
     if error::compacted(&failed) {
         // Where it cannot be told the refusal stands all the same.
-        let oldest = oldest(core, deadline, name).await.ok().map(record::version);
+        let oldest = oldest(env, deadline, name).await.ok().map(record::version);
         return Error::new(ErrorKind::Compacted { oldest }).with_source(failed);
     }
     failed
@@ -46,8 +45,8 @@ async fn told(core: &Arc<Handle>, deadline: Deadline, name: &[u8], at: i64, fail
 
 /// The revision before which history is gone, as the server tells it to a watch that begins before it:
 /// to be asked only where some is gone.
-async fn oldest(core: &Arc<Handle>, deadline: Deadline, name: &[u8]) -> Result<i64> {
-    match changes(core, deadline, name, FIRST, Until::Compacted, Some(0)).await? {
+async fn oldest(env: &Env, deadline: Deadline, name: &[u8]) -> Result<i64> {
+    match changes(env, deadline, name, FIRST, Until::Compacted, Some(0)).await? {
         Told::Compacted(oldest) => Ok(oldest),
         Told::Changes(_) => Err(error::nonsense("changes that were compacted away")),
     }
@@ -73,7 +72,7 @@ enum Told {
 
 /// The newest `limit` changes of a key from a revision on.
 async fn changes(
-    core: &Arc<Handle>,
+    env: &Env,
     deadline: Deadline,
     name: &[u8],
     start: i64,
@@ -81,7 +80,7 @@ async fn changes(
     limit: Option<usize>,
 ) -> Result<Told> {
     let request = WatchRequest { id: 1, range: Range::one(name), start, puts: true, deletes: true };
-    let (mut out, mut incoming) = core.client.open_watch(deadline, &request).await?;
+    let (mut out, mut incoming) = env.client.open_watch(deadline, &request).await?;
     let mut changes = VecDeque::new();
     loop {
         let next = async { Ok(tokio::time::timeout(ASK_AGAIN, incoming.next()).await) };
@@ -129,57 +128,57 @@ fn tells_the_end(version: &str) -> bool {
 }
 
 /// What a change left of a key, if it was an entry's.
-fn key_version(core: &Handle, change: Change) -> Option<KeyVersion> {
+fn key_version(env: &Env, change: Change) -> Option<KeyVersion> {
     if !change.deleted {
-        return record::entry(&core.namespace, change.record).map(KeyVersion::put);
+        return record::entry(&env.namespace, change.record).map(KeyVersion::put);
     }
     let was_lock = change.previous.as_ref().is_some_and(record::is_lock);
     (!was_lock).then(|| KeyVersion::deleted(record::version(change.record.version)))
 }
 
-async fn read_at(core: &Handle, deadline: Deadline, name: &str, at: i64) -> Result<Option<Record>> {
+async fn read_at(env: &Env, deadline: Deadline, name: &str, at: i64) -> Result<Option<Record>> {
     let mut read = Read::new(Range::one(name));
     read.revision = at;
-    Ok(core.client.read(deadline, &read).await?.records.into_iter().next())
+    Ok(env.client.read(deadline, &read).await?.records.into_iter().next())
 }
 
 impl EtcdStore {
     async fn get_at(&self, key: &Key, at: Version, options: CallOptions) -> Result<Option<Entry>> {
-        let core = self.core();
-        core.check_open()?;
-        let (deadline, at) = (core.deadline(options.timeout), revision(at)?);
-        let name = core.namespace.native(key);
-        match read_at(core, deadline, &name, at).await {
-            Ok(found) => Ok(found.and_then(|found| record::entry(&core.namespace, found))),
-            Err(failed) => Err(told(core, deadline, name.as_bytes(), at, failed).await),
+        let env = self.env();
+        env.check_open()?;
+        let (deadline, at) = (env.deadline(options.timeout), revision(at)?);
+        let name = env.namespace.native(key);
+        match read_at(env, deadline, &name, at).await {
+            Ok(found) => Ok(found.and_then(|found| record::entry(&env.namespace, found))),
+            Err(failed) => Err(told(env, deadline, name.as_bytes(), at, failed).await),
         }
     }
 
     async fn list_at(&self, prefix: &Prefix, at: Version, options: ListOptions) -> Result<Listing> {
-        let core = self.core();
-        core.capabilities.admit_list_at(prefix.as_str(), &options)?;
-        core.check_open()?;
-        let (deadline, at) = (core.deadline(options.timeout), revision(at)?);
-        match list::list(core, prefix, options, at).await {
+        let env = self.env();
+        env.capabilities.admit_list_at(prefix.as_str(), &options)?;
+        env.check_open()?;
+        let (deadline, at) = (env.deadline(options.timeout), revision(at)?);
+        match ops::list(env, prefix, options, at).await {
             Ok(listing) => Ok(listing),
             Err(failed) => {
-                let below = Range::below(&core.namespace.native_prefix(prefix));
-                Err(told(core, deadline, &below.start, at, failed).await)
+                let below = Range::below(&env.namespace.native_prefix(prefix));
+                Err(told(env, deadline, &below.start, at, failed).await)
             }
         }
     }
 
     async fn versions(&self, key: &Key, options: VersionsOptions) -> Result<Vec<KeyVersion>> {
-        let core = self.core();
-        core.check_open()?;
-        let deadline = core.deadline(options.timeout);
-        let name = core.namespace.native(key);
-        let page = core.client.read(deadline, &Read::new(Range::one(name.as_str()))).await?;
+        let env = self.env();
+        env.check_open()?;
+        let deadline = env.deadline(options.timeout);
+        let name = env.namespace.native(key);
+        let page = env.client.read(deadline, &Read::new(Range::one(name.as_str()))).await?;
         let present = page.records.into_iter().next();
         let until = match &present {
             Some(record) => Until::Revision(record.version),
             None => {
-                let version = core.client.version(deadline).await?;
+                let version = env.client.version(deadline).await?;
                 if !tells_the_end(&version) {
                     let reason = format!(
                         "the versions of a key that is absent: etcd {version} does not say when it has told \
@@ -192,16 +191,16 @@ impl EtcdStore {
         };
         let (mut start, mut base) = (FIRST, None);
         for _ in 0..ATTEMPTS {
-            match changes(core, deadline, name.as_bytes(), start, until, options.limit).await? {
+            match changes(env, deadline, name.as_bytes(), start, until, options.limit).await? {
                 Told::Changes(changes) => {
-                    let changes = changes.into_iter().filter_map(|change| key_version(core, change));
-                    let base = base.and_then(|record| record::entry(&core.namespace, record));
+                    let changes = changes.into_iter().filter_map(|change| key_version(env, change));
+                    let base = base.and_then(|record| record::entry(&env.namespace, record));
                     let all: Vec<_> = base.map(KeyVersion::put).into_iter().chain(changes).collect();
                     let skipped = options.limit.map_or(0, |limit| all.len().saturating_sub(limit));
                     return Ok(all.into_iter().skip(skipped).collect());
                 }
                 Told::Compacted(oldest) => {
-                    base = match read_at(core, deadline, &name, oldest).await {
+                    base = match read_at(env, deadline, &name, oldest).await {
                         // Compacted again meanwhile: the next round is told.
                         Err(error) if error::compacted(&error) => continue,
                         found => found?,
@@ -209,7 +208,7 @@ impl EtcdStore {
                     if let (Some(base), Some(present)) = (&base, &present)
                         && base.version == present.version
                     {
-                        let entry = record::entry(&core.namespace, base.clone());
+                        let entry = record::entry(&env.namespace, base.clone());
                         let only = entry.map(KeyVersion::put).filter(|_| options.limit != Some(0));
                         return Ok(only.into_iter().collect());
                     }
@@ -222,24 +221,24 @@ impl EtcdStore {
     }
 
     async fn compact(&self, up_to: Version, options: CallOptions) -> Result<Version> {
-        let core = self.core();
-        core.check_open()?;
-        let (deadline, up_to) = (core.deadline(options.timeout), revision(up_to)?);
+        let env = self.env();
+        env.check_open()?;
+        let (deadline, up_to) = (env.deadline(options.timeout), revision(up_to)?);
         // A name of ours, whether it exists or not.
-        let below = core.namespace.native_prefix(&Prefix::root());
+        let below = env.namespace.native_prefix(&Prefix::root());
         let name = Range::below(&below).start;
         let compacted = if up_to > FIRST {
-            core.client.compact(deadline, up_to).await
+            env.client.compact(deadline, up_to).await
         } else {
             // There is nothing before it, and the answer is what such a compaction would be given.
             let mut read = Read::new(Range::one(name.as_slice()));
             read.revision = FIRST;
-            core.client.read(deadline, &read).await.map(drop)
+            env.client.read(deadline, &read).await.map(drop)
         };
         match compacted {
             Ok(()) => Ok(record::version(up_to)),
             Err(failed) if error::compacted(&failed) => {
-                let oldest = oldest(core, deadline, &name).await.map_err(Error::not_applied)?;
+                let oldest = oldest(env, deadline, &name).await.map_err(Error::not_applied)?;
                 Ok(record::version(oldest))
             }
             Err(failed) if error::is_future(&failed) => {

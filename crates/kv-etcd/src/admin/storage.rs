@@ -14,10 +14,10 @@ fn id(status: &Status) -> MemberId {
 impl EtcdStore {
     /// The endpoints with what they tell of themselves, in the order of the members' ids; each member once.
     async fn told(&self, options: &CallOptions) -> Result<Vec<(Asked, Status)>> {
-        let core = self.core();
-        core.check_open()?;
+        let env = self.env();
+        env.check_open()?;
         let mut told = Vec::new();
-        for asked in core.client.statuses(core.deadline(options.timeout)).await {
+        for asked in env.client.statuses(env.deadline(options.timeout)).await {
             let status = asked.status.as_ref().map_err(Clone::clone)?.clone();
             told.push((asked, status));
         }
@@ -35,7 +35,7 @@ impl EtcdStore {
     }
 
     async fn defragment(&self, member: Option<&MemberId>, options: CallOptions) -> Result<Vec<Defragmented>> {
-        let core = self.core();
+        let env = self.env();
         let only = member.map(number).transpose()?;
         let mut told = self.told(&options).await?;
         if let Some(only) = only {
@@ -49,8 +49,8 @@ impl EtcdStore {
         told.sort_by_key(|(_, status)| status.member == status.leader);
         let mut done = Vec::new();
         for (asked, before) in told {
-            core.client.defragment(core.deadline(options.timeout), &asked.endpoint).await?;
-            let after = core.client.status(core.deadline(options.timeout), &asked.endpoint).await.status?;
+            env.client.defragment(env.deadline(options.timeout), &asked.endpoint).await?;
+            let after = env.client.status(env.deadline(options.timeout), &asked.endpoint).await.status?;
             done.push(Defragmented::new(id(&before), before.size, after.size));
         }
         Ok(done)

@@ -8,10 +8,10 @@ use futures_util::future::join_all;
 use kv_backend::Deadline;
 use kv_core::{Error, ErrorKind, Result};
 
+use super::error::{self, Next, administrative};
 use super::failure::Failure;
 use super::member::{Leader, Member, Native};
 use super::{Client, Repeat};
-use crate::error::{self, Next, administrative};
 
 /// A member as the cluster lists it.
 #[derive(Clone, Debug)]
@@ -105,18 +105,18 @@ impl Client {
     /// Lets requests go to these endpoints from now on, if one of them answers, all that answer belong to the
     /// cluster that was spoken to so far, and none of them is a learner.
     pub(crate) async fn set_endpoints(&self, deadline: Deadline, endpoints: &[String]) -> Result<()> {
-        let config = self.config.clone().with_hosts(endpoints);
-        config.check()?;
-        let (before, dial) = (self.members_now(), super::dial(&config));
+        let settings = self.settings.clone().with_hosts(endpoints);
+        settings.check()?;
+        let (before, dial) = (self.members_now(), super::dial(&settings));
         let mut members: Vec<Arc<Member>> = Vec::new();
-        for url in config.endpoints() {
+        for url in settings.endpoints() {
             if members.iter().any(|member| member.url() == url) {
                 continue;
             }
             let kept = before.iter().find(|member| member.url() == url).map(Arc::clone);
             members.push(kept.unwrap_or_else(|| Arc::new(Member::new(url, dial.clone()))));
         }
-        let share = deadline.remaining()?.min(self.config.connect_timeout);
+        let share = deadline.remaining()?.min(self.settings.connect_timeout);
         let asking = members.iter().map(|member| self.status(Deadline::after(share), member));
         let mut silent = Vec::new();
         let mut answered = false;

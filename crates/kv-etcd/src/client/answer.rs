@@ -9,8 +9,8 @@ use etcd_client::proto::{
 };
 use kv_core::Result;
 
+use super::error::nonsense;
 use super::wire::{Change, Done, Name, Order, Page, Range, Read, Record, Step, Tree, TreeDone};
-use crate::error::nonsense;
 
 /// The revision of a header. Every store has had one.
 fn checked_revision(told: i64) -> Result<i64> {

@@ -6,10 +6,10 @@ use etcd_client as native;
 use kv_backend::Deadline;
 use kv_core::{Access, ErrorKind, Result, Secret};
 
+use super::error::{administrative, nonsense, not_granted};
 use super::member::{Leader, Native};
 use super::wire::Range;
 use super::{Client, Repeat};
-use crate::error::{administrative, nonsense, not_granted};
 
 /// A right of a role.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -3,7 +3,7 @@
 use etcd_client as native;
 use kv_core::Error;
 
-use crate::error::{self, Next};
+use super::error::{self, Next};
 
 /// Why an attempt failed and what it leaves to do.
 pub(crate) struct Failure {

@@ -11,8 +11,8 @@ use kv_core::{Error, ErrorKind, Secret};
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
+use super::error::{self, Next, closed};
 use super::failure::Failure;
-use crate::error::{self, Next, closed};
 
 /// The largest answer taken. Pages are kept far smaller; this is what a server could make us hold.
 const MAX_ANSWER: usize = 32 << 20;

@@ -8,9 +8,9 @@ use kv_backend::TlsOptions;
 use kv_core::{Error, Result};
 
 use super::answer;
+use super::error::{self, Next};
 use super::member::Native;
 use super::wire::{Change, Name, Range};
-use crate::error::{self, Next};
 
 /// One watch of a stream.
 #[derive(Clone, Debug)]

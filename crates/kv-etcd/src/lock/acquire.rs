@@ -7,39 +7,38 @@ use kv_backend::{Deadline, HoldState};
 use kv_core::{Error, ErrorKind, Fence, Key, LockGuard, LockLoss, LockOptions, LockWait, Result};
 use tokio::time::Instant;
 
+use super::fate::{self, PAUSE, Place};
+use super::hold::Held;
+use super::locks::Locks;
 use super::records::{CANDIDATES, candidate, nearest, reads, suspects, token_of};
+use crate::client::error::{self, closed};
 use crate::client::{Attach, Check, Name, Order, Record, Step, Tree};
-use crate::config::TTL;
-use crate::error::{self, closed};
-use crate::fate::{self, PAUSE, Place};
-use crate::handle::Handle;
-use crate::hold::Held;
-use crate::lease::{Ended, Granted, Purpose, margin};
+use crate::session::{Ended, Granted, Purpose, margin};
 
 /// How often a place in the queue whose lease ended before it was used is asked for anew.
 const LEASE_ATTEMPTS: usize = 3;
 
 /// See [`kv_core::Store::lock_with`].
-pub(crate) async fn lock(core: &Arc<Handle>, key: &Key, options: LockOptions) -> Result<LockGuard> {
-    core.check_open()?;
-    let ttl = TTL.check(options.ttl.unwrap_or(core.lock_ttl))?;
+pub(crate) async fn lock(locks: &Arc<Locks>, key: &Key, options: LockOptions) -> Result<LockGuard> {
+    locks.env.check_open()?;
+    let ttl = locks.env.capabilities.limits.lock_ttl.check(options.ttl.unwrap_or(locks.ttl))?;
     // The closing waits for what a wait that it ends leaves behind.
-    let _token = core.tasks.token();
+    let _token = locks.env.tasks.token();
     let until = match options.wait {
         LockWait::UpTo(wait) => Instant::now().checked_add(wait),
         _ => None,
     };
-    let first = Deadline::after(options.timeout.unwrap_or(core.timeout));
-    let candidate = Candidate { core, key, options: &options, ttl, first, until };
+    let first = Deadline::after(options.timeout.unwrap_or(locks.env.timeout));
+    let candidate = Candidate { locks, key, options: &options, ttl, first, until };
     tokio::select! {
         locked = candidate.lock() => locked,
-        () = core.closing.cancelled() => Err(closed()),
+        () = locks.env.closing.cancelled() => Err(closed()),
     }
 }
 
 /// One who wants the lock.
 struct Candidate<'a> {
-    core: &'a Arc<Handle>,
+    locks: &'a Arc<Locks>,
     key: &'a Key,
     options: &'a LockOptions,
     ttl: Duration,
@@ -54,7 +53,7 @@ impl Candidate<'_> {
         let (mut was_queued, mut leases_gone) = (false, 0);
         loop {
             // Where one lease of an earlier lock is gone, the others may be too.
-            let idle = if leases_gone == 0 { self.core.leases.idle(self.ttl) } else { None };
+            let idle = if leases_gone == 0 { self.locks.leases.idle(self.ttl) } else { None };
             match self.queue(idle, &mut was_queued).await {
                 Ok(Some(guard)) => return Ok(guard),
                 // The place in the queue was lost with its lease, or another program took it away.
@@ -78,7 +77,7 @@ impl Candidate<'_> {
     }
 
     fn timeout(&self) -> Duration {
-        self.options.timeout.unwrap_or(self.core.timeout)
+        self.options.timeout.unwrap_or(self.locks.env.timeout)
     }
 
     fn deadline(&self) -> Deadline {
@@ -95,35 +94,35 @@ impl Candidate<'_> {
 
     /// Queues and waits for its turn; `None` if the place was lost.
     async fn queue(&self, idle: Option<Granted<'_>>, was_queued: &mut bool) -> Result<Option<LockGuard>> {
-        let core = self.core;
+        let locks = self.locks;
         // Up to its place in the queue it takes as long as one request. Only the first place may take
         // longer than the wait, because a lock that is free is acquired however short that is.
         let deadline =
             if *was_queued { Deadline::after(self.timeout().min(self.left())) } else { self.first };
         let granted = match idle {
             Some(granted) => granted,
-            None => core.leases.grant(deadline, Purpose::Own, self.ttl).await?,
+            None => locks.leases.grant(deadline, Purpose::Own, self.ttl).await?,
         };
-        let record = format!("{}/{:x}", core.namespace.native(self.key), granted.id);
+        let record = format!("{}/{:x}", locks.env.namespace.native(self.key), granted.id);
         let name: Name = record.clone().into();
         let mut then = vec![Step::Put {
             name: name.clone(),
             value: self.options.owner.clone(),
             lease: Attach::To(granted.id),
         }];
-        then.extend(reads(core, self.key, Order::NewestFirst, 0, CANDIDATES));
+        then.extend(reads(locks, self.key, Order::NewestFirst, 0, CANDIDATES));
         let tree = Tree { when: vec![Check::absent(name.clone())], then, or_else: Vec::new() };
-        let done = core.client.commit(deadline, tree).await?;
+        let done = locks.env.client.commit(deadline, tree).await?;
         if !done.succeeded || done.steps.is_empty() {
             return Err(error::nonsense("that a record exists which only we could make"));
         }
-        fate::clear_left(core, suspects(core, self.key, &done.steps[1..]));
+        fate::clear_left(locks, suspects(locks, self.key, &done.steps[1..]));
         // One that does not wait has nothing to outlive.
         *was_queued = self.options.wait != LockWait::Try;
         let place = Place { name, created: done.revision };
-        let before = match nearest(core, self.key, Order::NewestFirst, &place.name, &done.steps[1..])? {
+        let before = match nearest(locks, self.key, Order::NewestFirst, &place.name, &done.steps[1..])? {
             Some(found) => found,
-            None => candidate(core, deadline, self.key, Order::NewestFirst, place.created).await?,
+            None => candidate(locks, deadline, self.key, Order::NewestFirst, place.created).await?,
         };
         if before.is_some() && self.options.wait == LockWait::Try {
             return self.leave(granted, deadline).await;
@@ -132,7 +131,7 @@ impl Candidate<'_> {
         let last_acked = || acked.lock().unwrap_or_else(PoisonError::into_inner);
         let first = granted.sent_at + granted.ttl / 3;
         let acks = |sent_at| *last_acked() = sent_at;
-        let kept = core.leases.keep(granted.id, granted.ttl, first, acks, |_| {});
+        let kept = locks.leases.keep(granted.id, granted.ttl, first, acks, |_| {});
         let over = async {
             match self.until {
                 Some(until) => tokio::time::sleep_until(until).await,
@@ -143,7 +142,7 @@ impl Candidate<'_> {
             // A lock that is free is acquired, however short the wait.
             biased;
             turn = self.turn(&place, before) => if !turn? {
-                fate::clear(core, place);
+                fate::clear(locks, place);
                 return Ok(None);
             },
             ended = kept => return match ended {
@@ -160,14 +159,14 @@ impl Candidate<'_> {
             return Ok(None);
         }
         let fence = Fence::new(self.key.clone(), token_of(place.created), record);
-        let held = Held::start(core, fence, place, granted.keep_for_lock(), acked, state);
+        let held = Held::start(locks, fence, place, granted.keep_for_lock(), acked, state);
         Ok(Some(LockGuard::new(held)))
     }
 
     /// Gives up, leaving no trace.
     async fn leave(&self, granted: Granted<'_>, deadline: Deadline) -> Result<Option<LockGuard>> {
         // If this fails it is tried again in the background, and the lease ends by itself at last.
-        if self.core.client.revoke(deadline, granted.id).await.is_ok() {
+        if self.locks.env.client.revoke(deadline, granted.id).await.is_ok() {
             granted.keep();
         }
         Err(locked())
@@ -178,16 +177,16 @@ impl Candidate<'_> {
         let Some(before) = before else { return Ok(true) };
         tokio::select! {
             turn = self.turn_behind(own, before) => turn,
-            ended = fate::fate(self.core, own, Some(own.created.saturating_add(1))) => ended.map(|_| false),
+            ended = fate::fate(self.locks, own, Some(own.created.saturating_add(1))) => ended.map(|_| false),
         }
     }
 
     async fn turn_behind(&self, own: &Place, mut before: Record) -> Result<bool> {
-        let core = self.core;
+        let locks = self.locks;
         loop {
             let rival = Place::of(&before);
-            if fate::fate(core, &rival, None).await? == fate::Fate::Overwritten {
-                fate::clear(core, rival);
+            if fate::fate(locks, &rival, None).await? == fate::Fate::Overwritten {
+                fate::clear(locks, rival);
             }
             // The next one may be the rival of a rival that gave up.
             let found = loop {
@@ -206,19 +205,19 @@ impl Candidate<'_> {
 
     /// Who is before us now; `None` if our own record is gone.
     async fn look(&self, own: &Place) -> Result<Option<Option<Record>>> {
-        let core = self.core;
+        let locks = self.locks;
         let tree = Tree {
             when: own.stands(),
-            then: reads(core, self.key, Order::NewestFirst, own.created, CANDIDATES),
+            then: reads(locks, self.key, Order::NewestFirst, own.created, CANDIDATES),
             or_else: Vec::new(),
         };
-        let done = core.client.commit(self.deadline(), tree).await?;
+        let done = locks.env.client.commit(self.deadline(), tree).await?;
         if !done.succeeded {
             return Ok(None);
         }
-        let found = match nearest(core, self.key, Order::NewestFirst, &own.name, &done.steps)? {
+        let found = match nearest(locks, self.key, Order::NewestFirst, &own.name, &done.steps)? {
             Some(found) => found,
-            None => candidate(core, self.deadline(), self.key, Order::NewestFirst, own.created).await?,
+            None => candidate(locks, self.deadline(), self.key, Order::NewestFirst, own.created).await?,
         };
         Ok(Some(found))
     }

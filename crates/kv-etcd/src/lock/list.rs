@@ -11,10 +11,11 @@ use futures_util::stream;
 use kv_backend::Deadline;
 use kv_core::{Key, LockHolder, LockListing, LockState, LocksOptions, Operation, Prefix, Result};
 
+use super::locks::Locks;
 use super::records::holder_of;
+use crate::client::error::{self, BACKEND};
 use crate::client::{Done, Name, Range, Read, Step, Tree};
-use crate::error::{self, BACKEND};
-use crate::handle::Handle;
+use crate::env::Env;
 use crate::pager::Pager;
 use crate::record;
 
@@ -25,17 +26,17 @@ const MOST_OWNERS: usize = 64;
 type Records = BTreeMap<i64, Name>;
 
 /// See [`kv_core::implement::LockView::locks_with`].
-pub(crate) async fn locks(core: &Arc<Handle>, prefix: &Prefix, options: LocksOptions) -> Result<LockListing> {
-    core.check_open()?;
-    let below = core.namespace.native_prefix(prefix);
-    let timeout = options.timeout.unwrap_or(core.timeout);
+pub(crate) async fn list(locks: &Arc<Locks>, prefix: &Prefix, options: LocksOptions) -> Result<LockListing> {
+    locks.env.check_open()?;
+    let below = locks.env.namespace.native_prefix(prefix);
+    let timeout = options.timeout.unwrap_or(locks.env.timeout);
     let read = Read::new(Range::below(&below)).keys_only();
-    let mut pager = Pager::new(Arc::clone(&core.client), read, timeout);
+    let mut pager = Pager::new(Arc::clone(&locks.env.client), read, timeout);
     let mut found: BTreeMap<Key, Records> = BTreeMap::new();
     loop {
         let page = pager.next(usize::MAX).await?;
         for record in page.records.iter().filter(|record| record::is_lock(record)) {
-            let Some(key) = lock_of(core, &record.name, below.len()) else { continue };
+            let Some(key) = lock_of(&locks.env, &record.name, below.len()) else { continue };
             found.entry(key).or_default().insert(record.created, record.name.clone());
         }
         if !page.more {
@@ -43,10 +44,10 @@ pub(crate) async fn locks(core: &Arc<Handle>, prefix: &Prefix, options: LocksOpt
         }
     }
     let reader = Reader {
-        core: Arc::clone(core),
+        env: Arc::clone(&locks.env),
         revision: pager.revision(),
         timeout,
-        locks: found.into_iter().collect(),
+        left: found.into_iter().collect(),
         at_once: MOST_OWNERS,
         ready: VecDeque::new(),
     };
@@ -68,17 +69,17 @@ pub(crate) async fn locks(core: &Arc<Handle>, prefix: &Prefix, options: LocksOpt
 }
 
 /// The lock that a record belongs to, if its name lies strictly below the prefix of this length.
-fn lock_of(core: &Handle, name: &[u8], prefix: usize) -> Option<Key> {
+fn lock_of(env: &Env, name: &[u8], prefix: usize) -> Option<Key> {
     let end = name.iter().rposition(|byte| *byte == b'/').filter(|end| *end > prefix)?;
-    record::key(&core.namespace, &name[..end])
+    record::key(&env.namespace, &name[..end])
 }
 
 struct Reader {
-    core: Arc<Handle>,
+    env: Arc<Env>,
     revision: i64,
     timeout: Duration,
     /// Those whose owners are not read yet.
-    locks: VecDeque<(Key, Records)>,
+    left: VecDeque<(Key, Records)>,
     /// How many owners are asked for in one request.
     at_once: usize,
     ready: VecDeque<LockState>,
@@ -95,9 +96,9 @@ impl Reader {
     /// Reads the owners of the next locks; of one at least, however many wait for it.
     async fn fetch(&mut self) -> Result<()> {
         let (mut locks, mut names) = (Vec::new(), Vec::new());
-        while let Some((key, records)) = self.locks.pop_front() {
+        while let Some((key, records)) = self.left.pop_front() {
             if !names.is_empty() && names.len() + records.len() > MOST_OWNERS {
-                self.locks.push_front((key, records));
+                self.left.push_front((key, records));
                 break;
             }
             names.extend(records.iter().map(|(created, name)| (*created, name.clone())));
@@ -115,7 +116,7 @@ impl Reader {
     async fn holders(&mut self, mut names: &[(i64, Name)]) -> Result<Vec<LockHolder>> {
         let mut holders = Vec::new();
         while !names.is_empty() {
-            self.core.check_open()?;
+            self.env.check_open()?;
             let (some, rest) = names.split_at(self.at_once.min(names.len()));
             let reads = some.iter().map(|(_, name)| {
                 let mut read = Read::new(Range::one(name.clone()));
@@ -123,7 +124,7 @@ impl Reader {
                 Step::Read(read)
             });
             let tree = Tree::always(reads.collect());
-            match self.core.client.commit(Deadline::after(self.timeout), tree).await {
+            match self.env.client.commit(Deadline::after(self.timeout), tree).await {
                 Err(error) if error::answer_too_large(&error) && self.at_once > 1 => self.at_once /= 2,
                 Err(error) => return Err(error),
                 Ok(done) => {

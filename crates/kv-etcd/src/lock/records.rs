@@ -1,14 +1,15 @@
 //! The records of one lock on the server: who is first among them, and who is next.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use kv_backend::Deadline;
 use kv_core::{BreakLockOptions, Bytes, Error, FencingToken, Key, LockHolder, Result};
 
+use super::fate::Place;
+use super::locks::Locks;
+use crate::client::error;
 use crate::client::{Done, Order, Range, Read, Record, Step, Tree};
-use crate::error;
-use crate::fate::Place;
-use crate::handle::Handle;
 use crate::record;
 
 /// How many candidates a question about the latest or the first ones gets at a time. Entries below the
@@ -17,18 +18,18 @@ pub(super) const CANDIDATES: i64 = 64;
 
 /// See [`kv_core::Store::lock_holder`].
 pub(crate) async fn holder(
-    core: &Arc<Handle>,
+    locks: &Arc<Locks>,
     key: &Key,
-    timeout: Option<std::time::Duration>,
+    timeout: Option<Duration>,
 ) -> Result<Option<LockHolder>> {
-    core.check_open()?;
-    let deadline = core.deadline(timeout);
+    locks.env.check_open()?;
+    let deadline = locks.env.deadline(timeout);
     loop {
-        let Some(first) = candidate(core, deadline, key, Order::OldestFirst, 0).await? else {
+        let Some(first) = candidate(locks, deadline, key, Order::OldestFirst, 0).await? else {
             return Ok(None);
         };
         // Owners can be large, and what else lies below the name larger: only this one is read.
-        let page = core.client.read(deadline, &Read::new(Range::one(first.name))).await?;
+        let page = locks.env.client.read(deadline, &Read::new(Range::one(first.name))).await?;
         let Some(record) = page.records.into_iter().next() else { continue };
         if record.created == first.created && record::is_lock(&record) {
             return Ok(Some(holder_of(&record.name, record.created, record.value)));
@@ -38,14 +39,14 @@ pub(crate) async fn holder(
 
 /// See [`kv_core::implement::LockView::break_lock_with`].
 pub(crate) async fn break_lock(
-    core: &Arc<Handle>,
+    locks: &Arc<Locks>,
     key: &Key,
     token: FencingToken,
     options: BreakLockOptions,
 ) -> Result<bool> {
-    core.check_open()?;
-    let deadline = core.deadline(options.timeout);
-    let holder = candidate(core, deadline, key, Order::OldestFirst, 0).await.map_err(Error::not_applied)?;
+    locks.env.check_open()?;
+    let deadline = locks.env.deadline(options.timeout);
+    let holder = candidate(locks, deadline, key, Order::OldestFirst, 0).await.map_err(Error::not_applied)?;
     let Some(holder) = holder.filter(|holder| token_of(holder.created) == token) else { return Ok(false) };
     // Those before it are gone for good, so it holds the lock for as long as its record stands.
     let tree = Tree {
@@ -53,7 +54,7 @@ pub(crate) async fn break_lock(
         then: vec![Step::Delete { range: Range::one(holder.name), previous: false }],
         or_else: Vec::new(),
     };
-    Ok(core.client.commit(deadline, tree).await?.succeeded)
+    Ok(locks.env.client.commit(deadline, tree).await?.succeeded)
 }
 
 /// The fencing token of a record's create revision.
@@ -71,14 +72,14 @@ pub(super) fn holder_of(name: &[u8], created: i64, owner: Bytes) -> LockHolder {
 }
 
 /// Between which names the records of a lock lie, with others.
-pub(super) fn records(core: &Handle, key: &Key) -> Range {
-    let [first, last] = ranges(core, key);
+pub(super) fn records(locks: &Locks, key: &Key) -> Range {
+    let [first, last] = ranges(locks, key);
     Range { start: first.start, end: last.end }
 }
 
 /// Where the records of a lock lie: a record's last segment begins with a digit or a letter up to f.
-fn ranges(core: &Handle, key: &Key) -> [Range; 2] {
-    let path = core.namespace.native(key);
+fn ranges(locks: &Locks, key: &Key) -> [Range; 2] {
+    let path = locks.env.namespace.native(key);
     let range = |from: &str, to: &str| Range {
         start: format!("{path}/{from}").into(),
         end: Some(format!("{path}/{to}").into()),
@@ -87,44 +88,44 @@ fn ranges(core: &Handle, key: &Key) -> [Range; 2] {
 }
 
 /// Reads for the first or the latest candidates created before a revision (0: all).
-pub(super) fn reads(core: &Handle, key: &Key, order: Order, before: i64, limit: i64) -> Vec<Step> {
+pub(super) fn reads(locks: &Locks, key: &Key, order: Order, before: i64, limit: i64) -> Vec<Step> {
     let read = |range| {
         let mut read = Read::new(range).keys_only().limit(limit);
         read.order = Some(order);
         read.created_before = before;
         Step::Read(read)
     };
-    ranges(core, key).into_iter().map(read).collect()
+    ranges(locks, key).into_iter().map(read).collect()
 }
 
 /// Locks can be named below locks: only what lies directly below this name has to do with this one.
-pub(super) fn is_directly_below(core: &Handle, key: &Key, record: &Record) -> bool {
-    let below = core.namespace.native(key).len() + 1;
+pub(super) fn is_directly_below(locks: &Locks, key: &Key, record: &Record) -> bool {
+    let below = locks.env.namespace.native(key).len() + 1;
     record.name.get(below..).is_some_and(|rest| !rest.contains(&b'/'))
 }
 
 /// What may be left of records of this lock that another program wrote over.
-pub(super) fn suspects(core: &Handle, key: &Key, done: &[Done]) -> Vec<Place> {
+pub(super) fn suspects(locks: &Locks, key: &Key, done: &[Done]) -> Vec<Place> {
     let pages = done.iter().filter_map(|step| match step {
         Done::Read(page) => Some(&page.records),
         _ => None,
     });
     let suspects = pages
         .flatten()
-        .filter(|record| record::may_have_been_lock(record) && is_directly_below(core, key, record));
+        .filter(|record| record::may_have_been_lock(record) && is_directly_below(locks, key, record));
     suspects.map(Place::of).collect()
 }
 
 /// The nearest candidate but `own` among what [`reads`] found. `None`: it lies beyond their limit.
 pub(super) fn nearest(
-    core: &Handle,
+    locks: &Locks,
     key: &Key,
     order: Order,
     own: &[u8],
     done: &[Done],
 ) -> Result<Option<Option<Record>>> {
     let is_rival = |record: &&Record| {
-        record::is_lock(record) && record.name != own && is_directly_below(core, key, record)
+        record::is_lock(record) && record.name != own && is_directly_below(locks, key, record)
     };
     let mut rivals = Vec::new();
     for step in done {
@@ -144,16 +145,16 @@ pub(super) fn nearest(
 
 /// The first or the latest candidate created before a revision (0: all).
 pub(super) async fn candidate(
-    core: &Handle,
+    locks: &Locks,
     deadline: Deadline,
     key: &Key,
     order: Order,
     before: i64,
 ) -> Result<Option<Record>> {
     let ask = async |limit| {
-        let reads = reads(core, key, order, before, limit);
-        let done = core.client.commit(deadline, Tree::always(reads)).await?;
-        nearest(core, key, order, &[], &done.steps)
+        let reads = reads(locks, key, order, before, limit);
+        let done = locks.env.client.commit(deadline, Tree::always(reads)).await?;
+        nearest(locks, key, order, &[], &done.steps)
     };
     match ask(CANDIDATES).await? {
         Some(found) => Ok(found),

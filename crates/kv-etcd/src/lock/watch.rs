@@ -12,13 +12,13 @@ use futures_util::stream;
 use kv_backend::Deadline;
 use kv_core::{Error, ErrorKind, Key, LockChanges, LockHolder, LockWatchOptions, Operation, Result};
 
+use super::fate::PAUSE;
+use super::locks::Locks;
 use super::queue::{Candidate, Queue};
 use super::records::{holder_of, is_directly_below, records};
+use crate::client::error::{self, BACKEND};
 use crate::client::{Change, Range, Read};
-use crate::error::{self, BACKEND};
-use crate::fate::PAUSE;
-use crate::handle::Handle;
-use crate::hub::{Signal, Spec, Subscription};
+use crate::feed::{Signal, Spec, Subscription};
 use crate::pager::Pager;
 use crate::record;
 
@@ -26,13 +26,13 @@ use crate::record;
 const ATTEMPTS: usize = 8;
 
 /// See [`kv_core::implement::LockView::watch_lock_with`].
-pub(crate) async fn watch(core: &Arc<Handle>, key: &Key, options: LockWatchOptions) -> Result<LockChanges> {
-    core.check_open()?;
+pub(crate) async fn watch(locks: &Arc<Locks>, key: &Key, options: LockWatchOptions) -> Result<LockChanges> {
+    locks.env.check_open()?;
     let mut reader = Reader {
-        core: Arc::clone(core),
+        locks: Arc::clone(locks),
         key: key.clone(),
-        range: records(core, key),
-        timeout: options.timeout.unwrap_or(core.timeout),
+        range: records(locks, key),
+        timeout: options.timeout.unwrap_or(locks.env.timeout),
         changes: None,
         queue: Queue::default(),
         seen: 0,
@@ -61,7 +61,7 @@ pub(crate) async fn watch(core: &Arc<Handle>, key: &Key, options: LockWatchOptio
 }
 
 struct Reader {
-    core: Arc<Handle>,
+    locks: Arc<Locks>,
     key: Key,
     range: Range,
     timeout: Duration,
@@ -84,7 +84,7 @@ impl Reader {
             if let Some(holder) = self.ready.pop_front() {
                 return Ok(holder);
             }
-            self.core.check_open()?;
+            self.locks.env.check_open()?;
             let done = match &mut self.changes {
                 None => self.load().await,
                 Some(changes) => match changes.next().await {
@@ -112,16 +112,16 @@ impl Reader {
     /// Begins in the present; `false` if the state was gone before it was read.
     async fn load(&mut self) -> Result<bool> {
         let spec = Spec { range: self.range.clone(), start: 0, seen: 0, puts: true, deletes: true };
-        let changes = self.core.hub.watch(Deadline::after(self.timeout), spec).await?;
+        let changes = self.locks.hub.watch(Deadline::after(self.timeout), spec).await?;
         let read = Read::new(self.range.clone()).keys_only();
-        let mut pager = Pager::new(Arc::clone(&self.core.client), read, self.timeout);
+        let mut pager = Pager::new(Arc::clone(&self.locks.env.client), read, self.timeout);
         let mut queue = Queue::default();
         let revision = loop {
             let page = match pager.next(usize::MAX).await {
                 Err(error) if error::compacted(&error) => return Ok(false),
                 page => page?,
             };
-            let own = |record: &_| is_directly_below(&self.core, &self.key, record);
+            let own = |record: &_| is_directly_below(&self.locks, &self.key, record);
             page.records.into_iter().filter(own).for_each(|record| queue.read(record));
             if !page.more {
                 break pager.revision();
@@ -144,7 +144,7 @@ impl Reader {
             if revision <= self.seen {
                 continue;
             }
-            if is_directly_below(&self.core, &self.key, &change.record) {
+            if is_directly_below(&self.locks, &self.key, &change.record) {
                 self.queue.change(change);
             }
             if changes.peek().is_some_and(|next| next.record.version == revision) {
@@ -154,7 +154,7 @@ impl Reader {
                 match self.tell(revision).await {
                     Err(error) if error.is_transient() => {
                         tracing::debug!(%error, key = %self.key, "the owner of a lock cannot be read");
-                        self.core.check_open()?;
+                        self.locks.env.check_open()?;
                         tokio::time::sleep(PAUSE).await;
                     }
                     done => break done?,
@@ -198,7 +198,7 @@ impl Reader {
             None => {
                 let mut read = Read::new(Range::one(name.clone()));
                 read.revision = revision;
-                let page = match self.core.client.read(Deadline::after(self.timeout), &read).await {
+                let page = match self.locks.env.client.read(Deadline::after(self.timeout), &read).await {
                     Err(error) if error::compacted(&error) => return Ok(None),
                     page => page?,
                 };

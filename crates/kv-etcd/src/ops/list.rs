@@ -12,19 +12,19 @@ use kv_core::{
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
+use super::ttl::Expiries;
+use crate::client::error::{BACKEND, closed};
 use crate::client::{Range, Read, Record};
-use crate::error::{BACKEND, closed};
-use crate::handle::Handle;
+use crate::env::Env;
 use crate::pager::Pager;
 use crate::record;
-use crate::ttl::Expiries;
 
 /// The first page of one level, where a page may lie within one sub-prefix.
 const FIRST_LEVEL_PAGE: usize = 32;
 
 /// What the next page leads to.
 struct Lister {
-    core: Arc<Handle>,
+    env: Arc<Env>,
     pager: Pager,
     prefix: Prefix,
     native_prefix: String,
@@ -62,7 +62,7 @@ impl Lister {
             None => items.into_iter().map(|(item, _)| item).collect(),
             Some(expiries) => {
                 let found = items.len();
-                let told = expiries.tell(&self.core.namespace, items).await?;
+                let told = expiries.tell(&self.env.namespace, items).await?;
                 // Others take the places of those that have gone since.
                 self.left += found - told.len();
                 told
@@ -82,7 +82,7 @@ impl Lister {
         if self.reported.as_ref() == Some(&segment) || record::is_lock(&record) {
             return None;
         }
-        record::key(&self.core.namespace, &record.name)?;
+        record::key(&self.env.namespace, &record.name)?;
         let sub = self.prefix.join(&segment).ok()?.as_prefix();
         // What else lies there is not looked at.
         let path = format!("{}{segment}", self.native_prefix);
@@ -92,39 +92,35 @@ impl Lister {
     }
 
     fn own(&self, record: Record) -> Option<ListItem> {
-        let entry = record::entry(&self.core.namespace, record)?;
+        let entry = record::entry(&self.env.namespace, record)?;
         Some(if self.keys_only { ListItem::Key(entry.key) } else { ListItem::Entry(entry) })
     }
 }
 
 /// See [`kv_core::Store::list_with`]; `at` is the revision to show, 0 for the latest.
-pub(crate) async fn list(
-    core: &Arc<Handle>,
-    prefix: &Prefix,
-    options: ListOptions,
-    at: i64,
-) -> Result<Listing> {
-    let native_prefix = core.namespace.native_prefix(prefix);
-    let (range, is_empty) = narrowed(core, &native_prefix, &options);
+pub(crate) async fn list(env: &Arc<Env>, prefix: &Prefix, options: ListOptions, at: i64) -> Result<Listing> {
+    env.check_open()?;
+    let native_prefix = env.namespace.native_prefix(prefix);
+    let (range, is_empty) = narrowed(env, &native_prefix, &options);
     let left = options.limit.unwrap_or(usize::MAX);
     let mut read = Read::new(range);
     read.keys_only = options.keys_only;
     read.revision = at;
     read.stale = options.consistency == Consistency::Stale;
-    let timeout = options.timeout.unwrap_or(core.timeout);
+    let timeout = options.timeout.unwrap_or(env.timeout);
     if is_empty || left == 0 {
         // Only the version is wanted.
         read.range = Range::one(read.range.start);
-        let page = core.client.read(Deadline::after(timeout), &read.keys_only().limit(1)).await?;
+        let page = env.client.read(Deadline::after(timeout), &read.keys_only().limit(1)).await?;
         let revision = if at > 0 { at } else { page.revision };
         return Ok(Listing::new(Some(record::version(revision)), stream::empty()));
     }
-    let mut pager = Pager::new(Arc::clone(&core.client), read, timeout);
+    let mut pager = Pager::new(Arc::clone(&env.client), read, timeout);
     if options.one_level {
         pager = pager.with_page(FIRST_LEVEL_PAGE);
     }
     let lister = Lister {
-        core: Arc::clone(core),
+        env: Arc::clone(env),
         pager,
         prefix: prefix.clone(),
         native_prefix,
@@ -132,11 +128,11 @@ pub(crate) async fn list(
         one_level: options.one_level,
         left,
         reported: None,
-        expiries: options.expiry.then(|| Expiries::new(Arc::clone(&core.client), timeout)),
+        expiries: options.expiry.then(|| Expiries::new(Arc::clone(&env.client), timeout)),
     };
     let ((items, more), revision) = lister.fetch().await?;
     let about = prefix.clone();
-    let reading = Reading { items, next: more.map(ahead), closing: core.closing.clone() };
+    let reading = Reading { items, next: more.map(ahead), closing: env.closing.clone() };
     let items = stream::unfold(Some(reading), move |reading| {
         let about = about.clone();
         async move {
@@ -189,9 +185,9 @@ fn ahead(lister: Lister) -> AbortOnDropHandle<Result<Batch>> {
 }
 
 /// The names below the prefix that lie within the range asked for, and whether there can be none.
-fn narrowed(core: &Handle, native_prefix: &str, options: &ListOptions) -> (Range, bool) {
+fn narrowed(env: &Env, native_prefix: &str, options: &ListOptions) -> (Range, bool) {
     let mut range = Range::below(native_prefix);
-    let name = |key: &Key| core.namespace.native(key).into_bytes();
+    let name = |key: &Key| env.namespace.native(key).into_bytes();
     let after = |key: &Key| [&name(key)[..], &[0]].concat();
     let start = match &options.start {
         Bound::Included(key) => Some(name(key)),

@@ -2,7 +2,22 @@
 
 use std::collections::VecDeque;
 
-use super::Unused;
+/// A lease to revoke.
+pub(crate) struct Unused {
+    pub(super) id: i64,
+    /// Whether it surely is there. If not, the server may get to its grant after its revocation.
+    pub(super) granted: bool,
+    /// How often it was revoked and not found.
+    pub(super) looks: u32,
+    /// Attempts that failed since the handle is being closed.
+    pub(super) failures: u32,
+}
+
+impl Unused {
+    pub(super) fn new(id: i64, granted: bool) -> Self {
+        Self { id, granted, looks: 0, failures: 0 }
+    }
+}
 
 /// See the module.
 #[derive(Default)]

@@ -5,6 +5,8 @@
 //! there is told that there is a gap and forgotten: its reader then reads the state and begins anew.
 //! One whose reader is too slow is forgotten too, and told where it can be taken up again.
 
+mod past;
+mod sub;
 mod subscription;
 #[cfg(test)]
 mod tests;
@@ -20,11 +22,13 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use crate::client::error::{self, Next, closed};
 use crate::client::{Answer, ChangesIn, ChangesOut, Client, Range, Read, WatchRequest, check_changes};
-use crate::error::{self, Next, closed};
-use crate::past::Past;
-use subscription::{Queued, Sub};
-pub(crate) use subscription::{Signal, Spec, Subscription};
+use past::Past;
+use sub::{Queued, Sub};
+pub(crate) use sub::{Signal, Spec};
+use subscription::Command;
+pub(crate) use subscription::Subscription;
 
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 const LONGEST_PAUSE: Duration = Duration::from_secs(1);
@@ -35,11 +39,6 @@ const TOKEN_AGE: Duration = Duration::from_secs(1);
 pub(crate) struct Hub {
     commands: mpsc::UnboundedSender<Command>,
     ids: AtomicI64,
-}
-
-enum Command {
-    Watch(i64, Box<Sub>),
-    Cancel(i64),
 }
 
 impl Hub {

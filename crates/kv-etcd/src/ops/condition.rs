@@ -6,9 +6,9 @@
 
 use kv_core::{Compare, Condition, Error, Key, Result, Test, Version};
 
+use super::guards::revision;
 use crate::client::{Check, Field};
 use crate::record;
-use crate::write::revision;
 
 /// Comparisons of which all must hold, or not all.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -3,13 +3,13 @@
 use kv_core::Secret;
 
 use super::*;
-use crate::config::EtcdConfig;
+use crate::client::Settings;
 
 const ID: i64 = 7;
 
-fn task(config: &EtcdConfig) -> Task {
+fn task(settings: Settings) -> Task {
     let (_, commands) = mpsc::unbounded_channel();
-    let client = Arc::new(Client::new(config).unwrap());
+    let client = Arc::new(Client::new(settings).unwrap());
     let timeout = LONGEST_PAUSE;
     Task { client, timeout, commands, subs: BTreeMap::new(), cluster: 0, first: 0, doubts_token: false }
 }
@@ -44,13 +44,24 @@ fn refusal() -> Answer {
     Answer { created: true, cancelled: true, reason, ..answer() }
 }
 
-fn with_user() -> EtcdConfig {
-    EtcdConfig::new(["h:1"]).with_user("u", Secret::new("p"))
+fn settings(user: Option<(String, Secret)>) -> Settings {
+    Settings {
+        hosts: vec!["h:1".to_owned()],
+        user,
+        plaintext: kv_backend::Plaintext::default(),
+        tls: None,
+        connect_timeout: LONGEST_PAUSE,
+        keep_alive: LONGEST_PAUSE,
+    }
+}
+
+fn with_user() -> Settings {
+    settings(Some(("u".to_owned(), Secret::new("p"))))
 }
 
 #[test]
 fn a_refusal_on_an_old_stream_may_be_its_token() {
-    let mut task = task(&with_user());
+    let mut task = task(with_user());
     let (_signals, mut started) = begin(&mut task);
     let Taken::Reopen(error) = task.take(ID, refusal(), true) else { panic!("it was believed") };
     // Which would end all watches.
@@ -66,8 +77,8 @@ fn a_refusal_on_an_old_stream_may_be_its_token() {
 
 #[test]
 fn a_refusal_with_a_fresh_token_or_none_is_believed() {
-    for (config, is_old) in [(with_user(), false), (EtcdConfig::new(["h:1"]), true)] {
-        let mut task = task(&config);
+    for (settings, is_old) in [(with_user(), false), (settings(None), true)] {
+        let mut task = task(settings);
         let (_signals, mut started) = begin(&mut task);
         assert!(matches!(task.take(ID, refusal(), is_old), Taken::Well));
         assert_eq!(started.try_recv().unwrap().unwrap_err().kind(), &ErrorKind::PermissionDenied);
@@ -76,7 +87,7 @@ fn a_refusal_with_a_fresh_token_or_none_is_believed() {
 
 #[test]
 fn a_notification_of_progress_spares_older_history() {
-    let mut task = task(&with_user());
+    let mut task = task(with_user());
     let _kept = begin(&mut task);
     task.take(ID, Answer { created: true, ..answer() }, false);
     assert_eq!(task.subs[&ID].request.start, 5, "what happened up to now may be on its way");
@@ -86,7 +97,7 @@ fn a_notification_of_progress_spares_older_history() {
 
 #[test]
 fn only_the_watch_the_stream_was_to_be_opened_with_lacks_the_rights() {
-    let mut task = task(&with_user());
+    let mut task = task(with_user());
     let (_signals, mut started) = begin(&mut task);
     // It was opened with one that is gone by now.
     task.first = ID - 1;

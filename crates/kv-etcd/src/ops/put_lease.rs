@@ -7,12 +7,10 @@ use bytes::Bytes;
 use kv_backend::Deadline;
 use kv_core::{Applied, Error, Expiry, Result};
 
+use crate::client::error;
 use crate::client::{Attach, Check, Done, Name, Step, Tree};
-use crate::config::TTL;
-use crate::error;
 use crate::handle::Handle;
-use crate::lease::{Granted, Purpose};
-use crate::session;
+use crate::session::{Granted, Purpose};
 
 /// The lease a put is to use.
 pub(crate) enum PutLease<'a> {
@@ -28,14 +26,19 @@ pub(crate) enum PutLease<'a> {
 impl<'a> PutLease<'a> {
     /// The lease of a put of a key of which is known whether it exists, or is not.
     pub(crate) async fn new(
-        core: &'a Arc<Handle>,
+        handle: &'a Arc<Handle>,
         deadline: Deadline,
         expiry: Expiry,
         exists: Option<bool>,
     ) -> Result<Self> {
         Ok(match expiry {
-            Expiry::Ttl(ttl) => Self::Own(core.leases.grant(deadline, Purpose::Own, TTL.check(ttl)?).await?),
-            Expiry::Session => Self::Session(session::lease(core, deadline).await?),
+            Expiry::Ttl(ttl) => Self::Own(
+                handle
+                    .leases
+                    .grant(deadline, Purpose::Own, handle.env.capabilities.limits.ttl.check(ttl)?)
+                    .await?,
+            ),
+            Expiry::Session => Self::Session(handle.session.lease(deadline).await?),
             Expiry::Never | Expiry::Keep => Self::without_grant(expiry, exists),
             _ => return Err(Error::unsupported("this kind of expiry")),
         })
@@ -89,26 +92,26 @@ impl PutLease<'_> {
     }
 
     /// What the put failed with, and what that means for the lease.
-    pub(crate) fn failed(self, core: &Handle, error: &Error) {
+    pub(crate) fn failed(self, handle: &Handle, error: &Error) {
         match self {
             // Otherwise the put may still be made, and its key must not go before its time.
             Self::Own(granted) if error.applied() == Applied::No => granted.unused(),
-            Self::Session(lease) if error::lease_gone(error) => core.session.gone(lease),
+            Self::Session(lease) if error::lease_gone(error) => handle.session.gone(lease),
             Self::None | Self::Own(_) | Self::Session(_) | Self::Same | Self::SameIfAny => {}
         }
     }
 
     /// The put was made; returns the time to live its key has by it.
-    pub(crate) fn used(self, core: &Handle, name: &str, revision: i64, done: &Done) -> Option<Duration> {
+    pub(crate) fn used(self, handle: &Handle, name: &str, revision: i64, done: &Done) -> Option<Duration> {
         match self {
             Self::Own(granted) => {
                 let ttl = granted.ttl;
-                core.leases.attached(name.into(), granted.keep(), ttl, revision);
+                handle.leases.attached(name.into(), granted.keep(), ttl, revision);
                 return Some(ttl);
             }
-            Self::None | Self::Session(_) => core.leases.detached(name.as_bytes(), revision),
+            Self::None | Self::Session(_) => handle.leases.detached(name.as_bytes(), revision),
             Self::SameIfAny if matches!(done, Done::Branch(inner) if !inner.succeeded) => {
-                core.leases.detached(name.as_bytes(), revision);
+                handle.leases.detached(name.as_bytes(), revision);
             }
             // It lives by the lease by which it lived before, whoever granted that.
             Self::Same | Self::SameIfAny => {}

@@ -6,9 +6,9 @@ use std::time::Duration;
 use kv_core::text::escape;
 use kv_core::{Compare, Result};
 
+use super::locks::Locks;
 use crate::client::{Change, Check, Field, Name, Range, Read, Record, Step, Tree};
-use crate::handle::Handle;
-use crate::hub::{Signal, Spec};
+use crate::feed::{Signal, Spec};
 use crate::record;
 
 /// The pause before the server is asked again after a failure.
@@ -63,7 +63,7 @@ impl Place {
 /// With `since`, everything from that revision on is told. Without, the watch begins in the present and
 /// the state is read once it stands: that is a request more, but the server looks for changes of the
 /// past only ten times a second, and a lock changes hands in less.
-pub(crate) async fn fate(core: &Handle, place: &Place, mut since: Option<i64>) -> Result<Fate> {
+pub(crate) async fn fate(locks: &Locks, place: &Place, mut since: Option<i64>) -> Result<Fate> {
     loop {
         let spec = Spec {
             range: Range::one(place.name.clone()),
@@ -72,7 +72,7 @@ pub(crate) async fn fate(core: &Handle, place: &Place, mut since: Option<i64>) -
             puts: true,
             deletes: true,
         };
-        match watched(core, place, spec).await {
+        match watched(locks, place, spec).await {
             Ok(Some(fate)) => return Ok(fate),
             Ok(None) => {}
             Err(error) if error.is_transient() => tokio::time::sleep(PAUSE).await,
@@ -84,12 +84,12 @@ pub(crate) async fn fate(core: &Handle, place: &Place, mut since: Option<i64>) -
 }
 
 /// One watch of it; `None` if that missed something.
-async fn watched(core: &Handle, place: &Place, spec: Spec) -> Result<Option<Fate>> {
+async fn watched(locks: &Locks, place: &Place, spec: Spec) -> Result<Option<Fate>> {
     let is_from_now = spec.start == 0;
-    let mut subscription = core.hub.watch(core.deadline(None), spec).await?;
+    let mut subscription = locks.hub.watch(locks.env.deadline(None), spec).await?;
     if is_from_now {
         let read = Read::new(Range::one(place.name.clone())).keys_only();
-        let page = core.client.read(core.deadline(None), &read).await?;
+        let page = locks.env.client.read(locks.env.deadline(None), &read).await?;
         if let Some(fate) = place.fate(page.records.first()) {
             return Ok(Some(fate));
         }
@@ -113,18 +113,18 @@ const LOOKED_AT: usize = 8;
 /// Removes, in the background, what a native tool left of records that it wrote over while nobody was
 /// there to see it. Such a record can be told from an entry by its history alone: it was the record of a
 /// lock when it was created. What the server has compacted stays, as does what was created as an entry.
-pub(crate) fn clear_left(core: &Arc<Handle>, mut suspects: Vec<Place>) {
+pub(crate) fn clear_left(locks: &Arc<Locks>, mut suspects: Vec<Place>) {
     if suspects.is_empty() {
         return;
     }
     suspects.truncate(LOOKED_AT);
-    let core = Arc::clone(core);
-    core.tasks.clone().spawn(async move {
+    let locks = Arc::clone(locks);
+    locks.env.tasks.clone().spawn(async move {
         for place in suspects {
             let mut read = Read::new(Range::one(place.name.clone())).keys_only();
             read.revision = place.created;
-            match core.client.read(core.deadline(None), &read).await {
-                Ok(page) if page.records.first().is_some_and(record::is_lock) => clear(&core, place),
+            match locks.env.client.read(locks.env.deadline(None), &read).await {
+                Ok(page) if page.records.first().is_some_and(record::is_lock) => clear(&locks, place),
                 Ok(_) => {}
                 // The next one who wants the lock looks again.
                 Err(error) => tracing::debug!(%error, "what a record was when created is not known"),
@@ -135,9 +135,9 @@ pub(crate) fn clear_left(core: &Arc<Handle>, mut suspects: Vec<Place>) {
 
 /// Removes, in the background, what a native tool left of a record that it wrote over: without a lease
 /// it would keep `etcdctl lock` away for ever.
-pub(crate) fn clear(core: &Arc<Handle>, place: Place) {
-    let core = Arc::clone(core);
-    core.tasks.clone().spawn(async move {
+pub(crate) fn clear(locks: &Arc<Locks>, place: Place) {
+    let locks = Arc::clone(locks);
+    locks.env.tasks.clone().spawn(async move {
         let name = place.name;
         let mut when = vec![Check::new(name.clone(), Compare::Equal, Field::Created(place.created))];
         when.extend(
@@ -146,9 +146,9 @@ pub(crate) fn clear(core: &Arc<Handle>, place: Place) {
         );
         let then = vec![Step::Delete { range: Range::one(name.clone()), previous: false }];
         loop {
-            let is_last = core.closing.is_cancelled();
+            let is_last = locks.env.closing.is_cancelled();
             let tree = Tree { when: when.clone(), then: then.clone(), or_else: Vec::new() };
-            match core.client.commit(core.deadline(None), tree).await {
+            match locks.env.client.commit(locks.env.deadline(None), tree).await {
                 Ok(_) => return,
                 Err(error) if is_last || !error.is_transient() => {
                     tracing::warn!(
@@ -158,7 +158,7 @@ pub(crate) fn clear(core: &Arc<Handle>, place: Place) {
                     );
                     return;
                 }
-                Err(_) => drop(tokio::time::timeout(PAUSE, core.closing.cancelled()).await),
+                Err(_) => drop(tokio::time::timeout(PAUSE, locks.env.closing.cancelled()).await),
             }
         }
     });

@@ -4,7 +4,7 @@ use std::error::Error as StdError;
 use std::time::Duration;
 
 use etcd_client as native;
-use kv_core::{Error, ErrorKind};
+use kv_core::{Error, ErrorKind, TtlRange};
 use tonic::{Code, ConnectError, Status};
 
 /// The name of this backend in errors and capabilities.
@@ -15,6 +15,9 @@ pub(crate) const MAX_TTL: Duration = Duration::from_secs(9_000_000_000);
 pub(crate) const MAX_TTL_SECONDS: i64 = 9_000_000_000;
 /// The shortest it keeps with its default election timeout of one second.
 pub(crate) const MIN_TTL: Duration = Duration::from_secs(2);
+
+/// The time to live of keys and locks: whole seconds.
+pub(crate) const TTL: TtlRange = TtlRange::new(MIN_TTL, MAX_TTL, Duration::from_secs(1));
 
 /// What a failed request leaves to do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

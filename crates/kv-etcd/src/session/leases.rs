@@ -1,38 +1,22 @@
-//! Leases: granted under ids of our own choosing, renewed, and revoked once nothing uses them.
-
-mod id;
-mod pool;
-mod waiting;
+//! Leases: granted under ids of our own choosing, renewed, and let go once nothing uses them.
 
 use std::collections::HashMap;
 use std::hash::{BuildHasher, RandomState};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use futures_util::StreamExt;
-use futures_util::stream::FuturesUnordered;
 use kv_backend::Deadline;
 use kv_core::{Applied, Error, ErrorKind, Result};
 use tokio::sync::mpsc;
 use tokio::time::Instant;
-use tokio_util::sync::CancellationToken;
 
-use crate::client::{Client, Name};
-use crate::error;
-pub(crate) use id::{Purpose, is_session};
-use pool::Pool;
-pub(crate) use pool::{Lease, reuse};
-use waiting::Waiting;
-
-/// Revocations in flight at a time.
-const REVOKING: usize = 16;
-/// The pause between attempts while the server cannot be reached; then there is one at a time.
-const PAUSE: Duration = Duration::from_millis(500);
-/// Attempts at one while the handle is being closed; after them the lease's own end does it.
-const LAST_ATTEMPTS: u32 = 3;
-/// How often is looked for one that is not there, where the answer to its grant was not waited for.
-const LOOKS: u32 = 4;
+use super::id::{self, Purpose};
+use super::pool::{Lease, Pool};
+use super::waiting::Unused;
+use crate::client::Name;
+use crate::client::error;
+use crate::env::Env;
 
 /// What a lease's clock may differ by between us and the server, and what scheduling may cost.
 pub(crate) fn margin(ttl: Duration) -> Duration {
@@ -41,29 +25,11 @@ pub(crate) fn margin(ttl: Duration) -> Duration {
 
 /// The leases of one handle.
 pub(crate) struct Leases {
-    client: Arc<Client>,
-    timeout: Duration,
+    env: Arc<Env>,
     revoke: mpsc::UnboundedSender<Unused>,
     counter: AtomicU64,
     book: Mutex<HashMap<Name, Use>>,
     pool: Mutex<Pool>,
-}
-
-/// A lease to revoke.
-pub(crate) struct Unused {
-    id: i64,
-    /// Whether it surely is there. If not, the server may get to its grant after its revocation.
-    granted: bool,
-    /// How often it was revoked and not found.
-    looks: u32,
-    /// Attempts that failed since the handle is being closed.
-    failures: u32,
-}
-
-impl Unused {
-    fn new(id: i64, granted: bool) -> Self {
-        Self { id, granted, looks: 0, failures: 0 }
-    }
 }
 
 /// Which lease a key lives by, as far as this handle knows.
@@ -84,17 +50,11 @@ pub(crate) enum Ended {
 }
 
 impl Leases {
-    /// Also returns the leases to revoke, for [`revoker`].
-    pub(crate) fn new(client: Arc<Client>, timeout: Duration) -> (Self, mpsc::UnboundedReceiver<Unused>) {
+    /// Also returns the leases to revoke, for [`revoker`](super::revoker()).
+    pub(crate) fn new(env: Arc<Env>) -> (Self, mpsc::UnboundedReceiver<Unused>) {
         let (revoke, revocations) = mpsc::unbounded_channel();
-        let leases = Self {
-            client,
-            timeout,
-            revoke,
-            counter: AtomicU64::new(0),
-            book: Mutex::default(),
-            pool: Mutex::default(),
-        };
+        let leases =
+            Self { env, revoke, counter: AtomicU64::new(0), book: Mutex::default(), pool: Mutex::default() };
         (leases, revocations)
     }
 
@@ -118,7 +78,7 @@ impl Leases {
                 granted: false,
                 revokes: true,
             };
-            match self.client.grant(deadline, granted.id, seconds).await {
+            match self.env.client.grant(deadline, granted.id, seconds).await {
                 Ok(got) => {
                     granted.ttl = Duration::from_secs(u64::try_from(got).unwrap_or(0));
                     granted.granted = true;
@@ -194,8 +154,8 @@ impl Leases {
         loop {
             tokio::time::sleep_until(next).await;
             let sent_at = Instant::now();
-            let deadline = Deadline::after(third.min(self.timeout));
-            match self.client.renew(deadline, id).await {
+            let deadline = Deadline::after(third.min(self.env.timeout));
+            match self.env.client.renew(deadline, id).await {
                 Ok(true) => {
                     acked(sent_at);
                     next = sent_at + third;
@@ -213,6 +173,43 @@ impl Leases {
                 }
             }
         }
+    }
+}
+
+impl Leases {
+    fn pool(&self) -> MutexGuard<'_, Pool> {
+        self.pool.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The lease of an earlier lock, of which two thirds of its time to live are left at least.
+    pub(crate) fn idle(&self, asked: Duration) -> Option<Granted<'_>> {
+        let (lease, sent_at) = self.pool().take(asked)?;
+        let Lease { id, asked, ttl } = lease;
+        Some(Granted { leases: self, id, asked, ttl, sent_at, granted: true, revokes: true })
+    }
+
+    /// Keeps a lease whose lock was released, by an acknowledged request: nothing lives by it.
+    pub(crate) fn reuse(self: &Arc<Self>, lease: Lease, acked: Instant) {
+        let Some(is_tended) = self.pool().keep(lease, acked) else { return self.revoke_later(lease.id) };
+        if !is_tended {
+            let leases = Arc::clone(self);
+            self.env.tasks.spawn(async move {
+                let closing = &leases.env.closing;
+                while let Some(next) = leases.give_back(closing.is_cancelled()) {
+                    tokio::select! {
+                        () = tokio::time::sleep_until(next) => {}
+                        () = closing.cancelled() => {}
+                    }
+                }
+            });
+        }
+    }
+
+    /// Revokes what is idle for too long, or everything, and says when the next one will be.
+    fn give_back(&self, all: bool) -> Option<Instant> {
+        let (over, next) = self.pool().give_back(all);
+        over.into_iter().for_each(|lease| self.revoke_later(lease.id));
+        next
     }
 }
 
@@ -267,115 +264,4 @@ impl Drop for Granted<'_> {
 fn later(time: Duration) -> Instant {
     let now = Instant::now();
     now.checked_add(time).unwrap_or(now + Duration::from_secs(365 * 24 * 3600))
-}
-
-/// Revokes leases until `closing` is over, and returns how many then could not be revoked.
-///
-/// An attempt that fails is repeated for as long as the handle is open: without a leader no lease ends,
-/// and a new leader counts each from its start again, so that an outage outlasts every time to live. Until
-/// one succeeds there is one attempt at a time.
-pub(crate) async fn revoker(
-    client: Arc<Client>,
-    timeout: Duration,
-    mut unused: mpsc::UnboundedReceiver<Unused>,
-    closing: impl Future<Output = ()>,
-) -> usize {
-    let mut closing = std::pin::pin!(closing);
-    let ending = CancellationToken::new();
-    let (mut revoking, mut pausing) = (FuturesUnordered::new(), FuturesUnordered::new());
-    let mut waiting = Waiting::default();
-    let (mut left, mut reached) = (0_usize, true);
-    loop {
-        let open = !ending.is_cancelled();
-        while let Ok(lease) = unused.try_recv() {
-            waiting.push(lease);
-        }
-        let has_room = revoking.len() < if reached || !open { REVOKING } else { 1 };
-        if has_room && let Some(lease) = waiting.pop() {
-            let failed = if open { !reached } else { lease.failures > 0 };
-            let pause = if failed { PAUSE } else { Duration::ZERO };
-            revoking.push(revoke(&client, timeout, lease, pause, &ending));
-            continue;
-        }
-        if !open && unused.is_empty() && waiting.is_empty() && revoking.is_empty() && pausing.is_empty() {
-            return left;
-        }
-        tokio::select! {
-            // What was asked for before the closing is done before it.
-            biased;
-            Some((lease, tried)) = revoking.next() => {
-                let mut lease: Unused = lease;
-                let tried: Tried = tried;
-                reached = !matches!(&tried, Tried::Failed(error) if error.is_transient());
-                match tried {
-                    Tried::Revoked => {}
-                    // Nobody knows whether it was ever granted, so it is looked for again.
-                    Tried::NotFound if lease.granted || lease.looks + 1 >= LOOKS => {}
-                    Tried::NotFound if !open && lease.looks > 0 => {}
-                    Tried::NotFound => {
-                        let time = PAUSE * (1 << lease.looks);
-                        lease.looks += 1;
-                        let ending = &ending;
-                        pausing.push(async move {
-                            pause(time, ending).await;
-                            lease
-                        });
-                    }
-                    Tried::Failed(error) if !error.is_transient() || lease.failures >= LAST_ATTEMPTS => {
-                        tracing::debug!(%error, "a lease could not be revoked; it ends by itself");
-                        left += usize::from(!open);
-                    }
-                    Tried::Failed(_) => {
-                        lease.failures += u32::from(!open);
-                        waiting.push(lease);
-                    }
-                }
-            }
-            Some(lease) = pausing.next() => waiting.push(lease),
-            lease = unused.recv(), if open || !unused.is_empty() => match lease {
-                Some(lease) => waiting.push(lease),
-                None => ending.cancel(),
-            },
-            () = &mut closing, if open => {
-                unused.close();
-                ending.cancel();
-            }
-        }
-    }
-}
-
-/// What came of one attempt to revoke.
-enum Tried {
-    Revoked,
-    NotFound,
-    Failed(Error),
-}
-
-/// One attempt, after a pause.
-async fn revoke(
-    client: &Client,
-    timeout: Duration,
-    lease: Unused,
-    time: Duration,
-    ending: &CancellationToken,
-) -> (Unused, Tried) {
-    pause(time, ending).await;
-    let tried = match client.revoke(Deadline::after(timeout), lease.id).await {
-        Ok(true) => Tried::Revoked,
-        Ok(false) => Tried::NotFound,
-        Err(error) => Tried::Failed(error),
-    };
-    (lease, tried)
-}
-
-/// The closing waits for no pause but its own.
-async fn pause(time: Duration, ending: &CancellationToken) {
-    if time.is_zero() {
-        return;
-    }
-    if ending.is_cancelled() {
-        tokio::time::sleep(time).await;
-    } else {
-        drop(tokio::time::timeout(time, ending.cancelled()).await);
-    }
 }

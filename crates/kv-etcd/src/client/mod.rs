@@ -6,8 +6,10 @@
 mod admin;
 mod answer;
 mod auth;
+pub(crate) mod error;
 mod failure;
 mod member;
+mod settings;
 mod stream;
 mod wire;
 
@@ -20,13 +22,13 @@ use etcd_client as native;
 use kv_backend::Deadline;
 use kv_core::{Error, ErrorKind, Result};
 
-use crate::config::EtcdConfig;
-use crate::error::{self, Next};
 pub(crate) use admin::{Asked, Listed, Status};
 pub(crate) use answer::check_changes;
 pub(crate) use auth::Permission;
+use error::Next;
 use failure::Failure;
 use member::{Dial, Leader, Member, Native};
+pub(crate) use settings::{DEFAULT_PORT, Settings};
 pub(crate) use stream::{Answer, ChangesIn, ChangesOut, WatchRequest};
 pub(crate) use wire::{
     Attach, Change, Check, Done, Field, Name, Order, Page, Range, Read, Record, Step, Tree, TreeDone, behind,
@@ -55,7 +57,7 @@ type Members = Arc<[Arc<Member>]>;
 pub(crate) struct Client {
     members: RwLock<Members>,
     /// What it was configured with, for endpoints that are set later.
-    config: EtcdConfig,
+    settings: Settings,
     /// The cluster it belongs to, 0 before that was told.
     cluster: AtomicU64,
     /// The member requests go to.
@@ -72,9 +74,9 @@ pub(crate) struct Client {
 
 impl Client {
     /// A client for these endpoints, not connected yet.
-    pub(crate) fn new(config: &EtcdConfig) -> Result<Self> {
-        let dial = dial(config);
-        let members: Members = config
+    pub(crate) fn new(settings: Settings) -> Result<Self> {
+        let dial = dial(&settings);
+        let members: Members = settings
             .endpoints()
             .into_iter()
             .map(|endpoint| Arc::new(Member::new(endpoint, dial.clone())))
@@ -85,11 +87,11 @@ impl Client {
         // Handles spread over the members, as etcd's own clients do.
         let first = RandomState::new().hash_one(0) % members.len() as u64;
         let current = AtomicUsize::new(usize::try_from(first).unwrap_or_default());
-        let tls = config.tls.as_ref().map(|tls| tls.identity.is_some());
-        let has_user = config.user.is_some();
+        let tls = settings.tls.as_ref().map(|tls| tls.identity.is_some());
+        let has_user = settings.user.is_some();
         Ok(Self {
             members: RwLock::new(members),
-            config: config.clone(),
+            settings,
             cluster: AtomicU64::new(0),
             current,
             tls,
@@ -440,14 +442,14 @@ impl Client {
     }
 }
 
-/// How to connect to an endpoint of this configuration.
-fn dial(config: &EtcdConfig) -> Dial {
-    let count = u32::try_from(config.endpoints().len()).unwrap_or(u32::MAX).max(1);
+/// How to connect to an endpoint of these settings.
+fn dial(settings: &Settings) -> Dial {
+    let count = u32::try_from(settings.hosts.len()).unwrap_or(u32::MAX).max(1);
     Dial {
-        tls: config.tls.as_ref().map(stream::tls),
-        user: config.user.clone(),
-        plaintext: config.sends_in_clear().then_some(config.plaintext),
-        connect_timeout: config.connect_timeout / count,
-        keep_alive: config.keep_alive,
+        tls: settings.tls.as_ref().map(stream::tls),
+        user: settings.user.clone(),
+        plaintext: settings.sends_in_clear().then_some(settings.plaintext),
+        connect_timeout: settings.connect_timeout / count,
+        keep_alive: settings.keep_alive,
     }
 }

@@ -3,8 +3,8 @@
 use kv_backend::Deadline;
 use kv_core::Result;
 
+use crate::client::error;
 use crate::client::{Client, Range, Read};
-use crate::error;
 
 /// What the cluster knows of its past.
 pub(crate) struct Past {

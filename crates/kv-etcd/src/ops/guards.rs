@@ -3,9 +3,9 @@
 use bytes::Bytes;
 use kv_core::{Compare, Error, ErrorKind, Fence, Key, Measured, Precondition, Result, Version};
 
+use crate::client::error;
 use crate::client::{Check, Done, Field, Name, Page, Range, Read, Record, Step};
-use crate::error;
-use crate::fate::Place;
+use crate::lock::Place;
 use crate::record;
 
 /// A revision to compare with; none is as large as what does not fit.

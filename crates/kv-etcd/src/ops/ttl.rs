@@ -10,7 +10,7 @@ use kv_core::{EntryExpiry, ListItem, Result};
 use tokio::time::Instant;
 
 use crate::client::{Client, Range, Read};
-use crate::lease::is_session;
+use crate::session::is_session;
 
 /// The pause before a key whose lease is over is read again.
 const EXPIRING: Duration = Duration::from_millis(50);

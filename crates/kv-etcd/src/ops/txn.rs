@@ -21,13 +21,14 @@ use kv_core::{
     TxnResult,
 };
 
+use super::condition::{Term, presence, term};
+use super::guards::{Guards, first_page};
+use super::put_lease::PutLease;
+use crate::client::error;
 use crate::client::{Check, Done, Field, Range, Read, Step, Tree, TreeDone};
-use crate::condition::{Term, presence, term};
-use crate::error;
-use crate::expiry::PutLease;
+use crate::env::Env;
 use crate::handle::Handle;
 use crate::record;
-use crate::write::{Guards, first_page};
 
 /// What the server takes: the longest lists of comparisons or operations of a nest, one on each level,
 /// counted together.
@@ -53,10 +54,10 @@ struct Terms {
 }
 
 impl Terms {
-    fn new(core: &Handle, conditions: &[Condition]) -> Result<Self> {
+    fn new(env: &Env, conditions: &[Condition]) -> Result<Self> {
         let mut single = Vec::new();
         for condition in conditions {
-            let name = core.namespace.native(&condition.key);
+            let name = env.namespace.native(&condition.key);
             single.extend(term(&name, &condition.test)?.map(|term| (name, term)));
         }
         let (together, apart): (Vec<_>, Vec<_>) =
@@ -110,20 +111,20 @@ fn branch(done: TreeDone) -> Result<TreeDone> {
 }
 
 /// See [`kv_core::implement::Transact::transact`].
-pub(crate) async fn transact(core: &Arc<Handle>, txn: Txn) -> Result<TxnResult> {
-    core.capabilities.admit_transact(&txn)?;
-    core.check_open()?;
-    let terms = Terms::new(core, &txn.conditions)?;
+pub(crate) async fn transact(handle: &Arc<Handle>, txn: Txn) -> Result<TxnResult> {
+    handle.env.capabilities.admit_transact(&txn)?;
+    handle.env.check_open()?;
+    let terms = Terms::new(&handle.env, &txn.conditions)?;
     let written: Vec<_> = txn
         .then
         .iter()
         .chain(&txn.or_else)
         .filter(|op| op.is_write())
-        .map(|op| core.namespace.native(op.key()))
+        .map(|op| handle.env.namespace.native(op.key()))
         .collect();
     let guards = Guards::new(written.iter().map(String::as_str), txn.fence.as_ref())?;
-    let deadline = core.deadline(txn.timeout);
-    let attempt = Attempt { core, txn: &txn, terms: &terms, guards: &guards };
+    let deadline = handle.env.deadline(txn.timeout);
+    let attempt = Attempt { handle, txn: &txn, terms: &terms, guards: &guards };
     let mut leases_gone = 0;
     loop {
         let plan = attempt.plan(deadline).await?;
@@ -138,7 +139,7 @@ pub(crate) async fn transact(core: &Arc<Handle>, txn: Txn) -> Result<TxnResult> 
 }
 
 struct Attempt<'a> {
-    core: &'a Arc<Handle>,
+    handle: &'a Arc<Handle>,
     txn: &'a Txn,
     terms: &'a Terms,
     guards: &'a Guards,
@@ -167,7 +168,7 @@ impl Attempt<'_> {
                 let read = vec![Step::Read(Read::new(Range::one(name.as_str())).keys_only())];
                 Step::Branch(Tree { when: term.checks.clone(), then: read.clone(), or_else: read })
             });
-            let done = self.core.client.commit(deadline, Tree::always(questions.collect())).await?;
+            let done = self.handle.env.client.commit(deadline, Tree::always(questions.collect())).await?;
             for ((name, term), done) in terms.iter().zip(done.steps) {
                 let Done::Branch(done) = done else {
                     return Err(error::nonsense("a transaction without its inner one"));
@@ -196,7 +197,7 @@ impl Attempt<'_> {
     ) -> Result<BTreeMap<String, bool>> {
         let (mut existing, mut unknown) = (BTreeMap::new(), Vec::new());
         let keeping = ops.iter().filter(|op| matches!(op, TxnOp::Put { expiry: Expiry::Keep, .. }));
-        for name in keeping.map(|op| self.core.namespace.native(op.key())) {
+        for name in keeping.map(|op| self.handle.env.namespace.native(op.key())) {
             let known = unchanged.iter().find_map(|check| match check.field {
                 Field::Version(version) if check.name == name.as_bytes() => Some(version != 0),
                 _ => None,
@@ -209,7 +210,7 @@ impl Attempt<'_> {
         for names in unknown.chunks(MAX_OPS) {
             let read = |name: &String| Step::Read(Read::new(Range::one(name.as_str())).keys_only());
             let asked = Tree::always(names.iter().map(read).collect());
-            let done = self.core.client.commit(deadline, asked).await?;
+            let done = self.handle.env.client.commit(deadline, asked).await?;
             for (name, done) in names.iter().zip(done.steps) {
                 let exists = !first_page(vec![done])?.records.is_empty();
                 unchanged.push(if exists { Check::exists(&**name) } else { Check::absent(&**name) });
@@ -224,7 +225,9 @@ impl Attempt<'_> {
         match plan {
             Plan::Nested(_) if succeeded => presence(&self.txn.conditions, op.key()),
             Plan::Nested(_) => None,
-            Plan::Decided { existing, .. } => existing.get(&self.core.namespace.native(op.key())).copied(),
+            Plan::Decided { existing, .. } => {
+                existing.get(&self.handle.env.namespace.native(op.key())).copied()
+            }
         }
     }
 
@@ -258,10 +261,10 @@ impl Attempt<'_> {
         let mut or_else = self.leases(deadline, plan, false).await?;
         let tree = self.tree(plan, &then, &or_else)?;
         then.iter_mut().chain(&mut or_else).for_each(PutLease::in_flight);
-        let done = match self.core.client.commit(deadline, tree).await {
+        let done = match self.handle.env.client.commit(deadline, tree).await {
             Ok(done) => done,
             Err(error) => {
-                then.into_iter().chain(or_else).for_each(|lease| lease.failed(self.core, &error));
+                then.into_iter().chain(or_else).for_each(|lease| lease.failed(self.handle, &error));
                 return Err(error);
             }
         };
@@ -306,7 +309,7 @@ impl Attempt<'_> {
             match op {
                 TxnOp::Put { expiry, .. } => {
                     let exists = self.exists(plan, succeeded, op);
-                    PutLease::new(self.core, deadline, *expiry, exists).await
+                    PutLease::new(self.handle, deadline, *expiry, exists).await
                 }
                 _ => Ok(PutLease::None),
             }
@@ -334,7 +337,7 @@ impl Attempt<'_> {
     }
 
     fn step(&self, op: &TxnOp, lease: &PutLease<'_>) -> Result<Step> {
-        let name = self.core.namespace.native(op.key());
+        let name = self.handle.env.namespace.native(op.key());
         Ok(match op {
             TxnOp::Put { value, .. } => lease.step(name, value.clone()),
             TxnOp::Delete { .. } => Step::Delete { range: Range::one(name), previous: false },
@@ -344,15 +347,15 @@ impl Attempt<'_> {
     }
 
     fn outcome(&self, op: &TxnOp, lease: PutLease<'_>, done: Done, revision: i64) -> Result<TxnOutcome> {
-        let name = self.core.namespace.native(op.key());
+        let name = self.handle.env.namespace.native(op.key());
         Ok(match (op, done) {
             (TxnOp::Put { .. }, done @ (Done::Put | Done::Branch(_))) => {
-                let granted = lease.used(self.core, &name, revision, &done);
+                let granted = lease.used(self.handle, &name, revision, &done);
                 let result = PutResult::new(record::version(revision));
                 TxnOutcome::Put(granted.map_or(result, |ttl| result.with_granted_ttl(ttl)))
             }
             (TxnOp::Delete { .. }, Done::Delete { deleted, .. }) => {
-                self.core.leases.detached(name.as_bytes(), revision);
+                self.handle.leases.detached(name.as_bytes(), revision);
                 TxnOutcome::Delete(if deleted > 0 {
                     DeleteResult::deleted(None)
                 } else {
@@ -361,7 +364,7 @@ impl Attempt<'_> {
             }
             (TxnOp::Get { .. }, Done::Read(page)) => {
                 let found = page.records.into_iter().next();
-                TxnOutcome::Get(found.and_then(|record| record::entry(&self.core.namespace, record)))
+                TxnOutcome::Get(found.and_then(|record| record::entry(&self.handle.env.namespace, record)))
             }
             _ => return Err(error::nonsense("another answer than that of its operation")),
         })

@@ -1,4 +1,4 @@
-//! One watch of the stream: what its reader holds, and what the task passes on to it.
+//! One watch of the stream, as the task holds it: what is passed on to its reader.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -6,9 +6,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use kv_core::{Error, Result};
 use tokio::sync::{mpsc, oneshot};
 
-use super::Command;
 use crate::client::{Change, Range, WatchRequest};
-use crate::error::closed;
 
 /// What may wait for one reader; one message more is taken when nothing waits.
 const QUEUED_CHANGES: usize = 4096;
@@ -44,32 +42,11 @@ pub(super) struct Queued {
     bytes: AtomicUsize,
 }
 
-/// One watch, as its reader holds it. Dropping it ends the watch.
-pub(crate) struct Subscription {
-    pub(super) signals: mpsc::UnboundedReceiver<Signal>,
-    pub(super) queued: Arc<Queued>,
-    pub(super) id: i64,
-    pub(super) commands: mpsc::UnboundedSender<Command>,
-}
-
-impl Subscription {
-    /// The next signal; after one that is no change there is none. Cancel-safe.
-    pub(crate) async fn next(&mut self) -> Signal {
-        match self.signals.recv().await {
-            Some(Signal::Changes(changes)) => {
-                self.queued.changes.fetch_sub(changes.len(), Ordering::AcqRel);
-                self.queued.bytes.fetch_sub(size(&changes), Ordering::AcqRel);
-                Signal::Changes(changes)
-            }
-            Some(signal) => signal,
-            None => Signal::Failed(closed()),
-        }
-    }
-}
-
-impl Drop for Subscription {
-    fn drop(&mut self) {
-        let _ = self.commands.send(Command::Cancel(self.id));
+impl Queued {
+    /// The reader has taken these.
+    pub(super) fn taken(&self, changes: &[Change]) {
+        self.changes.fetch_sub(changes.len(), Ordering::AcqRel);
+        self.bytes.fetch_sub(size(changes), Ordering::AcqRel);
     }
 }
 

@@ -11,11 +11,11 @@ use kv_core::{Error, ErrorKind, Fence, LockLoss, Result};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 
+use super::fate::{self, Fate, PAUSE, Place};
+use super::locks::Locks;
+use crate::client::error::closed;
 use crate::client::{Range, Step, Tree};
-use crate::error::closed;
-use crate::fate::{self, Fate, PAUSE, Place};
-use crate::handle::Handle;
-use crate::lease::{Ended, Lease, margin, reuse};
+use crate::session::{Ended, Lease, margin};
 
 /// What a guard drives.
 pub(crate) struct Held {
@@ -27,7 +27,7 @@ pub(crate) struct Held {
 impl Held {
     /// Starts the task that keeps the lock. Its lease was last acknowledged for `acked`.
     pub(crate) fn start(
-        core: &Arc<Handle>,
+        locks: &Arc<Locks>,
         fence: Fence,
         place: Place,
         lease: Lease,
@@ -36,8 +36,8 @@ impl Held {
     ) -> Self {
         let state = Arc::new(state);
         let (unlocks, requests) = mpsc::unbounded_channel();
-        let task = Task { core: Arc::clone(core), state: Arc::clone(&state), place, lease };
-        core.tasks.spawn(task.run(acked + lease.ttl / 3, requests));
+        let task = Task { locks: Arc::clone(locks), state: Arc::clone(&state), place, lease };
+        locks.env.tasks.spawn(task.run(acked + lease.ttl / 3, requests));
         Self { fence, state, unlocks }
     }
 }
@@ -65,7 +65,7 @@ impl Hold for Held {
     async fn unlock(&self) -> Result<()> {
         let named = |error: Error| {
             let error = error.with_operation(kv_core::Operation::Unlock);
-            error.with_backend(crate::error::BACKEND).with_key(self.fence.key().as_str())
+            error.with_backend(crate::client::error::BACKEND).with_key(self.fence.key().as_str())
         };
         if let Some(loss) = self.state.loss() {
             self.state.let_go();
@@ -85,7 +85,7 @@ impl Hold for Held {
 }
 
 struct Task {
-    core: Arc<Handle>,
+    locks: Arc<Locks>,
     state: Arc<HoldState>,
     place: Place,
     lease: Lease,
@@ -101,7 +101,7 @@ impl Task {
             *last_acked() = sent_at;
             self.state.renewed(sent_at, ttl, margin(ttl));
         };
-        let kept = self.core.leases.keep(id, ttl, first, acks, |_| {});
+        let kept = self.locks.leases.keep(id, ttl, first, acks, |_| {});
         let mut is_free = false;
         let loss = tokio::select! {
             biased;
@@ -114,14 +114,14 @@ impl Task {
                 is_free = unlocked.is_ok();
                 if is_free {
                     // Before the holder is told, who may lock again at once.
-                    reuse(&self.core, self.lease, *last_acked());
+                    self.locks.leases.reuse(self.lease, *last_acked());
                 }
                 // Whoever asked may not wait any more.
                 let _ = reply.send(unlocked);
                 LockLoss::Released
             }
             loss = self.state.lost() => loss,
-            () = self.core.closing.cancelled() => LockLoss::Closed,
+            () = self.locks.env.closing.cancelled() => LockLoss::Closed,
             ended = kept => match ended {
                 Ended::Gone => LockLoss::Removed,
                 Ended::Refused(_) => LockLoss::PermissionDenied,
@@ -139,7 +139,7 @@ impl Task {
         }
         if !is_free {
             // The record goes with its lease, and only this lock lives by it.
-            self.core.leases.revoke_later(id);
+            self.locks.leases.revoke_later(id);
         }
     }
 
@@ -149,7 +149,7 @@ impl Task {
     async fn linger(&self) {
         tokio::select! {
             () = self.state.grace_over() => {}
-            () = self.core.closing.cancelled() => {}
+            () = self.locks.env.closing.cancelled() => {}
         }
     }
 
@@ -160,11 +160,11 @@ impl Task {
             then: vec![Step::Delete { range: Range::one(self.place.name.clone()), previous: false }],
             or_else: Vec::new(),
         };
-        let done = self.core.client.commit(self.core.deadline(None), tree).await?;
+        let done = self.locks.env.client.commit(self.locks.env.deadline(None), tree).await?;
         if done.succeeded {
             return Ok(());
         }
-        fate::clear(&self.core, self.place.clone());
+        fate::clear(&self.locks, self.place.clone());
         Err(Error::not_held(LockLoss::Removed))
     }
 
@@ -172,10 +172,10 @@ impl Task {
     async fn removed(&self) -> LockLoss {
         let mut since = Some(self.place.created.saturating_add(1));
         loop {
-            match fate::fate(&self.core, &self.place, since).await {
+            match fate::fate(&self.locks, &self.place, since).await {
                 Ok(Fate::Deleted) => return LockLoss::Removed,
                 Ok(Fate::Overwritten) => {
-                    fate::clear(&self.core, self.place.clone());
+                    fate::clear(&self.locks, self.place.clone());
                     return LockLoss::Removed;
                 }
                 Err(error) if *error.kind() == ErrorKind::PermissionDenied => {

@@ -7,18 +7,20 @@ use kv_core::{
     Prefix, Result,
 };
 
+use super::{EtcdStore, about};
 use crate::lock;
-use crate::store::{EtcdStore, about};
 
 #[async_trait]
 impl LockView for EtcdStore {
     async fn watch_lock_with(&self, key: &Key, options: LockWatchOptions) -> Result<LockChanges> {
-        let watched = lock::watch(&self.core, key, options).await;
+        let watched = lock::watch(&self.handle.locks, key, options).await;
         watched.map_err(about(Operation::WatchLock, key.as_str()))
     }
 
     async fn locks_with(&self, prefix: &Prefix, options: LocksOptions) -> Result<LockListing> {
-        lock::locks(&self.core, prefix, options).await.map_err(about(Operation::Locks, prefix.as_str()))
+        lock::list(&self.handle.locks, prefix, options)
+            .await
+            .map_err(about(Operation::Locks, prefix.as_str()))
     }
 
     async fn break_lock_with(
@@ -27,7 +29,7 @@ impl LockView for EtcdStore {
         token: FencingToken,
         options: BreakLockOptions,
     ) -> Result<bool> {
-        let broken = lock::break_lock(&self.core, key, token, options).await;
+        let broken = lock::break_lock(&self.handle.locks, key, token, options).await;
         broken.map_err(about(Operation::BreakLock, key.as_str()))
     }
 }

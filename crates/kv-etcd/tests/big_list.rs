@@ -1,8 +1,11 @@
 //! A list of very many keys takes memory for its pages, however large the tree.
+//!
+//! A program of its own: it measures the memory of its process.
 #![allow(clippy::unwrap_used)] // It is a test.
 #![allow(clippy::print_stdout)] // It says what it measured.
 #![cfg(target_os = "linux")]
 
+#[path = "etcd/common/mod.rs"]
 mod common;
 
 use common::{namespace, server};

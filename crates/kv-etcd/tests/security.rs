@@ -1,7 +1,10 @@
 //! Users, rights, TLS, and that no secret is shown.
+//!
+//! A program of its own: it reads what all threads log.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // It is a test.
 
+#[path = "etcd/common/mod.rs"]
 mod common;
 
 use std::io::Write;

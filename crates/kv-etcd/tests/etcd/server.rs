@@ -1,12 +1,8 @@
 //! What the store does on a real server, beyond what every store does.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // It is a test.
-
-mod common;
-
 use std::time::Duration;
 
-use common::{key, next, server, until};
+use crate::common::{key, next, server, until};
 use futures_util::TryStreamExt;
 use kv_etcd::kv_core::{
     Compare, Condition, DeleteOptions, DeleteTreeOptions, EntryExpiry, ErrorKind, Expiry, GetOptions,
@@ -111,7 +107,7 @@ async fn a_transaction_knows_absent_from_empty_and_reads_its_own_writes() {
 #[tokio::test]
 async fn a_list_shows_one_state_and_skips_what_lies_deeper() {
     let Some(server) = server().await else { return };
-    let namespace = common::namespace();
+    let namespace = crate::common::namespace();
     let (store, other) = (server.open(&namespace, "").await, server.open(&namespace, "").await);
     for at in 0..300 {
         store.put(format!("d/{at:03}"), "v").await.unwrap();
@@ -195,7 +191,7 @@ async fn expiry_follows_the_last_put() {
 #[tokio::test]
 async fn session_keys_live_as_long_as_the_handle() {
     let Some(server) = server().await else { return };
-    let namespace = common::namespace();
+    let namespace = crate::common::namespace();
     let (one, two) = (server.open(&namespace, "?session_ttl=2s").await, server.open(&namespace, "").await);
     assert_eq!(one.session(), SessionState::Idle);
     let session = PutOptions::default().with_expiry(Expiry::Session);
@@ -217,7 +213,7 @@ async fn session_keys_live_as_long_as_the_handle() {
 #[tokio::test]
 async fn locks_queue_fence_and_leave_no_trace() {
     let Some(server) = server().await else { return };
-    let namespace = common::namespace();
+    let namespace = crate::common::namespace();
     let (one, two) = (server.open(&namespace, "").await, server.open(&namespace, "").await);
     // Entries below the name do not count, whatever they look like.
     one.put("l/1", "entry").await.unwrap();
@@ -251,7 +247,7 @@ async fn locks_queue_fence_and_leave_no_trace() {
     let records = async || match &server.cluster {
         Some(cluster) => {
             let line = format!("get --prefix --keys-only {namespace}/l/");
-            common::etcdctl(cluster, &line).await.split_whitespace().count()
+            crate::common::etcdctl(cluster, &line).await.split_whitespace().count()
         }
         None => 0,
     };
@@ -350,7 +346,7 @@ async fn a_transaction_that_does_not_fit_one_request_asks_first() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_transaction_that_asks_first_is_isolated() {
     let Some(server) = server().await else { return };
-    let namespace = common::namespace();
+    let namespace = crate::common::namespace();
     let store = server.open(&namespace, "").await;
     // Each round one of all conditions fails, another one each time; so the branch never runs.
     store.put("c/00", "x").await.unwrap();
@@ -382,7 +378,7 @@ async fn a_large_tree_is_counted_to_its_end() {
         return;
     }
     let Some(server) = server().await else { return };
-    let namespace = common::namespace();
+    let namespace = crate::common::namespace();
     let (store, other) = (server.open(&namespace, "").await, server.open(&namespace, "").await);
     for at in 0..402 {
         let ops = (0..100).map(|op| TxnOp::put(key(&format!("t/{at:03}/{op:02}")), "v"));
@@ -395,7 +391,7 @@ async fn a_large_tree_is_counted_to_its_end() {
     assert_eq!(store.delete_tree("t").await.unwrap(), 40_201);
     assert_eq!(tokio::time::timeout(SECOND, guard.lost()).await.unwrap(), LockLoss::Removed);
     if let Some(cluster) = &server.cluster {
-        let none = || async { common::leases(cluster).await == 0 };
+        let none = || async { crate::common::leases(cluster).await == 0 };
         until("the lease behind is revoked too", 5 * SECOND, none).await;
     }
 }

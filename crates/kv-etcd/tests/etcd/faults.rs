@@ -2,15 +2,11 @@
 //!
 //! Each test starts servers of its own and asserts health before and after the fault.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // It is a test.
-
-mod common;
-
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use common::{is_healthy, key, namespace, next, open, start, until, url};
+use crate::common::{is_healthy, key, namespace, next, open, start, until, url};
 use kv_etcd::EtcdStore;
 use kv_etcd::kv_core::{
     Applied, ErrorKind, Expiry, ListOptions, LockLoss, LockOptions, Precondition, Prefix, PutOptions,

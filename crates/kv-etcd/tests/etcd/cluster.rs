@@ -1,12 +1,8 @@
 //! Three members, of which some are cut off, die, stand still and return.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // It is a test.
-
-mod common;
-
 use std::time::{Duration, Instant};
 
-use common::{is_healthy, key, namespace, next, open, start, until, url};
+use crate::common::{is_healthy, key, namespace, next, open, start, until, url};
 use futures_util::TryStreamExt;
 use kv_etcd::kv_core::{
     Applied, Consistency, Expiry, GetOptions, ListOptions, LockLoss, LockOptions, Prefix, PutOptions,

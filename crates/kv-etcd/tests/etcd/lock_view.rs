@@ -1,12 +1,8 @@
 //! Seeing locks, those of `etcdctl lock` too, through broken connections, compactions and slow readers.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // It is a test.
-
-mod common;
-
 use std::time::Duration;
 
-use common::{etcdctl, key, namespace, open, start, until, url};
+use crate::common::{etcdctl, key, namespace, open, start, until, url};
 use kv_etcd::EtcdStore;
 use kv_etcd::kv_core::{
     ErrorKind, FencingToken, LockChanges, LockGuard, LockHolder, LockLoss, LockOptions, LockState, StoreExt,

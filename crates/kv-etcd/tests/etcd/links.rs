@@ -1,13 +1,9 @@
 //! What slow, silent and closed connections mean for calls, lists, watches and locks.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // It is a test.
-
-mod common;
-
 use std::pin::Pin;
 use std::time::{Duration, Instant};
 
-use common::{etcdctl, is_healthy, key, namespace, next, open, start, until, url};
+use crate::common::{etcdctl, is_healthy, key, namespace, next, open, start, until, url};
 use kv_etcd::EtcdStore;
 use kv_etcd::kv_core::{
     Applied, Compare, Condition, ErrorKind, ListOptions, Listing, LockOptions, Prefix, StoreExt, Stream, Txn,

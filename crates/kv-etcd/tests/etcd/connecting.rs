@@ -1,15 +1,11 @@
 //! Opening a store: which host is taken, which certificate, and where a password may go.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // It is a test.
-
-mod common;
-
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
-use common::scripted::{Reply, Scripted, StatusAnswer, header, one};
+use crate::common::scripted::{Reply, Scripted, StatusAnswer, header, one};
 use kv_etcd::kv_core::{Error, ErrorKind, StoreExt, StoreUrl};
 use kv_etcd::{EtcdConfig, EtcdStore};
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair, date_time_ymd};

@@ -1,16 +1,12 @@
 //! What a server sends is data only where it can be true: everything else is told as nonsense, and
 //! reaches nobody raw.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // It is a test.
-
-mod common;
-
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use common::key;
-use common::scripted::{
+use crate::common::key;
+use crate::common::scripted::{
     DeleteAnswer, Event, GrantRequest, Header, Kv, LeaseAnswer, LeaseRequest, Outcome, PutAnswer, REVISION,
     RangeAnswer, RangeRequest, Reply, Scripted, StatusAnswer, TxnAnswer, TxnRequest, WatchAnswer, header, kv,
     one, range, watch_answer, watch_created, watch_id,
@@ -249,7 +245,7 @@ async fn a_lease_takes_no_impossible_answer() {
     let session = PutOptions::default().with_expiry(Expiry::Session);
     store.put_with(&key("k"), "v", session).await.unwrap();
     let lost = || async { store.session() == kv_etcd::kv_core::SessionState::Lost };
-    common::until("it is not renewed", 5 * SECOND, lost).await;
+    crate::common::until("it is not renewed", 5 * SECOND, lost).await;
 }
 
 fn event(kind: i32, kv: Kv) -> Event {

@@ -1,12 +1,8 @@
 //! A put that keeps the expiry of its key: what it costs, and that the lease stays the one it was.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // It is a test.
-
-mod common;
-
 use std::time::Duration;
 
-use common::{etcdctl, key, leases, namespace, open, start, until, url};
+use crate::common::{etcdctl, key, leases, namespace, open, start, until, url};
 use kv_etcd::EtcdStore;
 use kv_etcd::kv_core::{
     Compare, Condition, EntryExpiry, ErrorKind, Expiry, GetOptions, Precondition, PutOptions, StoreExt, Txn,

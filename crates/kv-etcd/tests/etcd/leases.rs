@@ -1,14 +1,10 @@
 //! What lives by a lease goes with it, and only then; and no lease is left behind.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // It is a test.
-
-mod common;
-
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use common::scripted::{GrantRequest, LeaseRequest, Reply, Scripted};
-use common::{key, leases, namespace, open, start, until, url};
+use crate::common::scripted::{GrantRequest, LeaseRequest, Reply, Scripted};
+use crate::common::{key, leases, namespace, open, start, until, url};
 use kv_etcd::EtcdStore;
 use kv_etcd::kv_core::{
     Applied, Condition, ErrorKind, Expiry, LockLoss, LockOptions, Precondition, PutOptions, StoreExt, Txn,

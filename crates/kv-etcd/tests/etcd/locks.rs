@@ -1,12 +1,8 @@
 //! Locks under what other programs, outages and a process that stands still do to them.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // It is a test.
-
-mod common;
-
 use std::time::{Duration, Instant};
 
-use common::{etcdctl, key, leases, namespace, open, start, until, url};
+use crate::common::{etcdctl, key, leases, namespace, open, start, until, url};
 use kv_etcd::EtcdStore;
 use kv_etcd::kv_core::{ErrorKind, Fence, LockGuard, LockLoss, LockOptions, LockWait, PutOptions, StoreExt};
 use kv_testkit::{Cluster, Mode, Proxy};

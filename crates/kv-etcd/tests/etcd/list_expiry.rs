@@ -1,12 +1,8 @@
 //! Lists that tell how their entries expire: what that costs, and entries that expire meanwhile.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // It is a test.
-
-mod common;
-
 use std::time::Duration;
 
-use common::{etcdctl, key, namespace, open, start, url};
+use crate::common::{etcdctl, key, namespace, open, start, url};
 use kv_etcd::EtcdStore;
 use kv_etcd::kv_core::{Entry, EntryExpiry, Expiry, ListOptions, Prefix, PutOptions, StoreExt, Txn, TxnOp};
 use kv_testkit::{Mode, Proxy};

@@ -1,12 +1,8 @@
 //! What operators do: members come and go, users get rights, disks are tidied.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // It is a test.
-
-mod common;
-
 use std::time::Duration;
 
-use common::{etcdctl, key, namespace, open, start, until, url};
+use crate::common::{etcdctl, key, namespace, open, start, until, url};
 use kv_etcd::kv_core::{
     Access, AdminExt, Condition, Error, ErrorKind, Health, LockOptions, Member, MemberId, MemberRole,
     NewMember, PutOptions, Secret, Store, StoreExt, StoreUrl, Txn, TxnOp, Version,
@@ -206,7 +202,7 @@ async fn a_change_that_would_lose_the_quorum_is_refused() {
         matches!(named(&store.members().await.unwrap(), "n3").health, Health::Unreachable(_))
     })
     .await;
-    until("the others lead on", 20 * SECOND, || common::is_healthy(&store)).await;
+    until("the others lead on", 20 * SECOND, || crate::common::is_healthy(&store)).await;
     let members = store.members().await.unwrap();
     for name in ["n1", "n2"] {
         let error = store.remove_member_named(name).await.unwrap_err();

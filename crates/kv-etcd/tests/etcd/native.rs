@@ -1,12 +1,8 @@
 //! Side by side with `etcdctl`: the same entries, and locks that exclude each other.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // It is a test.
-
-mod common;
-
 use std::time::{Duration, Instant};
 
-use common::{etcdctl, key, namespace, open, start, until, url};
+use crate::common::{etcdctl, key, namespace, open, start, until, url};
 use kv_etcd::EtcdStore;
 use kv_etcd::kv_core::{LockOptions, PutOptions, StoreExt};
 use kv_testkit::{Mode, Proxy, is_nightly};

@@ -24,7 +24,7 @@ const PAUSE: Duration = Duration::from_millis(500);
 /// The server looks for watches of gone history ten times a second.
 const TELLING: Duration = Duration::from_secs(1);
 
-/// See [`kv_core::Store::watch_with`].
+/// See [`kv_core::Store::watch_opts`].
 pub(crate) async fn watch(
     env: &Arc<Env>,
     hub: &Arc<Hub>,

@@ -85,7 +85,7 @@ impl Members {
     ///
     /// # Errors
     ///
-    /// As for [`Store::watch_with`].
+    /// As for [`Store::watch_opts`].
     pub async fn watch<P>(store: Arc<dyn Store>, prefix: P) -> Result<Self>
     where
         P: TryInto<Prefix, Error: Into<Error>>,

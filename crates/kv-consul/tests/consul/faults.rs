@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use kv_consul::kv_core::{
-    Applied, Consistency, ErrorKind, Expiry, GetOptions, LockLoss, PutOptions, Store, StoreExt, WatchEvent,
+    Applied, Consistency, ErrorKind, Expiry, GetOptions, LockLoss, PutOptions, StoreExt, WatchEvent,
 };
 use kv_testkit::{Mode, Proxy, is_nightly, require_or_skip};
 use reqwest::Method;

@@ -1,8 +1,7 @@
 //! Keys, locks and semaphores of other programs: seen, respected, left alone.
 
 use kv_consul::kv_core::{
-    Applied, Condition, DeleteOptions, ErrorKind, Expiry, Precondition, PutOptions, Store, StoreExt, Txn,
-    TxnOp,
+    Applied, Condition, DeleteOptions, ErrorKind, Expiry, Precondition, PutOptions, StoreExt, Txn, TxnOp,
 };
 use reqwest::Method;
 

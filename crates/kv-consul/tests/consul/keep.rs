@@ -3,7 +3,7 @@
 use kv_consul::ConsulStore;
 use kv_consul::kv_core::{
     Applied, Compare, Condition, EntryExpiry, ErrorKind, Expiry, Fence, GetOptions, Precondition, PutOptions,
-    Store, StoreExt, Txn, TxnOp,
+    StoreExt, Txn, TxnOp,
 };
 use reqwest::Method;
 

@@ -6,8 +6,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
 use kv_consul::kv_core::{
-    Applied, Compare, Condition, DeleteOptions, ErrorKind, Expiry, Precondition, PutOptions, Store, StoreExt,
-    Txn, TxnOp,
+    Applied, Compare, Condition, DeleteOptions, ErrorKind, Expiry, Precondition, PutOptions, StoreExt, Txn,
+    TxnOp,
 };
 use tokio::sync::watch;
 

@@ -4,7 +4,7 @@
 use kv_consul::ConsulStore;
 use kv_consul::kv_core::{
     Applied, ErrorKind, Expiry, FencingToken, LockChanges, LockHolder, LockLoss, LockOptions, LockState,
-    PutOptions, Store, StoreExt,
+    PutOptions, StoreExt,
 };
 use kv_testkit::{Mode, Proxy};
 use reqwest::Method;

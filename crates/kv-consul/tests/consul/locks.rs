@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use kv_consul::ConsulStore;
 use kv_consul::kv_core::{
-    ErrorKind, LockGuard, LockLoss, LockOptions, LockWait, Precondition, PutOptions, Store, StoreExt,
+    ErrorKind, LockGuard, LockLoss, LockOptions, LockWait, Precondition, PutOptions, StoreExt,
 };
 use kv_testkit::{Mode, Proxy};
 use tokio::sync::watch;

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use kv_consul::ConsulStore;
 use kv_consul::kv_core::{
     Applied, Condition, Consistency, EntryExpiry, Error, ErrorKind, Expiry, GetOptions, ListOptions,
-    Precondition, Prefix, PutOptions, Result, Store, StoreExt, Txn, TxnOp, Watch, WatchEvent, WatchOptions,
+    Precondition, Prefix, PutOptions, Result, StoreExt, Txn, TxnOp, Watch, WatchEvent, WatchOptions,
 };
 
 use crate::common::acl::{AclServer, ROOT};

@@ -18,7 +18,7 @@ use crate::session::{Ended, Granted, Purpose, margin};
 /// How often a place in the queue whose lease ended before it was used is asked for anew.
 const LEASE_ATTEMPTS: usize = 3;
 
-/// See [`kv_core::Store::lock_with`].
+/// See [`kv_core::Store::lock_opts`].
 pub(crate) async fn lock(locks: &Arc<Locks>, key: &Key, options: LockOptions) -> Result<LockGuard> {
     locks.env.check_open()?;
     let ttl = locks.env.capabilities.limits.lock_ttl.check(options.ttl.unwrap_or(locks.ttl))?;

@@ -16,7 +16,7 @@ use crate::record;
 /// lock's name that look like records make further questions necessary.
 pub(super) const CANDIDATES: i64 = 64;
 
-/// See [`kv_core::Store::lock_holder`].
+/// See [`kv_core::Store::lock_holder_opts`].
 pub(crate) async fn holder(
     locks: &Arc<Locks>,
     key: &Key,

@@ -97,7 +97,7 @@ impl Lister {
     }
 }
 
-/// See [`kv_core::Store::list_with`]; `at` is the revision to show, 0 for the latest.
+/// See [`kv_core::Store::list_opts`]; `at` is the revision to show, 0 for the latest.
 pub(crate) async fn list(env: &Arc<Env>, prefix: &Prefix, options: ListOptions, at: i64) -> Result<Listing> {
     env.check_open()?;
     let native_prefix = env.namespace.native_prefix(prefix);

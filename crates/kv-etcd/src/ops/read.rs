@@ -7,7 +7,7 @@ use crate::client::{Range, Read};
 use crate::env::Env;
 use crate::record;
 
-/// See [`kv_core::Store::get_with`].
+/// See [`kv_core::Store::get_opts`].
 pub(crate) async fn get(env: &Env, key: &Key, options: GetOptions) -> Result<Option<Entry>> {
     env.capabilities.admit_get(key, &options)?;
     env.check_open()?;

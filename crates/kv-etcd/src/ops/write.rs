@@ -20,7 +20,7 @@ const SENT_TWICE: usize = 32 << 10;
 /// How often a put whose lease ended before it was used takes another.
 const LEASE_ATTEMPTS: usize = 3;
 
-/// See [`kv_core::Store::put_with`].
+/// See [`kv_core::Store::put_opts`].
 pub(crate) async fn put(
     handle: &Arc<Handle>,
     key: &Key,
@@ -77,7 +77,7 @@ pub(crate) async fn put(
     }
 }
 
-/// See [`kv_core::Store::delete_with`].
+/// See [`kv_core::Store::delete_opts`].
 pub(crate) async fn delete(handle: &Handle, key: &Key, options: DeleteOptions) -> Result<DeleteResult> {
     handle.env.capabilities.admit_delete(key, &options)?;
     handle.env.check_open()?;

@@ -143,7 +143,7 @@ impl Election {
     ///
     /// # Errors
     ///
-    /// As for [`Store::lock_with`].
+    /// As for [`Store::lock_opts`].
     pub async fn campaign(&self) -> Result<Leadership> {
         let guard = self.store.lock_with(&self.key, self.options(LockWait::Forever)).await?;
         Ok(Leadership::new(Arc::clone(&self.store), guard))
@@ -153,7 +153,7 @@ impl Election {
     ///
     /// # Errors
     ///
-    /// As for [`Store::lock_with`].
+    /// As for [`Store::lock_opts`].
     pub async fn try_campaign(&self) -> Result<Option<Leadership>> {
         match self.store.lock_with(&self.key, self.options(LockWait::Try)).await {
             Ok(guard) => Ok(Some(Leadership::new(Arc::clone(&self.store), guard))),
@@ -174,7 +174,7 @@ impl Election {
     ///
     /// # Errors
     ///
-    /// As for [`Store::lock_holder`] and a get.
+    /// As for [`Store::lock_holder_opts`] and a get.
     pub async fn leader(&self) -> Result<Option<Leader>> {
         let Some(holder) = self.store.lock_holder(&self.key).await? else { return Ok(None) };
         let entry = self.store.get(&self.key).await?;

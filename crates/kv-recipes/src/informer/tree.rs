@@ -84,7 +84,7 @@ impl Informer {
     ///
     /// # Errors
     ///
-    /// As for [`Store::watch_with`].
+    /// As for [`Store::watch_opts`].
     pub async fn start<P>(store: Arc<dyn Store>, prefix: P) -> Result<Self>
     where
         P: TryInto<Prefix, Error: Into<Error>>,

@@ -62,18 +62,18 @@ pub(crate) async fn place(
     let mut attempt = 0;
     loop {
         attempt += 1;
-        let error = match placing.attempt().await {
+        let (error, pause) = match placing.attempt().await {
             Ok(Step::Done(placed)) => return Ok(placed),
-            Ok(Step::Overtaken(error)) => error,
-            Err(error) if passes(&error) && placing.lost_answer.is_some() => {
-                tokio::time::sleep(pauses.next()).await;
-                error
-            }
+            Ok(Step::Overtaken(error)) => (error, None),
+            Err(error) if passes(&error) && placing.lost_answer.is_some() => (error, Some(pauses.next())),
             Err(error) => return Err(Unplaced { error, may_be_there: placing.lost_answer.is_some() }),
         };
         if attempt == ATTEMPTS {
             let may_be_there = placing.lost_answer.is_some();
             return Err(Unplaced { error: placing.lost_answer.unwrap_or(error), may_be_there });
+        }
+        if let Some(pause) = pause {
+            tokio::time::sleep(pause).await;
         }
     }
 }

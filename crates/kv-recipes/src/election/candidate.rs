@@ -46,7 +46,7 @@ use super::leadership::Leadership;
 ///
 /// ```
 /// # use std::sync::Arc;
-/// # use kv_recipes::kv_core::{PutOptions, Result, Store};
+/// # use kv_recipes::kv_core::{PutOptions, Result, Store, StoreExt};
 /// use kv_recipes::Election;
 ///
 /// # #[tokio::main(flavor = "current_thread")]

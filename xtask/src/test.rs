@@ -78,7 +78,7 @@ async fn workspace_tests(require: bool) -> Result<(Tally, Vec<String>)> {
     }
     println!("\ndocumentation tests");
     let mut docs = job::cargo();
-    docs.args(["test", "--workspace", "--doc"]);
+    docs.args(["test", "--workspace", "--doc", "--no-fail-fast"]);
     let ended = job::tests(docs).await?;
     if ended.failed > 0 {
         remarks.push("FAILED: documentation tests".to_owned());

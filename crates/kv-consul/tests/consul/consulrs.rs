@@ -3,9 +3,7 @@
 use std::sync::Arc;
 
 use ::consulrs::client::{ConsulClient, ConsulClientSettingsBuilder};
-use kv_consul::kv_core::{
-    Applied, ErrorKind, Expiry, Key, Prefix, PutOptions, Secret, Store, StoreExt, WatchEvent,
-};
+use kv_consul::kv_core::{Applied, ErrorKind, Expiry, Key, Prefix, PutOptions, Secret, StoreExt, WatchEvent};
 use kv_consul::{ConsulConfig, ConsulStore};
 
 use crate::common::script::{Scripted, answer, applied, json};

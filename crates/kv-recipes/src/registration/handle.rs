@@ -27,6 +27,9 @@ use crate::kept::{EntryLoss, Keeping, Lifetime, Over, Unplaced, forget, place};
 ///
 /// # What it does not promise
 ///
+/// On a store without `expiry_change` (zookeeper-async), that a registration ends when another starts on its
+/// key: a session key is deleted there before another is put, and the first to put one afterwards keeps it.
+///
 /// That the entry is there at every moment: between a loss and its replacement it is not, and a process that
 /// hangs stays registered until its session or time to live ends.
 ///

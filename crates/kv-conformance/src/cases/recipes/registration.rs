@@ -28,7 +28,8 @@ pub(super) const CASES: &[Case] = &[
     case!(
         a_registration_ends_when_it_is_replaced,
         "Another value in its place ends a registration and is not touched.",
-        SESSION_KEYS
+        SESSION_KEYS,
+        EXPIRY_CHANGE
     ),
     case!(
         a_registration_by_ttl_is_renewed,

@@ -164,7 +164,7 @@ async fn each_operation_takes_the_round_trips_it_promises(client: &str) {
     assert!(store.delete("a/k").await.unwrap());
     cost("delete", 2, if full { 3 } else { 2 });
     assert!(!store.delete("a/k").await.unwrap());
-    // That nothing is there is answered after a write in vain.
+    // That nothing is there is answered after a refused write.
     cost("delete of nothing", 2, if full { 4 } else { 3 });
 }
 

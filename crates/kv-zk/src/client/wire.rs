@@ -186,8 +186,8 @@ pub(crate) trait Session: fmt::Debug + Send + Sync + 'static {
     async fn close(&self) -> bool;
 }
 
-/// Deleted in vain where the client has no sync. It lies in the server's own tree, where nobody has
-/// keys.
+/// A delete of it is refused, which shows the present where the client has no sync. It lies in the
+/// server's own tree, where nobody has keys.
 pub(crate) const BARRIER: &str = "/zookeeper/kv.barrier";
 
 /// Asks the leader: what this session reads afterwards is no older than what was acknowledged before

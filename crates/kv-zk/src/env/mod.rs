@@ -30,7 +30,7 @@ pub(crate) struct Core {
     pub(crate) capabilities: Capabilities,
     pub(crate) timeout: Duration,
     pub(crate) lock_layout: LockLayout,
-    /// Whether linearizable reads take a write in vain also where the client has a sync.
+    /// Whether linearizable reads take a refused write also where the client has a sync.
     pub(crate) barrier_reads: bool,
     pub(crate) known: KnownNodes,
     /// Whose turn it is to write a key.
@@ -81,7 +81,7 @@ pub(crate) enum Age {
     /// As the client's sync has it: the leader answers alone, and where it is the server that is read
     /// from, perhaps before it has carried out itself what others have been told already.
     Synced,
-    /// No older than the call: after a write in vain, which takes a quorum.
+    /// No older than the call: after a refused write, which takes a quorum.
     Now,
 }
 

@@ -158,7 +158,7 @@ impl Core {
         }
     }
 
-    /// How old what a write is decided on may be at first. Where only a write in vain tells what is now,
+    /// The maximum staleness of the first read that decides a write. Where only a refused write tells what is now,
     /// a write without a condition is tried on less: what it finds there guards it.
     pub(crate) fn age(&self, precondition: &Precondition) -> Age {
         match precondition {
